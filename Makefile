@@ -1,0 +1,46 @@
+# Each target makes its own environment: `make demo` and `make test` work on a fresh machine.
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+
+.PHONY: demo test test-slow test-nojit bench lint clean
+
+demo: $(VENV)/.installed
+	$(BIN)/truebits demo
+
+test: $(VENV)/.test
+	$(BIN)/python -m pytest
+
+test-slow: $(VENV)/.test
+	$(BIN)/python -m pytest -m slow
+
+# The kernels as plain Python: where their coverage is measured.
+test-nojit: $(VENV)/.test
+	NUMBA_DISABLE_JIT=1 $(BIN)/python -m pytest tests/test_native.py --cov --cov-report=term-missing:skip-covered
+
+bench: $(VENV)/.test
+	mkdir -p bench/results
+	$(BIN)/python -m pytest bench -q -m "" --benchmark-enable --benchmark-json=bench/results/latest.json
+	$(BIN)/python bench/report.py bench/results/latest.json README.md
+
+lint: $(VENV)/.lint
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+$(VENV)/.installed: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --upgrade "pip>=25.1"
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable .
+	touch $@
+
+$(VENV)/.test: $(VENV)/.installed
+	$(BIN)/pip install --quiet --disable-pip-version-check --group test
+	touch $@
+
+$(VENV)/.lint: $(VENV)/.installed
+	$(BIN)/pip install --quiet --disable-pip-version-check --group lint
+	touch $@
+
+clean:
+	rm -rf $(VENV) .pytest_cache .hypothesis .mypy_cache .ruff_cache dist

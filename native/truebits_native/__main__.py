@@ -1,0 +1,68 @@
+"""Compile and cache every kernel ahead of time: ``python -m truebits_native``.
+
+For containers, read-only installations and cluster workers; and a way to see what is cached where.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import numpy as np
+
+
+def kernels() -> dict[str, tuple]:
+    """Return arguments that make Numba compile each kernel for the types it is called with."""
+    one = np.array([0]), np.array([1])
+    bins, counts = np.empty(1, np.uint16), np.empty(1, np.uint32)
+
+    def words(dtype: type, writable: bool = False) -> np.ndarray:
+        array: np.ndarray = np.zeros(1, dtype)
+        array.flags.writeable = writable
+        return array
+
+    lookup = np.zeros(1 << 16, np.uint16)
+    mask = np.uint32(0xFFFF)
+    return {
+        "lowbits.count_matching F32": (words(np.uint32), *one, mask, np.uint32(0)),
+        "lowbits.count_matching F16": (words(np.uint16), *one, mask, np.uint32(0)),
+        "histogram.count_single_bins": (words(np.uint32), *one, np.array([0]), bins, counts),
+        "histogram.count_half_bins": (words(np.uint16), *one, lookup, np.array([0]), bins, counts),
+        "rounding.cut_low_bits": (words(np.uint32, writable=True), *one, mask),
+    }
+
+
+def main() -> None:
+    """Compile, or load from the cache, and print what, for which CPU, in how long."""
+    started = time.perf_counter()
+    import llvmlite.binding as llvm
+    import numba
+
+    from truebits_native import histogram, lowbits, rounding
+
+    modules = {"lowbits": lowbits, "histogram": histogram, "rounding": rounding}
+    print(f"numba {numba.__version__} for {llvm.get_host_cpu_name()}, {numba.config.NUMBA_NUM_THREADS} threads")
+    print(f"{time.perf_counter() - started:6.2f} s  importing")
+    for name, arguments in kernels().items():
+        module, kernel = name.split()[0].split(".")
+        function = getattr(modules[module], kernel)
+        begun = time.perf_counter()
+        function(*arguments)
+        print(f"{time.perf_counter() - begun:6.2f} s  {name}: {_how(function)}")
+    print(f"{time.perf_counter() - started:6.2f} s  in all; cached in {_cache_folder(function)}")
+
+
+def _how(function: Any) -> str:
+    """Tell where a kernel came from (with NUMBA_DISABLE_JIT it is plain Python)."""
+    stats = getattr(function, "stats", None)
+    if stats is None:
+        return "not compiled"
+    return "from the cache" if sum(stats.cache_hits.values()) else "compiled"
+
+
+def _cache_folder(function: Any) -> str | None:
+    return getattr(getattr(function, "stats", None), "cache_path", None)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,87 @@
+"""Exponent x trailing-zero counts.
+
+Each chunk runs in two steps over small blocks: the bins of a block are computed with vector
+instructions into a buffer, then counted. Counting goes round four copies of the table, because
+neighbouring values often share a bin and an increment has to wait for the one before it.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import prange
+
+from truebits_native.jit import inner, kernel
+
+BINS = 256 * 24
+BLOCK = 512
+COPY = BINS + 16
+"""Distance between copies of the table: not a multiple of 4 KiB, or their cache sets would meet."""
+
+IMPLICIT = np.uint32(1 << 23)
+ONE = np.uint32(1)
+
+
+@inner
+def add_to_copies(table, block, size):
+    """Count the first `size` bins of `block`, in turn into each of the four copies."""
+    whole = np.uint64(size & ~np.uint64(3))
+    for i in range(np.uint64(0), whole, np.uint64(4)):
+        table[np.uint64(block[i])] += ONE
+        table[np.uint64(block[i + np.uint64(1)]) + np.uint64(COPY)] += ONE
+        table[np.uint64(block[i + np.uint64(2)]) + np.uint64(2 * COPY)] += ONE
+        table[np.uint64(block[i + np.uint64(3)]) + np.uint64(3 * COPY)] += ONE
+    for i in range(whole, size):
+        table[np.uint64(block[i])] += ONE
+
+
+@inner
+def gather(table, slot, bins, counts):
+    """Add the copies up and write the bins that occur from ``bins[slot]`` on; return how many."""
+    met = 0
+    for i in range(BINS):
+        count = np.int64(table[i]) + table[i + COPY] + table[i + 2 * COPY] + table[i + 3 * COPY]
+        if count:
+            bins[slot + met] = i
+            counts[slot + met] = count
+            met += 1
+    return met
+
+
+@kernel
+def count_single_bins(words, begin, end, slot, bins, counts):
+    """Count F32 words: chunk i writes the bins it met, ascending, from ``bins[slot[i]]`` on.
+
+    Returns how many bins each chunk met.
+    """
+    met = np.empty(begin.size, np.int64)
+    for chunk in prange(begin.size):
+        table = np.zeros(4 * COPY, np.uint32)
+        block = np.empty(BLOCK, np.uint16)
+        for low in range(begin[chunk], end[chunk], BLOCK):
+            piece = words[low : min(low + BLOCK, end[chunk])]
+            for i in range(np.uint64(piece.size)):
+                word = np.uint32(piece[i])
+                mantissa = np.uint32(word | IMPLICIT)
+                lowest = np.uint32(mantissa & np.uint32(~mantissa + ONE))
+                trailing = np.uint32(np.float32(np.int32(lowest)).view(np.uint32) >> np.uint32(23))
+                exponent = np.uint32(np.uint32(word >> np.uint32(23)) & np.uint32(0xFF))
+                block[i] = np.uint16(np.uint32(exponent * np.uint32(24)) + np.uint32(trailing - np.uint32(127)))
+            add_to_copies(table, block, np.uint64(piece.size))
+        met[chunk] = gather(table, slot[chunk], bins, counts)
+    return met
+
+
+@kernel
+def count_half_bins(words, begin, end, lookup, slot, bins, counts):
+    """Count 16-bit words by the bin that `lookup` gives each pattern; otherwise as above."""
+    met = np.empty(begin.size, np.int64)
+    for chunk in prange(begin.size):
+        table = np.zeros(4 * COPY, np.uint32)
+        block = np.empty(BLOCK, np.uint16)
+        for low in range(begin[chunk], end[chunk], BLOCK):
+            piece = words[low : min(low + BLOCK, end[chunk])]
+            for i in range(np.uint64(piece.size)):
+                block[i] = lookup[piece[i]]
+            add_to_copies(table, block, np.uint64(piece.size))
+        met[chunk] = gather(table, slot[chunk], bins, counts)
+    return met

@@ -1,0 +1,65 @@
+"""truebits: what precision do these weights truly carry, and what happens if they carry less?"""
+
+import sys
+from importlib import import_module
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from truebits.errors import ModelFileError as ModelFileError
+    from truebits.errors import TruebitsError as TruebitsError
+    from truebits.files.model import Model as Model
+    from truebits.files.model import open_model
+    from truebits.profile import PrecisionProfile as PrecisionProfile
+    from truebits.scan import Report as Report
+    from truebits.scan import low_bits as low_bits
+    from truebits.scan import scan as scan
+    from truebits.synth import synth as synth
+    from truebits.truncate import Rewrite as Rewrite
+    from truebits.truncate import plan as plan
+    from truebits.truncate import truncate as truncate
+    from truebits.undo import undo as undo
+
+    open = open_model
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Model": "files.model",
+    "open": "files.model",
+    "Report": "scan",
+    "low_bits": "scan",
+    "scan": "scan",
+    "synth": "synth",
+    "Rewrite": "truncate",
+    "plan": "truncate",
+    "truncate": "truncate",
+    "undo": "undo",
+    "PrecisionProfile": "profile",
+    "TruebitsError": "errors",
+    "ModelFileError": "errors",
+}
+
+__all__ = ["__version__", *_HOMES]
+
+
+class _Package(ModuleType):
+    """Imports a public name when it is first used, so that ``import truebits`` stays quick.
+
+    A function may have its module's name (``truebits.scan.scan``); importing that module must not put
+    the module in the function's place.
+    """
+
+    def __getattr__(self, name: str) -> Any:
+        if name not in _HOMES:
+            raise AttributeError(f"module 'truebits' has no attribute {name!r}")
+        home = import_module(f"truebits.{_HOMES[name]}")
+        value = self.__dict__[name] = getattr(home, "open_model" if name == "open" else name)
+        return value
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if not (name in _HOMES and isinstance(value, ModuleType)):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package

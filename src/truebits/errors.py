@@ -1,0 +1,211 @@
+"""One named error per broken rule.
+
+Every error a user can cause is a `TruebitsError` with the exit code the command
+line ends with. A malformed file raises a `ModelFileError`, which also carries
+the rule's `code`, the `path` and the byte `offset` where the rule broke.
+Operating-system errors stay `OSError` (exit code 4).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+def printable(text: str | bytes) -> str:
+    r"""Return `text` with everything a terminal could act on escaped.
+
+    Bytes that are not UTF-8 come out as ``\xNN``, control and other
+    unprintable characters as ``\xNN`` or ``\uNNNN``.
+    """
+    if isinstance(text, bytes):
+        text = text.decode("utf-8", "surrogateescape")
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else _escaped(c) for c in text)
+
+
+def _escaped(character: str) -> str:
+    if "\udc80" <= character <= "\udcff":  # a byte that is not UTF-8
+        return f"\\x{ord(character) - 0xDC00:02x}"
+    return ascii(character)[1:-1]
+
+
+class TruebitsError(Exception):
+    """Base of every error truebits raises on purpose."""
+
+    exit_code = 1
+
+
+class UsageError(TruebitsError, ValueError):
+    """A request that makes no sense: refused before any work."""
+
+    exit_code = 2
+
+
+class SelectionError(UsageError):
+    """A selection of tensors that matches nothing it could be used for."""
+
+
+class MissingExtra(UsageError, ImportError):
+    """An optional package that is not installed; says the line to install it."""
+
+
+class Refused(TruebitsError):
+    """A write that could cost somebody data; names the flag that allows it."""
+
+    exit_code = 5
+
+
+class VerificationFailed(TruebitsError):
+    """What was written is not what the plan said."""
+
+    exit_code = 4
+
+
+class Unfinished(TruebitsError):
+    """An in-place rewrite that was interrupted: run it again, or undo it."""
+
+    exit_code = 6
+
+
+class ModelFileError(TruebitsError):
+    """A rule of the file format is broken.
+
+    Attributes
+    ----------
+    code : str
+        The rule, stable across releases (``E_BOUNDS``).
+    path : Path
+        The file.
+    offset : int
+        Byte offset in the file of what broke the rule.
+    """
+
+    exit_code = 3
+    code = "E_FILE"
+
+    def __init__(self, path: Path, offset: int, message: str):
+        super().__init__(message)
+        self.path = path
+        self.offset = offset
+        self.message = message
+
+    def __str__(self) -> str:
+        return f"{printable(str(self.path))}: {self.code} at byte {self.offset}: {self.message}"
+
+    def __reduce__(self):
+        return type(self), (self.path, self.offset, self.message)
+
+
+class EmptyFile(ModelFileError):
+    code = "E_EMPTY"
+
+
+class NotGGUF(ModelFileError):
+    code = "E_NOT_GGUF"
+
+
+class BadVersion(ModelFileError):
+    code = "E_VERSION"
+
+
+class BigEndian(ModelFileError):
+    code = "E_ENDIAN"
+
+
+class HeaderTruncated(ModelFileError):
+    code = "E_TRUNCATED"
+
+
+class BadCount(ModelFileError):
+    code = "E_COUNT"
+
+
+class BadStringLength(ModelFileError):
+    code = "E_STRLEN"
+
+
+class BadKey(ModelFileError):
+    code = "E_KEY"
+
+
+class NulInName(ModelFileError):
+    code = "E_NUL"
+
+
+class DuplicateKey(ModelFileError):
+    code = "E_DUP_KEY"
+
+
+class DuplicateTensor(ModelFileError):
+    code = "E_DUP_TENSOR"
+
+
+class BadValueType(ModelFileError):
+    code = "E_KV_TYPE"
+
+
+class NestedArray(ModelFileError):
+    code = "E_NESTED_ARRAY"
+
+
+class BadArrayLength(ModelFileError):
+    code = "E_ARRLEN"
+
+
+class BadAlignment(ModelFileError):
+    code = "E_ALIGN"
+
+
+class TooManyDimensions(ModelFileError):
+    code = "E_NDIMS"
+
+
+class BadDimension(ModelFileError):
+    code = "E_DIM"
+
+
+class SizeOverflow(ModelFileError):
+    code = "E_OVERFLOW"
+
+
+class BadTensorType(ModelFileError):
+    code = "E_TYPE"
+
+
+class BadBlock(ModelFileError):
+    code = "E_BLOCK"
+
+
+class OutOfBounds(ModelFileError):
+    code = "E_BOUNDS"
+
+
+class Overlap(ModelFileError):
+    code = "E_OVERLAP"
+
+
+class MisalignedOffset(ModelFileError):
+    code = "E_OFFSET"
+
+
+class BadName(ModelFileError):
+    code = "E_NAME"
+
+
+class OddLayout(ModelFileError):
+    code = "E_LAYOUT"
+
+
+class UnexplainedBytes(ModelFileError):
+    code = "E_UNEXPLAINED"
+
+
+class BadShardSet(ModelFileError):
+    code = "E_SHARD"
+
+
+class LimitExceeded(ModelFileError):
+    """The file is larger than a limit of the caller's; raise the limit to read it."""
+
+    code = "E_LIMIT"

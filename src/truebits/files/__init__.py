@@ -1,0 +1,1 @@
+"""Model files: headers read without trust, data mapped read-only."""

@@ -1,0 +1,71 @@
+"""What every kind of model file boils down to: tensors at byte ranges."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from truebits.errors import ModelFileError, printable
+
+FLOAT_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
+"""Bytes per value of the types whose values are plain floating-point words."""
+
+
+class Tensor(NamedTuple):
+    """One tensor of a model file.
+
+    Attributes
+    ----------
+    name : str
+        As in the file; bytes that are not UTF-8 stand as surrogate escapes.
+    type : str
+        ggml's name of the storage type, ``F32``, ``Q4_K``.
+    shape : tuple of int
+        In the file's order: for GGUF the first dimension is the fastest.
+    offset, nbytes : int
+        The byte range in its file.
+    values : int
+        Number of elements.
+    part : int
+        Which file of the model holds it.
+    opaque : bool
+        The type is newer than this truebits.
+    """
+
+    name: str
+    type: str
+    shape: tuple[int, ...]
+    offset: int
+    nbytes: int
+    values: int
+    part: int = 0
+    opaque: bool = False
+
+    @property
+    def role(self) -> str:
+        """What the tensor does: its name without block number and suffix (``attn_norm``)."""
+        words = self.name.removesuffix(".weight").removesuffix(".bias").split(".")
+        numbers = [i for i, word in enumerate(words) if word.isdigit()]
+        after = words[numbers[-1] + 1 :] if numbers else words
+        return ".".join(after or words[: numbers[0]])
+
+    @property
+    def group(self) -> str:
+        """The name with every number of its path replaced: ``blk.*.attn_norm.weight``."""
+        return ".".join("*" if word.isdigit() else word for word in self.name.split("."))
+
+    @property
+    def label(self) -> str:
+        """The name, safe to print."""
+        return printable(self.name)
+
+
+class Finding(NamedTuple):
+    """Something odd in a readable file: `error` is what a writer would raise.
+
+    `stops_writing` is False where only some readers stumble.
+    """
+
+    error: type[ModelFileError]
+    offset: int
+    message: str
+    stops_writing: bool

@@ -1,0 +1,24 @@
+"""What a header says, for a reader: needs neither NumPy nor the data."""
+
+from __future__ import annotations
+
+from truebits.errors import printable
+from truebits.files.layout import Tensor
+from truebits.files.model import Model
+from truebits.report.table import Table, nbytes
+
+
+def headline(model: Model) -> str:
+    """One line on a model: name, size, and the distribution of its tensors' types."""
+    types = ", ".join(f"{count} {type}" for type, count in model.types.items())
+    files = f" in {len(model.parts)} files" if len(model.parts) > 1 else ""
+    return f"{printable(model.path.name)}: {nbytes(model.size)}{files}, {len(model.tensors)} tensors: {types or 'none'}"
+
+
+def tensors(model: Model, chosen: tuple[Tensor, ...]) -> Table:
+    """The tensors of a header: nothing of their data is read."""
+    table = Table(("tensor", "type", "shape", "values", "bytes", "offset"))
+    for tensor in chosen:
+        shape = " x ".join(map(str, tensor.shape)) or "scalar"
+        table.rows.append((tensor.label, tensor.type, shape, tensor.values, tensor.nbytes, tensor.offset))
+    return table

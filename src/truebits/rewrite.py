@@ -1,0 +1,263 @@
+"""The safe writer: a new file that appears complete, or a file changed in place.
+
+A rewrite is a list of `Piece` and a function that changes a piece's words in a buffer of ours. It never
+stores through a mapping: on a full disk that would be a signal, where a write is an error.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import secrets
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from truebits.errors import Refused, UsageError, VerificationFailed
+from truebits.files.folder import sync_folder
+from truebits.files.layout import FLOAT_BYTES, Tensor
+from truebits.files.mapping import MappedFile
+from truebits.files.model import SHARD_NAME, Model, Part, shard_path
+
+BLOCK_BYTES = 4 << 20
+"""Written at a time, from one multiple of it in the file to the next: the page cache then keeps
+huge pages, and the next scan is twice as fast."""
+
+FICLONE = 0x40049409
+"""linux/fs.h: share the blocks of another file, where the file system can."""
+
+Change = Callable[[np.ndarray], int]
+"""Changes words in place and returns how many changed."""
+
+
+class Piece(NamedTuple):
+    """Part of a tensor, small enough for a buffer."""
+
+    tensor: Tensor
+    start: int
+    stop: int
+
+
+def pieces(tensors: Iterable[Tensor]) -> Iterator[Piece]:
+    """Cut tensors of one file, in file order, at multiples of `BLOCK_BYTES`."""
+    for tensor in sorted(tensors, key=lambda tensor: tensor.offset):
+        item = FLOAT_BYTES[tensor.type]
+        start, end = tensor.offset, tensor.offset + tensor.nbytes
+        while start < end:
+            stop = min(end, start + BLOCK_BYTES - start % BLOCK_BYTES)
+            stop -= (stop - start) % item if stop < end else 0
+            yield Piece(tensor, start, stop)
+            start = stop
+
+
+def words_of(tensor: Tensor, data: bytes | bytearray) -> np.ndarray:
+    """View bytes of a tensor as little-endian words; writable if `data` is."""
+    return np.frombuffer(data, f"<u{FLOAT_BYTES[tensor.type]}")
+
+
+class NewFile(NamedTuple):
+    """A file being written, under a temporary name."""
+
+    path: Path
+    descriptor: int
+
+
+@contextmanager
+def new_file(path: Path, force: bool = False) -> Iterator[NewFile]:
+    """Give a file that gets its name only when complete and on disk.
+
+    Parameters
+    ----------
+    path : Path
+    force : bool
+        Replace a file that is there.
+
+    Raises
+    ------
+    Refused
+        The path exists and `force` is not given.
+    OSError
+        From the file system; nothing is left behind.
+    """
+    check_absent(path, force)
+    temporary = path.parent / f".{secrets.token_hex(6)}.truebits"
+    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    descriptor = os.open(temporary, flags, 0o666)
+    try:
+        try:
+            if path.exists():
+                os.fchmod(descriptor, path.stat().st_mode & 0o7777)
+            yield NewFile(temporary, descriptor)
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        check_absent(path, force)
+        temporary.replace(path)
+    except BaseException:
+        with suppress(FileNotFoundError):
+            temporary.unlink()
+        raise
+    sync_folder(path.parent)
+
+
+def check_absent(path: Path, force: bool) -> None:
+    if not force and os.path.lexists(path):
+        raise Refused(f"{path} exists; --force replaces it")
+
+
+def outputs(model: Model, out: Path) -> list[Path]:
+    """Return the path to write for each file of a model.
+
+    Raises
+    ------
+    UsageError
+        The model is a shard set and `out` is not named like one of as many, or `out` is the input.
+    """
+    if len(model.parts) == 1:
+        paths = [out]
+    else:
+        match = SHARD_NAME.fullmatch(out.name)
+        count = len(model.parts)
+        if match is None or int(match["count"]) != count:
+            raise UsageError(f"the model is {count} files: name the output NAME-00001-of-{count:05d}.gguf")
+        paths = [shard_path(out, number) for number in range(count)]
+    for part in model.parts:
+        for path in paths:
+            if path.exists() and os.path.samestat(path.stat(), part.path.stat()):
+                raise UsageError(f"{path} is the input; --in-place changes it")
+    return paths
+
+
+def write_copy(part: Part, out: int, tensors: list[Tensor], change: Change, progress: Callable[[int], None]) -> int:
+    """Copy one file of a model, changing the words of some tensors; return how many changed.
+
+    Parameters
+    ----------
+    part : Part
+        The input.
+    out : int
+        Descriptor of the empty output.
+    tensors : list of Tensor
+        Those to change.
+    change : callable
+    progress : callable
+        Called with the number of bytes each step has dealt with.
+    """
+    changed = 0
+    with part.map() as source:
+        cloned = _reserve(source, out)
+        at = 0
+        for piece in pieces(tensors):
+            if not cloned:
+                _copy_range(source, out, at, piece.start)
+            buffer = bytearray(source.data[piece.start : piece.stop])
+            changed_here = change(words_of(piece.tensor, buffer))
+            if changed_here or not cloned:
+                write_all(out, buffer, piece.start)
+            changed += changed_here
+            progress(piece.stop - at)
+            at = piece.stop
+            source.forget(piece.start, piece.stop)
+        if not cloned:
+            _copy_range(source, out, at, source.identity.size)
+        progress(source.identity.size - at)
+        source.check()
+    return changed
+
+
+def _reserve(source: MappedFile, out: int) -> bool:
+    """Clone the source where the file system can (True), else claim the room: a full disk shows now."""
+    try:
+        fcntl.ioctl(out, FICLONE, source.descriptor)
+        return True
+    except OSError:
+        pass
+    try:
+        os.posix_fallocate(out, 0, source.identity.size)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+    return False
+
+
+def _copy_range(source: MappedFile, out: int, start: int, stop: int) -> None:
+    """Copy bytes unchanged, inside the kernel where it can."""
+    while start < stop:
+        try:
+            copied = os.copy_file_range(source.descriptor, out, stop - start, start, start)
+        except OSError as error:
+            if error.errno not in (errno.EXDEV, errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP):
+                raise
+            copied = 0
+        if not copied:
+            copied = min(stop - start, BLOCK_BYTES)
+            write_all(out, source.data[start : start + copied], start)
+        start += copied
+
+
+def write_all(descriptor: int, data: bytes | bytearray, offset: int) -> None:
+    """`pwrite` until all is written: one call may write less."""
+    view = memoryview(data)
+    while view:
+        written = os.pwrite(descriptor, view, offset)
+        view, offset = view[written:], offset + written
+
+
+def flush_and_verify(descriptors: list[int], verify: Callable[[], None]) -> None:
+    """Bring the files to disk while `verify` reads them. A failed fsync is final."""
+    with ThreadPoolExecutor(1) as pool:
+        flushed = [pool.submit(os.fsync, descriptor) for descriptor in descriptors]
+        verify()
+        for one in flushed:
+            one.result()
+
+
+def others(tensors: Iterable[Tensor], size: int) -> Iterator[tuple[int, int]]:
+    """Yield the byte ranges of a file that belong to none of the tensors."""
+    at = 0
+    for tensor in sorted(tensors, key=lambda tensor: tensor.offset):
+        if tensor.offset > at:
+            yield at, tensor.offset
+        at = max(at, tensor.offset + tensor.nbytes)
+    if at < size:
+        yield at, size
+
+
+def check_others_equal(part: Part, out: Path, tensors: list[Tensor]) -> None:
+    """Compare all bytes outside the tensors with the input's.
+
+    Raises
+    ------
+    VerificationFailed
+        Names the first block that differs.
+    """
+    with part.map() as source, MappedFile(out) as copy:
+        if source.identity.size != copy.identity.size:
+            raise VerificationFailed(f"{out} has {copy.identity.size} bytes, expected {source.identity.size}")
+        for start, stop in _blocks(others(tensors, source.identity.size)):
+            if source.data[start:stop] != copy.data[start:stop]:
+                raise VerificationFailed(f"{out}: bytes {start} to {stop} differ from the input's")
+            source.forget(start, stop)
+            copy.forget(start, stop)
+
+
+def sum_of_others(part: Part, descriptor: int, tensors: list[Tensor]) -> tuple[int, int]:
+    """Sum up and xor all bytes outside the tensors, to tell whether a rewrite in place touched them."""
+    total, parity = np.uint64(0), np.uint64(0)
+    for start, stop in _blocks(others(tensors, part.identity.size)):
+        block = os.pread(descriptor, stop - start, start)
+        words = np.frombuffer(block + b"\0" * (-len(block) % 8), np.uint64)
+        total += words.sum(dtype=np.uint64)
+        parity ^= np.bitwise_xor.reduce(words)
+    return int(total), int(parity)
+
+
+def _blocks(ranges: Iterable[tuple[int, int]]) -> Iterator[tuple[int, int]]:
+    for start, stop in ranges:
+        for at in range(start, stop, BLOCK_BYTES):
+            yield at, min(at + BLOCK_BYTES, stop)

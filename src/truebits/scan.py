@@ -1,0 +1,278 @@
+"""Model -> profiles: what precision each tensor really has.
+
+The file is mapped and read in batches, each one kernel call over all its byte ranges. Between
+batches the progress moves, Ctrl-C is answered, the file is checked to be still the same, and the
+pages read are unmapped, so that memory does not grow with the file.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import groupby
+
+import numpy as np
+
+import truebits_native as native
+from truebits import errors
+from truebits.files.layout import FLOAT_BYTES, Tensor
+from truebits.files.mapping import MappedFile
+from truebits.files.model import Model, open_model
+from truebits.origin import Origin, judge
+from truebits.profile import LAYOUTS, PrecisionProfile
+from truebits_native.chunks import cut
+
+BATCH_BYTES = 32 << 20
+"""Read per kernel call: about a millisecond of work when the file is in memory."""
+
+RUN_GAP = 1 << 20
+"""Ranges nearer than this are announced and unmapped together."""
+
+WORD_OF_480 = {"F32": 0x43F00000, "F16": 0x5F80, "BF16": 0x43F0, "F64": 0x407E << 48}
+
+Regexes = Iterable[str] | str | None
+Progress = Callable[[int, int], None]
+Piece = tuple[np.ndarray, np.ndarray]
+
+
+@dataclass(frozen=True, eq=False)
+class TensorPrecision(PrecisionProfile):
+    """The profile of one tensor of a model.
+
+    Attributes
+    ----------
+    tensor : Tensor
+    """
+
+    tensor: Tensor
+
+    @property
+    def origin(self) -> Origin:
+        """The format the values came from, and how sure that is."""
+        return judge(self)
+
+
+@dataclass(frozen=True)
+class Report(Mapping[str, TensorPrecision]):
+    """What `scan` found: a mapping from tensor name to `TensorPrecision`.
+
+    Attributes
+    ----------
+    model : Model
+    tensors : dict of str to TensorPrecision
+        The selected F32, F16, BF16 and F64 tensors, in file order.
+    """
+
+    model: Model
+    tensors: dict[str, TensorPrecision] = field(repr=False)
+
+    def __getitem__(self, name: str) -> TensorPrecision:
+        return self.tensors[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.tensors)
+
+    def __len__(self) -> int:
+        return len(self.tensors)
+
+    def groups(self) -> dict[str, PrecisionProfile]:
+        """Merge the profiles of tensors that differ only in numbers: ``blk.*.attn_norm.weight``.
+
+        Where a group has tensors of several storage types, each type stands for itself, as
+        ``blk.*.attn_norm.weight (F16)``.
+        """
+        members: dict[tuple[str, str], list[PrecisionProfile]] = {}
+        for precision in self.tensors.values():
+            members.setdefault((precision.tensor.group, precision.type), []).append(precision)
+        names = [group for group, _ in members]
+        return {
+            group if names.count(group) == 1 else f"{group} ({type})": PrecisionProfile.merge(profiles)
+            for (group, type), profiles in members.items()
+        }
+
+    def totals(self) -> dict[str, PrecisionProfile]:
+        """Merge all profiles of each storage type."""
+        members: dict[str, list[PrecisionProfile]] = {}
+        for precision in self.tensors.values():
+            members.setdefault(precision.type, []).append(precision)
+        return {type: PrecisionProfile.merge(profiles) for type, profiles in members.items()}
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Ranges of one storage type in one file, for one kernel call.
+
+    Attributes
+    ----------
+    tensors : tuple of Tensor
+        One for each range; a long tensor goes through several batches.
+    words : ndarray
+        Read-only view of the mapping, in words of the type's size.
+    starts, stops : ndarray of int64
+        In words.
+    """
+
+    tensors: tuple[Tensor, ...]
+    words: np.ndarray
+    starts: np.ndarray
+    stops: np.ndarray
+
+
+def scan(
+    source: Model | str | os.PathLike[str],
+    select: Regexes = None,
+    exclude: Regexes = None,
+    *,
+    threads: int | None = None,
+    progress: Progress | None = None,
+) -> Report:
+    """Count exponents and trailing zeros of a model's floating-point tensors.
+
+    Parameters
+    ----------
+    source : Model or path-like
+    select, exclude : regex or regexes, optional
+        Searched for in tensor names; `exclude` wins.
+    threads : int, optional
+        All cores if not given. The result does not depend on it.
+    progress : callable, optional
+        Called with bytes done and bytes in all.
+
+    Returns
+    -------
+    Report
+
+    Raises
+    ------
+    SelectionError
+        The selection has no F32, F16, BF16 or F64 tensor.
+    ModelFileError, OSError
+        As `open`; and if the file changes meanwhile.
+    """
+    model = source if isinstance(source, Model) else open_model(source)
+    chosen = floating(model.select(select, exclude), FLOAT_BYTES, asked=select is not None)
+    pieces: dict[str, list[Piece]] = {tensor.name: [] for tensor in chosen}
+    for batch in batches(model, chosen, progress):
+        for tensor, piece in _pieces(batch, threads):
+            pieces[tensor.name].append(piece)
+    return Report(model, {tensor.name: _joined(tensor, pieces[tensor.name]) for tensor in chosen})
+
+
+def low_bits(
+    source: Model | str | os.PathLike[str],
+    bits: int = 16,
+    select: Regexes = None,
+    exclude: Regexes = None,
+    *,
+    threads: int | None = None,
+    progress: Progress | None = None,
+) -> dict[str, int]:
+    """Count, in each F32 tensor, the values whose low `bits` bits are zero: one number, at memory speed.
+
+    Parameters are those of `scan`.
+
+    Returns
+    -------
+    dict of str to int
+        By tensor name, in file order.
+    """
+    model = source if isinstance(source, Model) else open_model(source)
+    chosen = floating(model.select(select, exclude), ("F32",), asked=True)
+    counts = {tensor.name: 0 for tensor in chosen}
+    for batch in batches(model, chosen, progress):
+        found = native.low_zero_counts(batch.words, batch.starts, batch.stops, bits, threads)
+        for tensor, count in zip(batch.tensors, found.tolist(), strict=True):
+            counts[tensor.name] += count
+    return counts
+
+
+def floating(tensors: Iterable[Tensor], types: Iterable[str], asked: bool) -> list[Tensor]:
+    """Keep the tensors of the given types; if none is left and some were `asked` for, refuse."""
+    tensors, types = list(tensors), tuple(types)
+    kept = [tensor for tensor in tensors if tensor.type in types]
+    if not kept and asked:
+        others = ", ".join(sorted({tensor.type for tensor in tensors})) or "no tensor at all"
+        raise errors.SelectionError(f"no {' or '.join(types)} tensor is selected, only {others}")
+    return kept
+
+
+def batches(model: Model, tensors: Iterable[Tensor], progress: Progress | None = None) -> Iterator[Batch]:
+    """Yield the tensors' words batch by batch, in file order within each storage type."""
+    tensors = sorted(tensors, key=lambda tensor: (tensor.part, tensor.type, tensor.offset))
+    total = sum(tensor.nbytes for tensor in tensors)
+    done = 0
+    for part, of_part in groupby(tensors, key=lambda tensor: tensor.part):
+        with model.parts[part].map() as file:
+            for type, of_type in groupby(of_part, key=lambda tensor: tensor.type):
+                for batch, nbytes in _batches_of_type(file, list(of_type), FLOAT_BYTES[type]):
+                    yield batch
+                    done += nbytes
+                    if progress is not None:
+                        progress(done, total)
+
+
+def _batches_of_type(file: MappedFile, tensors: list[Tensor], item: int) -> Iterator[tuple[Batch, int]]:
+    starts = np.array([tensor.offset for tensor in tensors], np.int64)
+    stops = starts + np.array([tensor.nbytes for tensor in tensors], np.int64)
+    owner, begin, end = cut(starts, stops, BATCH_BYTES)
+    sizes = end - begin
+    filled = (np.cumsum(sizes) - sizes) // BATCH_BYTES
+    splits = np.flatnonzero(np.diff(filled)) + 1
+    for which in np.split(np.arange(owner.size), splits):
+        runs = list(_runs(begin[which], end[which]))
+        file.check()
+        for start, stop in runs:
+            file.expect(start, stop)
+        owners = tuple(tensors[i] for i in owner[which].tolist())
+        yield _batch(file, owners, begin[which], end[which], item), int(sizes[which].sum())
+        for start, stop in runs:
+            file.forget(start, stop)
+
+
+def _batch(file: MappedFile, tensors: tuple[Tensor, ...], begin: np.ndarray, end: np.ndarray, item: int) -> Batch:
+    """View the ranges in words; where the file does not align them, copy them."""
+    dtype = np.dtype(f"<u{item}")
+    if not (begin % item).any():
+        words = np.frombuffer(file.data, dtype, count=file.identity.size // item)
+        return Batch(tensors, words, begin // item, end // item)
+    copy = b"".join(file.data[a:b] for a, b in zip(begin.tolist(), end.tolist(), strict=True))
+    lengths = (end - begin) // item
+    stops = np.cumsum(lengths)
+    return Batch(tensors, np.frombuffer(copy, dtype), stops - lengths, stops)
+
+
+def _runs(begin: np.ndarray, end: np.ndarray) -> Iterator[tuple[int, int]]:
+    """Join ranges that lie close together."""
+    breaks = np.flatnonzero(begin[1:] > end[:-1] + RUN_GAP) + 1
+    firsts, lasts = np.append(0, breaks), np.append(breaks, begin.size) - 1
+    return zip(begin[firsts].tolist(), end[lasts].tolist(), strict=True)
+
+
+def _pieces(batch: Batch, threads: int | None) -> Iterator[tuple[Tensor, Piece]]:
+    """Count each range of a batch; a second piece moves the values of +-480 to their own bin."""
+    type = batch.tensors[0].type
+    layout = LAYOUTS[type]
+    bins, counts, splits = native.profiles(batch.words, batch.starts, batch.stops, type, threads)
+    borders = splits.tolist()
+    for tensor, a, b in zip(batch.tensors, borders, borders[1:], strict=False):
+        yield tensor, (bins[a:b], counts[a:b])
+    suspect = (8 + layout.table_bias) * layout.columns + layout.table_bits - 3
+    owners = np.searchsorted(splits, np.flatnonzero(bins == suspect), "right") - 1
+    if owners.size:
+        magnitude = (1 << (layout.word_bits - 1)) - 1
+        ranges = batch.starts[owners], batch.stops[owners]
+        found = native.matching_counts(batch.words, *ranges, magnitude, WORD_OF_480[type], threads)
+        for owner, count in zip(owners.tolist(), found.tolist(), strict=True):
+            yield batch.tensors[owner], (np.array([suspect, layout.bin_480]), np.array([-count, count]))
+
+
+def _joined(tensor: Tensor, pieces: list[Piece]) -> TensorPrecision:
+    """Add up the pieces of one tensor; most have one, an empty tensor none."""
+    if len(pieces) == 1:
+        return TensorPrecision(tensor.type, *pieces[0], tensor)
+    nothing = np.empty(0, np.int64)
+    bins = np.concatenate([nothing, *(bins for bins, _ in pieces)])
+    counts = np.concatenate([nothing, *(counts for _, counts in pieces)])
+    whole = PrecisionProfile.of(tensor.type, bins, counts)
+    return TensorPrecision(whole.type, whole.bins, whole.counts, tensor)

@@ -1,0 +1,269 @@
+"""Cut the low bits of F32 tensors: the plan, and the rewrite that must equal it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+import truebits_native as native
+from truebits.errors import UsageError, VerificationFailed
+from truebits.files.layout import Tensor
+from truebits.files.model import Model, open_model
+from truebits.formats import LEFT_BY_CUT
+from truebits.inplace import ALLOWANCES, InPlace
+from truebits.marker import read_marker
+from truebits.rewrite import Change, check_absent, check_others_equal, flush_and_verify, new_file, outputs, write_copy
+from truebits.scan import Progress, Regexes, Report, floating, scan
+
+MANTISSA_BITS = 23
+
+
+class TensorChange(NamedTuple):
+    """How many values of one tensor change."""
+
+    name: str
+    values: int
+    changed: int
+
+
+@dataclass(frozen=True)
+class Rewrite:
+    """What a truncation changes; the plan and the rewrite give the same one.
+
+    Attributes
+    ----------
+    bits : int
+        Low bits that are cut.
+    tensors : tuple of TensorChange
+        The selected F32 tensors, in file order.
+    written : bool
+        False for a plan, and when nothing would change.
+    """
+
+    bits: int
+    tensors: tuple[TensorChange, ...] = field(repr=False)
+    written: bool = False
+
+    @property
+    def values(self) -> int:
+        """Values in the selected tensors."""
+        return sum(tensor.values for tensor in self.tensors)
+
+    @property
+    def changed(self) -> int:
+        """Values that change."""
+        return sum(tensor.changed for tensor in self.tensors)
+
+    @property
+    def reason(self) -> str:
+        """One sentence: what changes, or why nothing does."""
+        if self.changed:
+            return f"{self.changed:,} of {self.values:,} values change: their low {self.bits} bits are not all zero"
+        already = f": they already are {LEFT_BY_CUT[self.bits].upper()}" if self.bits in LEFT_BY_CUT else ""
+        return f"nothing changes: all {self.values:,} values have their low {self.bits} bits zero{already}"
+
+
+def plan(
+    source: Model | str | os.PathLike[str],
+    bits: int,
+    select: Regexes = None,
+    exclude: Regexes = None,
+    *,
+    threads: int | None = None,
+    progress: Progress | None = None,
+) -> Rewrite:
+    """Tell what `truncate` would change, from counts alone; nothing is written.
+
+    Parameters
+    ----------
+    source : Model or path-like
+    bits : int
+        Low bits to set to zero, 1 to 31; 16 leaves BF16.
+    select, exclude : regex or regexes, optional
+    threads, progress
+        As for `scan`.
+
+    Returns
+    -------
+    Rewrite
+
+    Raises
+    ------
+    UsageError
+        `bits` is out of range, or no F32 tensor is selected.
+    """
+    return _planned(_counted(source, bits, select, exclude, threads, progress), bits)
+
+
+def truncate(
+    source: str | os.PathLike[str],
+    out: str | os.PathLike[str] | None = None,
+    *,
+    bits: int,
+    select: Regexes = None,
+    exclude: Regexes = None,
+    in_place: bool = False,
+    undo_file: str | os.PathLike[str] | None = None,
+    force: bool = False,
+    allow: Iterable[str] = (),
+    threads: int | None = None,
+    progress: Progress | None = None,
+) -> Rewrite:
+    """Set the low bits of F32 values to zero, in a new file or in place.
+
+    Where nothing would change nothing is written. What was written is scanned again, and all other
+    bytes are compared.
+
+    Parameters
+    ----------
+    source : path-like
+        The model; never modified unless `in_place`.
+    out : path-like, optional
+        The new file; for a shard set the name of its first file.
+    bits : int
+        1 to 31; 16 leaves BF16.
+    select, exclude : regex or regexes, optional
+        Which F32 tensors; all if not given.
+    in_place : bool
+        Rewrite `source` itself.
+    undo_file : path-like, optional
+        Record the old bytes there first (in place only), for `undo`.
+    force : bool
+        Replace `out` if it exists.
+    allow : iterable of str
+        Of ``symlink hardlink cache open layout``: what an in-place rewrite may not refuse.
+    threads, progress
+        As for `scan`.
+
+    Returns
+    -------
+    Rewrite
+
+    Raises
+    ------
+    UsageError
+        Before any work: `bits` out of range, no F32 tensor selected, `out` is the input.
+    Refused, ModelFileError, OSError
+        Before anything is written, or with nothing left behind.
+    Unfinished
+        In place only: interrupted.
+    """
+    _check_request(out, in_place, undo_file, allow)
+    model = open_model(source)
+    if out is not None:
+        for path in outputs(model, Path(out)):
+            check_absent(path, force)
+    before = _counted(model, bits, select, exclude, threads, progress)
+    planned = _planned(before, bits)
+    unfinished = in_place and any(read_marker(part.path) is not None for part in model.parts)
+    if not planned.changed and not unfinished:
+        return planned
+    tensors = [precision.tensor for precision in before.tensors.values()]
+    step = _stepper(progress, model.size)
+
+    def change(words: np.ndarray) -> int:
+        return native.truncate(words, bits, threads)
+
+    def verify(paths: list[Path]) -> None:
+        _check_cut(before, paths, bits, threads)
+
+    if out is not None:
+        changed = _write_new(model, outputs(model, Path(out)), tensors, change, verify, force, step)
+    else:
+        operation = {"verb": "truncate", "bits": bits, "tensors": [change.name for change in planned.tensors]}
+        job = InPlace(model, tensors, operation, Path(undo_file) if undo_file else None, set(allow))
+        changed = job.write(change, verify, step)
+    if changed != planned.changed:
+        raise VerificationFailed(f"{changed} values were changed, the plan said {planned.changed}")
+    return replace(planned, written=True)
+
+
+def _check_request(out: object, in_place: bool, undo_file: object, allow: Iterable[str]) -> None:
+    if in_place == (out is not None):
+        raise UsageError("give either an output file or --in-place")
+    if undo_file is not None and not in_place:
+        raise UsageError("--undo-file goes with --in-place: a new file leaves the old one as it is")
+    unknown = set(allow) - set(ALLOWANCES)
+    if unknown:
+        raise UsageError(f"--allow {', '.join(sorted(unknown))}: allowed are {', '.join(ALLOWANCES)}")
+
+
+def _counted(
+    source: Model | str | os.PathLike[str],
+    bits: int,
+    select: Regexes,
+    exclude: Regexes,
+    threads: int | None,
+    progress: Progress | None,
+) -> Report:
+    if not 1 <= bits <= 31:
+        raise UsageError(f"bits is {bits}, allowed are 1 to 31 of an F32's 32")
+    model = source if isinstance(source, Model) else open_model(source)
+    tensors = floating(model.select(select, exclude), ("F32",), asked=True)
+    return scan(replace(model, tensors=tuple(tensors)), threads=threads, progress=progress)
+
+
+def _planned(report: Report, bits: int) -> Rewrite:
+    changes = (
+        TensorChange(name, precision.values, precision.changed_by_cut(bits))
+        for name, precision in report.tensors.items()
+    )
+    return Rewrite(bits, tuple(changes))
+
+
+def _stepper(progress: Progress | None, total: int) -> Callable[[int], None]:
+    done = 0
+
+    def step(nbytes: int) -> None:
+        nonlocal done
+        done += nbytes
+        if progress is not None:
+            progress(done, total)
+
+    return step
+
+
+def _write_new(
+    model: Model,
+    paths: list[Path],
+    tensors: list[Tensor],
+    change: Change,
+    verify: Callable[[list[Path]], None],
+    force: bool,
+    step: Callable[[int], None],
+) -> int:
+    """Write every file of the model under a temporary name, verify all, then name them."""
+    for part in model.parts:
+        part.check_layout()
+    of_part = [[tensor for tensor in tensors if tensor.part == number] for number in range(len(paths))]
+    changed = 0
+    with ExitStack() as stack:
+        files = [stack.enter_context(new_file(path, force)) for path in paths]
+        for part, file, mine in zip(model.parts, files, of_part, strict=True):
+            changed += write_copy(part, file.descriptor, mine, change, step)
+
+        def verify_all() -> None:
+            for part, file, mine in zip(model.parts, files, of_part, strict=True):
+                check_others_equal(part, file.path, mine)
+            verify([file.path for file in files])
+
+        flush_and_verify([file.descriptor for file in files], verify_all)
+    return changed
+
+
+def _check_cut(before: Report, paths: list[Path], bits: int, threads: int | None) -> None:
+    """Scan what was written: nothing is left to cut, and the values' magnitudes are where they were."""
+    parts = tuple(part.at(path) for part, path in zip(before.model.parts, paths, strict=True))
+    after = scan(replace(before.model, parts=parts), threads=threads)
+    for name, precision in after.tensors.items():
+        left = precision.changed_by_cut(bits)
+        if left:
+            raise VerificationFailed(f"tensor {precision.tensor.label}: {left} values still have low bits set")
+        if bits <= MANTISSA_BITS and (precision.table.sum(axis=1) != before[name].table.sum(axis=1)).any():
+            raise VerificationFailed(f"tensor {precision.tensor.label}: exponents have changed")
