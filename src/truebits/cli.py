@@ -136,9 +136,12 @@ def scan(
         click.echo(json.scan(report))
         return
     rows = text.rows_of(report, by_tensor)
+    if style == "csv":
+        click.echo(text.counts(rows, bits).render(style))
+        return
     _print(listing.headline(opened), text.precision(rows, bits), style)
     if report.tensors:
-        _print("", text.contents(rows), style)
+        click.echo(f"\n{text.contents(rows).render(style)}")
     if style == "text":
         click.echo(f"\n{text.conclusion(report)}")
 
@@ -207,7 +210,7 @@ def truncate(
     if as_json:
         click.echo(json.rewrite("truncate", str(model), output, result))
         return
-    _print("", text.changes(result), style)
+    click.echo(text.changes(result).render(style))
     if style == "text":
         click.echo(f"\n{text.rewritten(result, output, in_place)}")
 
@@ -302,10 +305,8 @@ def _open(path: Path) -> Model:
 
 
 def _print(title: str, table: Table, style: str) -> None:
-    if style == "text" and title:
+    if style == "text":
         click.echo(f"{title}\n")
-    elif title == "":
-        click.echo()
     click.echo(table.render(style))
 
 

@@ -136,7 +136,7 @@ class Layout:
         if format.special == "nan":
             fits[self.bin_480] &= format.largest >= 480
         payload = self.table_bits - (format.mantissa_bits if format.bits >= 16 else 1)
-        nan_fits = (self.trailing >= payload) & (format.special != "none")
+        nan_fits = (self.trailing >= payload) & (format.special != "none") & (format.mantissa_bits > 0)
         fits = np.where(self.is_nan, nan_fits, fits)
         return np.where(self.is_inf, format.special == "ieee", fits | self.is_zero)
 

@@ -10,8 +10,9 @@ import errno
 import fcntl
 import os
 import secrets
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
@@ -136,6 +137,8 @@ def outputs(model: Model, out: Path) -> list[Path]:
 def write_copy(part: Part, out: int, tensors: list[Tensor], change: Change, progress: Callable[[int], None]) -> int:
     """Copy one file of a model, changing the words of some tensors; return how many changed.
 
+    One thread changes words in a buffer while a second writes the buffer before it.
+
     Parameters
     ----------
     part : Part
@@ -149,20 +152,27 @@ def write_copy(part: Part, out: int, tensors: list[Tensor], change: Change, prog
         Called with the number of bytes each step has dealt with.
     """
     changed = 0
-    with part.map() as source:
+    buffers = [np.empty(BLOCK_BYTES, np.uint8) for _ in range(2)]
+    writes: deque[Future[None]] = deque()
+    with part.map() as source, ThreadPoolExecutor(1) as writer:
         cloned = _reserve(source, out)
         at = 0
-        for piece in pieces(tensors):
-            if not cloned:
-                _copy_range(source, out, at, piece.start)
-            buffer = bytearray(source.data[piece.start : piece.stop])
-            changed_here = change(words_of(piece.tensor, buffer))
+        for number, piece in enumerate(pieces(tensors)):
+            if len(writes) == len(buffers):
+                writes.popleft().result()
+            buffer = buffers[number % len(buffers)][: piece.stop - piece.start]
+            buffer[:] = np.frombuffer(source.data, np.uint8, buffer.size, piece.start)
+            changed_here = change(buffer.view(f"<u{FLOAT_BYTES[piece.tensor.type]}"))
+            if not cloned and at < piece.start:
+                writes.append(writer.submit(_copy_range, source, out, at, piece.start))
             if changed_here or not cloned:
-                write_all(out, buffer, piece.start)
-            changed += changed_here
-            progress(piece.stop - at)
-            at = piece.stop
+                writes.append(writer.submit(write_all, out, buffer.data, piece.start))
             source.forget(piece.start, piece.stop)
+            progress(piece.stop - at)
+            changed += changed_here
+            at = piece.stop
+        for write in writes:
+            write.result()
         if not cloned:
             _copy_range(source, out, at, source.identity.size)
         progress(source.identity.size - at)
@@ -200,7 +210,7 @@ def _copy_range(source: MappedFile, out: int, start: int, stop: int) -> None:
         start += copied
 
 
-def write_all(descriptor: int, data: bytes | bytearray, offset: int) -> None:
+def write_all(descriptor: int, data: bytes | bytearray | memoryview, offset: int) -> None:
     """`pwrite` until all is written: one call may write less."""
     view = memoryview(data)
     while view:

@@ -176,7 +176,14 @@ def low_bits(
     -------
     dict of str to int
         By tensor name, in file order.
+
+    Raises
+    ------
+    UsageError
+        `bits` is not 1 to 31, or no F32 tensor is selected.
     """
+    if not 1 <= bits <= 31:
+        raise errors.UsageError(f"bits is {bits}, allowed are 1 to 31 of an F32's 32")
     model = source if isinstance(source, Model) else open_model(source)
     chosen = floating(model.select(select, exclude), ("F32",), asked=True)
     counts = {tensor.name: 0 for tensor in chosen}
@@ -216,6 +223,8 @@ def _batches_of_type(file: MappedFile, tensors: list[Tensor], item: int) -> Iter
     starts = np.array([tensor.offset for tensor in tensors], np.int64)
     stops = starts + np.array([tensor.nbytes for tensor in tensors], np.int64)
     owner, begin, end = cut(starts, stops, BATCH_BYTES)
+    if not owner.size:
+        return
     sizes = end - begin
     filled = (np.cumsum(sizes) - sizes) // BATCH_BYTES
     splits = np.flatnonzero(np.diff(filled)) + 1

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 def document(verb: str, content: dict[str, Any]) -> str:
     """Return a document of schema ``truebits.<verb>/1``."""
-    return json.dumps({"schema": f"truebits.{verb}/1", **content}, indent=1)
+    return json.dumps({"schema": f"truebits.{verb}/1", **content})
 
 
 def show(model: Model, tensors: tuple[Tensor, ...]) -> str:

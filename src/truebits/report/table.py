@@ -42,7 +42,7 @@ class Table:
             all(isinstance(row[i], int | float | None) or _is_share(row[i]) for row in self.rows)
             for i in range(len(self.columns))
         ]
-        widths = [max(len(text) for text in column) for column in zip(self.columns, *cells, strict=True)]
+        widths = [max(2, *(len(text) for text in column)) for column in zip(self.columns, *cells, strict=True)]
         lines = [
             [
                 text.rjust(width) if to_right else text.ljust(width)

@@ -11,7 +11,7 @@ from truebits.files.layout import FLOAT_BYTES, Tensor
 from truebits.files.model import Model
 from truebits.formats import LEFT_BY_CUT
 from truebits.origin import judge
-from truebits.profile import LAYOUTS, PrecisionProfile
+from truebits.profile import LAYOUTS, REPORTED_FORMATS, PrecisionProfile
 from truebits.report.table import Table, nbytes, percent
 from truebits.scan import Report
 
@@ -60,6 +60,26 @@ def precision(rows: list[tuple[str, int, PrecisionProfile]], bits: int) -> Table
     return table
 
 
+def counts(rows: list[tuple[str, int, PrecisionProfile]], bits: int) -> Table:
+    """The numbers of both tables as plain counts, for CSV."""
+    formats = [f"exact_{name}" for name in REPORTED_FORMATS]
+    table = Table(
+        (
+            *("tensors", "type", "n", "values", f"low_{bits}_zero", *formats, "zero", "subnormal", "inf", "nan"),
+            *("least_exponent", "greatest_exponent", "exponent_entropy", "mantissa_100", "mantissa_99_9"),
+            *("bytes_saved", "origin"),
+        )
+    )
+    for name, count, of in rows:
+        answers = of.answers()
+        exact = [answers["fits"][format] for format in REPORTED_FORMATS]
+        kinds = [answers[key] for key in ("zero", "subnormal", "inf", "nan")]
+        shape = *(of.exponent_range or (None, None)), of.exponent_entropy, of.mantissa_bits(), of.mantissa_bits(0.999)
+        start = name, of.type, count, of.values, answers["low_zero"].get(str(bits))
+        table.rows.append((*start, *exact, *kinds, *shape, of.bytes_saved, judge(of).format))
+    return table
+
+
 def contents(rows: list[tuple[str, int, PrecisionProfile]]) -> Table:
     """What the values are exact in, and what else they are."""
     table = Table(
@@ -97,10 +117,13 @@ def conclusion(report: Report) -> str:
 def _concluded(type: str, of: PrecisionProfile) -> str:
     verdict = judge(of)
     if of.narrowest is None:
-        return f"{type} values, {of.values:,} in all: precision {verdict.format}; {verdict.reason}."
+        return f"Origin of the {type} values: {verdict.format}; {verdict.reason}."
     name = of.narrowest.upper()
-    saved = f"a {name} tensor would hold them unchanged in {nbytes(of.bytes_saved)} less"
-    return f"All {of.values:,} {type} values are exact in {name}; {saved}. Origin: {verdict.format}, {verdict.reason}."
+    saved = f"stored as {name} they would take {nbytes(of.bytes_saved)} less and be the same"
+    return (
+        f"All {of.values:,} {type} values are {name} values already: {saved}.\n"
+        f"Origin {verdict.format}: {verdict.reason}."
+    )
 
 
 def changes(result: Rewrite) -> Table:
@@ -145,14 +168,15 @@ def bits_view(model: Model, name: str, bits: int, count: int = 8) -> Table:
     if tensor.type not in FLOAT_BYTES:
         raise SelectionError(f"{tensor.label} is {tensor.type}: its values have no bits of their own")
     item, layout = FLOAT_BYTES[tensor.type], LAYOUTS[tensor.type]
-    table = Table(("index", "value", "hex", "sign", "exponent", f"mantissa, low {bits} apart"))
+    apart = min(bits, layout.mantissa_bits)
+    table = Table(("index", "value", "hex", "sign", "exponent", f"mantissa, low {apart} apart"))
     with model.parts[tensor.part].map() as file:
         for index in np.unique(np.linspace(0, tensor.values - 1, min(count, tensor.values)).astype(int)).tolist():
             at = tensor.offset + index * item
             word = int.from_bytes(file.data[at : at + item], "little")
             digits = f"{word:0{layout.word_bits}b}"
-            high, low = digits[1 + layout.exponent_bits : -bits], digits[-bits:]
-            exponent = digits[1 : 1 + layout.exponent_bits]
+            exponent, mantissa = digits[1 : 1 + layout.exponent_bits], digits[1 + layout.exponent_bits :]
+            high, low = mantissa[:-apart], mantissa[-apart:]
             value = _value(word, tensor.type)
             table.rows.append(
                 (str(index), f"{value:.9g}", f"{word:0{2 * item}x}", digits[0], exponent, f"{high} {low}")
