@@ -19,6 +19,7 @@ from truebits_native.chunks import CHUNK, cut
 
 __all__ = [
     "CHUNK",
+    "expect_work",
     "low_zero_count",
     "low_zero_counts",
     "matching_counts",
@@ -42,6 +43,12 @@ DENSE_BINS = 1 << 18
 def uses_kernels(name: str, words: int) -> bool:
     """Tell whether work on so many words goes to the Numba kernel or to the NumPy twin."""
     return words >= (LOADED_WORDS if "numba" in sys.modules else UNLOADED_WORDS[name])
+
+
+def expect_work(name: str, words: int) -> None:
+    """Say how many words will come in several calls, so that kernels worth it are loaded before the first."""
+    if uses_kernels(name, words):
+        import numba  # noqa: F401
 
 
 def low_zero_count(words: np.ndarray, bits: int, threads: int | None = None) -> int:

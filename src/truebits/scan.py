@@ -152,6 +152,7 @@ def scan(
     """
     model = source if isinstance(source, Model) else open_model(source)
     chosen = floating(model.select(select, exclude), FLOAT_BYTES, asked=select is not None)
+    native.expect_work("profiles", sum(tensor.values for tensor in chosen))
     pieces: dict[str, list[Piece]] = {tensor.name: [] for tensor in chosen}
     for batch in batches(model, chosen, progress):
         for tensor, piece in _pieces(batch, threads):
@@ -186,6 +187,7 @@ def low_bits(
         raise errors.UsageError(f"bits is {bits}, allowed are 1 to 31 of an F32's 32")
     model = source if isinstance(source, Model) else open_model(source)
     chosen = floating(model.select(select, exclude), ("F32",), asked=True)
+    native.expect_work("matching_counts", sum(tensor.values for tensor in chosen))
     counts = {tensor.name: 0 for tensor in chosen}
     for batch in batches(model, chosen, progress):
         found = native.low_zero_counts(batch.words, batch.starts, batch.stops, bits, threads)

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from truebits.errors import UsageError
-from truebits.files.gguf import TYPES
 from truebits.files.layout import FLOAT_BYTES
+from truebits.files.types import TYPES
 from truebits.formats import Format, find
 from truebits.rewrite import BLOCK_BYTES, NewFile, new_file, write_all
 

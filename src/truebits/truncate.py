@@ -64,7 +64,8 @@ class Rewrite:
     def reason(self) -> str:
         """One sentence: what changes, or why nothing does."""
         if self.changed:
-            return f"{self.changed:,} of {self.values:,} values change: their low {self.bits} bits are not all zero"
+            to = f" to {LEFT_BY_CUT[self.bits].upper()}" if self.bits in LEFT_BY_CUT else ""
+            return f"{self.changed:,} of {self.values:,} values change{to}: their low {self.bits} bits are not all zero"
         already = f": they already are {LEFT_BY_CUT[self.bits].upper()}" if self.bits in LEFT_BY_CUT else ""
         return f"nothing changes: all {self.values:,} values have their low {self.bits} bits zero{already}"
 

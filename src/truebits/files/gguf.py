@@ -12,10 +12,7 @@ key-values, tensor infos, padding to the alignment, data.
 from __future__ import annotations
 
 import mmap
-import re
 import struct
-from collections.abc import Iterator
-from dataclasses import dataclass, field
 from itertools import pairwise, repeat
 from pathlib import Path
 from struct import Struct
@@ -23,49 +20,20 @@ from typing import NamedTuple, NoReturn
 
 from truebits import errors
 from truebits.errors import ModelFileError, printable
-from truebits.files.layout import Finding, Tensor
+from truebits.files.header import ARRAY, LAST_KIND, SCALAR, STRING, UINT32, Header, aligned
+from truebits.files.layout import Tensor
+from truebits.files.magic import check_magic
+from truebits.files.types import REMOVED_TYPES, TYPES
 
 U32, I32, U64 = Struct("<I"), Struct("<i"), Struct("<Q")
 
 KEY_VALUE_BYTES, TENSOR_INFO_BYTES, STRING_BYTES = 14, 24, 8
 """The smallest records: what a count is checked against."""
 
-LONGEST_NAME, LLAMA_CPP_NAME = 65_535, 64
+LONGEST_NAME = 65_535
 MOST_DIMENSIONS = 4
 TOO_LARGE = 1 << 63
 SHAPE_TYPE_OFFSET = tuple(Struct(f"<{n_dims}QiQ") for n_dims in range(MOST_DIMENSIONS + 1))
-
-SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
-SCALAR = {kind: Struct("<" + code) for kind, code in SCALARS.items()}
-UINT32, STRING, ARRAY, LAST_KIND = 4, 8, 9, 12
-
-
-class BlockType(NamedTuple):
-    """How a ggml type stores values: `values` of them in `nbytes` bytes."""
-
-    name: str
-    values: int
-    nbytes: int
-
-
-TYPES = {
-    number: BlockType(name, values, nbytes)
-    for number, name, values, nbytes in (
-        (0, "F32", 1, 4), (1, "F16", 1, 2), (2, "Q4_0", 32, 18), (3, "Q4_1", 32, 20),
-        (6, "Q5_0", 32, 22), (7, "Q5_1", 32, 24), (8, "Q8_0", 32, 34), (9, "Q8_1", 32, 36),
-        (10, "Q2_K", 256, 84), (11, "Q3_K", 256, 110), (12, "Q4_K", 256, 144),
-        (13, "Q5_K", 256, 176), (14, "Q6_K", 256, 210), (15, "Q8_K", 256, 292),
-        (16, "IQ2_XXS", 256, 66), (17, "IQ2_XS", 256, 74), (18, "IQ3_XXS", 256, 98),
-        (19, "IQ1_S", 256, 50), (20, "IQ4_NL", 32, 18), (21, "IQ3_S", 256, 110),
-        (22, "IQ2_S", 256, 82), (23, "IQ4_XS", 256, 136), (24, "I8", 1, 1), (25, "I16", 1, 2),
-        (26, "I32", 1, 4), (27, "I64", 1, 8), (28, "F64", 1, 8), (29, "IQ1_M", 256, 56),
-        (30, "BF16", 1, 2), (34, "TQ1_0", 256, 54), (35, "TQ2_0", 256, 66),
-        (39, "MXFP4", 32, 17), (40, "NVFP4", 64, 36), (41, "Q1_0", 128, 18), (42, "Q2_0", 64, 18),
-    )
-}  # fmt: skip
-"""ggml's types (``ggml.h``, ``ggml-common.h``). Q8_1 is 36 bytes; gguf-py says 40, wrongly."""
-
-REMOVED_TYPES = {4, 5, 31, 32, 33, 36, 37, 38}
 
 
 class Limits(NamedTuple):
@@ -75,83 +43,6 @@ class Limits(NamedTuple):
     max_keys: int = 65_536
     max_tensors: int = 65_536
     max_strings: int = 16 << 20
-
-
-@dataclass(frozen=True)
-class Header:
-    """What one GGUF file says about itself.
-
-    Attributes
-    ----------
-    path : Path
-    size : int
-        Of the file, in bytes.
-    version, alignment : int
-    keys : dict of str to (int, int)
-        Value type and byte offset of the value, by key.
-    tensors : tuple of Tensor
-        In the header's order.
-    data_start : int
-        Byte offset of the data section.
-    """
-
-    path: Path
-    size: int
-    version: int
-    alignment: int
-    keys: dict[str, tuple[int, int]] = field(repr=False)
-    tensors: tuple[Tensor, ...] = field(repr=False)
-    data_start: int
-    header_bytes: int
-
-    def value(self, data: mmap.mmap | bytes, key: str) -> int | float | bool | str | None:
-        """Decode one scalar or string of the file's `data`; None where the key is absent or an array."""
-        kind, offset = self.keys.get(key, (ARRAY, 0))
-        if kind == ARRAY:
-            return None
-        if kind == STRING:
-            (length,) = U64.unpack_from(data, offset)
-            return data[offset + 8 : offset + 8 + length].decode("utf-8", "surrogateescape")
-        return SCALAR[kind].unpack_from(data, offset)[0]
-
-    def findings(self, data: mmap.mmap | bytes) -> Iterator[Finding]:
-        """Yield what is legal but odd: a reader warns of it, a writer refuses it."""
-        for tensor in self.tensors:
-            if not tensor.name:
-                yield Finding(errors.BadName, tensor.offset, "a tensor has an empty name", True)
-            length = len(tensor.name.encode("utf-8", "surrogateescape"))
-            if length >= LLAMA_CPP_NAME:
-                message = f"tensor name of {length} bytes; llama.cpp reads fewer than {LLAMA_CPP_NAME}"
-                yield Finding(errors.BadName, tensor.offset, message, False)
-            if tensor.opaque:
-                message = f"tensor {tensor.label} has {tensor.type}, newer than this truebits: its bytes are not read"
-                yield Finding(errors.BadTensorType, tensor.offset, message, True)
-        yield from self._gaps(data)
-
-    def _gaps(self, data: mmap.mmap | bytes) -> Iterator[Finding]:
-        """Account for every byte of the data section: tensors in order, zero padding between."""
-        end = self.header_bytes
-        for tensor in self.tensors:
-            if not tensor.nbytes:
-                continue
-            start = _aligned(end, self.alignment)
-            if tensor.offset != start:
-                message = f"tensor {tensor.label} starts at {tensor.offset}, expected {start}: a gap, or another order"
-                yield Finding(errors.OddLayout, tensor.offset, message, True)
-                return
-            if end != start and data[end:start].strip(b"\0"):
-                yield Finding(errors.UnexplainedBytes, end, f"padding before {tensor.label} is not zero", True)
-            end = tensor.offset + tensor.nbytes
-        padded = min(_aligned(end, self.alignment), self.size)
-        if end < padded and data[end:padded].strip(b"\0"):
-            yield Finding(errors.UnexplainedBytes, end, "padding after the last tensor is not zero", True)
-        if padded < self.size:
-            message = f"{self.size - padded} bytes follow the last tensor"
-            yield Finding(errors.UnexplainedBytes, padded, message, True)
-
-
-def _aligned(offset: int, alignment: int) -> int:
-    return offset + -offset % alignment
 
 
 def read_header(data: mmap.mmap | bytes, path: Path, part: int, limits: Limits) -> Header:
@@ -205,7 +96,7 @@ class _Walk:
         keys = self.key_values(n_keys)
         alignment = self.alignment(keys)
         infos = self.tensor_infos(n_tensors)
-        data_start = _aligned(self.at, alignment) if n_tensors else self.at
+        data_start = aligned(self.at, alignment) if n_tensors else self.at
         header_bytes = self.at
         tensors = self.place(infos, data_start, alignment, part)
         return Header(self.path, self.size, version, alignment, keys, tensors, data_start, header_bytes)
@@ -231,15 +122,19 @@ class _Walk:
             self.fail(errors.LimitExceeded, self.at, message)
 
     def string(self) -> bytes:
+        length = self.string_length()
+        text = self.data[self.at : self.at + length]
+        self.at += length
+        return text
+
+    def string_length(self) -> int:
         start = self.at
         length = self.number(U64)
         if length > self.size - self.at:
             message = f"a string of {length} bytes where {self.size - self.at} are left"
             self.fail(errors.BadStringLength, start, message)
         self.check_length(length)
-        text = self.data[self.at : self.at + length]
-        self.at += length
-        return text
+        return length
 
     def check_count(self, what: str, count: int, smallest: int, limit: int, offset: int) -> None:
         possible = (self.size - self.at) // smallest
@@ -281,12 +176,7 @@ class _Walk:
         if kind != STRING:
             self.number(SCALAR[kind])
             return
-        start = self.at
-        length = self.number(U64)
-        if length > self.size - self.at:
-            message = f"a string of {length} bytes where {self.size - self.at} are left"
-            self.fail(errors.BadStringLength, start, message)
-        self.check_length(length)
+        length = self.string_length()
         self.at += length
 
     def skip_array(self) -> None:
@@ -430,39 +320,3 @@ class _Walk:
         return [
             t._replace(nbytes=max(0, following[t.offset] - t.offset)) if t.opaque and t.values else t for t in tensors
         ]
-
-
-LOOKALIKES = (
-    (rb"version https://git-lfs", "a Git-LFS pointer: run `git lfs pull` to get the file itself"),
-    (rb"\s*<(!doctype|html|\?xml|head|body|Error)", "an HTML or XML page: the download saved an error page"),
-    (rb"(?s)....\0\0\0\0\{", "a safetensors file"),
-    (rb"\s*[\[{]", "JSON text: the download saved an error answer"),
-    (rb"\x1f\x8b", "a gzip archive: unpack it first"),
-    (rb"PK\x03\x04", "a zip archive (a llamafile, or a PyTorch .pt checkpoint)"),
-    (rb"\x7fELF|MZ", "an executable (a llamafile?)"),
-    (rb"\x80[\x02-\x05]", "a Python pickle"),
-    (rb"lmgg|fmgg|tjgg|algg|ggml|ggmf|ggjt|ggla", "an old GGML file: convert it with llama.cpp's tools"),
-    (rb"\xef\xbb\xbf", "text with a UTF-8 byte-order mark"),
-    (rb"\x00+\Z", "all zeros: an unfinished download"),
-)
-
-
-def check_magic(head: bytes, path: Path) -> None:
-    """Refuse what does not start with ``GGUF``, saying what it looks like.
-
-    Parameters
-    ----------
-    head : bytes
-        The file's first 64 bytes, or all of them.
-    path : Path
-    """
-    if not head:
-        raise errors.EmptyFile(path, 0, "the file is empty: 0 bytes, a GGUF has at least 24")
-    if head[:4] == b"GGUF":
-        return
-    if head[:4] == b"FUGG":
-        raise errors.BigEndian(path, 0, "starts with FUGG: a big-endian file")
-    for pattern, looks_like in LOOKALIKES:
-        if re.match(pattern, head, re.IGNORECASE):
-            raise errors.NotGGUF(path, 0, f"not a GGUF file; it looks like {looks_like}")
-    raise errors.NotGGUF(path, 0, f"not a GGUF file: it starts with {head[:4].hex(' ')}, not 47 47 55 46 (GGUF)")

@@ -9,7 +9,6 @@ import numpy as np
 from truebits.errors import SelectionError, printable
 from truebits.files.layout import FLOAT_BYTES, Tensor
 from truebits.files.model import Model
-from truebits.formats import LEFT_BY_CUT
 from truebits.origin import judge
 from truebits.profile import LAYOUTS, REPORTED_FORMATS, PrecisionProfile
 from truebits.report.table import Table, nbytes, percent
@@ -193,10 +192,10 @@ def _value(word: int, type: str) -> float:
 
 def rewritten(result: Rewrite, output: str | None, in_place: bool) -> str:
     """What a rewrite did, in plain words."""
+    reason = result.reason[0].upper() + result.reason[1:]
     if not result.changed:
-        return f"{result.reason[0].upper()}{result.reason[1:]}. Nothing was written."
-    left = f" ({LEFT_BY_CUT[result.bits].upper()} values are left)" if result.bits in LEFT_BY_CUT else ""
+        return f"{reason}.\nNothing was written."
     if not result.written:
-        return f"{result.reason}{left}. Nothing was written: this is the plan."
+        return f"{reason}.\nNothing was written: this is the plan."
     where = "in place" if in_place else f"to {output}"
-    return f"{result.reason}{left}. Written {where}, scanned again, all other bytes are equal."
+    return f"{reason}.\nWritten {where}; scanned again; all other bytes are equal."

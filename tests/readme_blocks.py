@@ -1,0 +1,23 @@
+"""The README's commands, in the order printed, with the output printed below each."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+README = Path(__file__).parent.parent / "README.md"
+
+
+def console() -> list[tuple[str, str]]:
+    """Return (command, expected output) of every ``$ truebits`` line."""
+    pairs = []
+    for block in re.findall(r"```console\n(.*?)```", README.read_text(), re.DOTALL):
+        for command, output in re.findall(r"^\$ (.*)\n((?:(?!\$ ).*\n)*)", block, re.MULTILINE):
+            if command.startswith("truebits "):
+                pairs.append((command, output))
+    return pairs
+
+
+def python() -> str:
+    """Return the library example."""
+    return "\n".join(re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL))

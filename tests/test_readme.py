@@ -1,0 +1,39 @@
+"""The README tells the truth: its commands run as printed and print what stands there."""
+
+from __future__ import annotations
+
+import shlex
+import subprocess
+import sys
+
+import readme_blocks
+
+
+def run(command: str, folder) -> subprocess.CompletedProcess[str]:
+    arguments = [sys.executable, "-m", "truebits.cli", *shlex.split(command)[1:]]
+    return subprocess.run(arguments, cwd=folder, capture_output=True, text=True, timeout=120)
+
+
+def test_the_commands_print_what_the_readme_says(tmp_path):
+    pairs = readme_blocks.console()
+    assert len(pairs) >= 9
+    for command, expected in pairs:
+        done = run(command, tmp_path)
+        assert done.returncode == 0, f"{command}: {done.stderr}"
+        got = done.stdout.rstrip("\n") + "\n" if done.stdout else ""
+        assert got == expected.rstrip("\n") + "\n", command
+
+
+def test_every_subcommand_has_a_heading():
+    help_text = run("truebits --help", None).stdout
+    commands = [line.split()[0] for line in help_text.split("Commands:\n")[1].split("\n\n")[0].splitlines()]
+    headings = readme_blocks.README.read_text()
+    assert commands
+    for command in set(commands) - {"demo"}:
+        assert f"\n## {command}" in headings, command
+    assert "make demo" in headings
+
+
+def test_the_library_example_runs(tmp_path):
+    done = subprocess.run([sys.executable, "-c", readme_blocks.python()], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
