@@ -10,6 +10,9 @@ import gguf
 import numpy as np
 import pytest
 from gguf import GGMLQuantizationType, GGUFValueType
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from gguf_bytes import (
     ARRAY,
     BOOL,
@@ -33,9 +36,6 @@ from gguf_bytes import (
     tensor,
 )
 from gguf_bytes import gguf as gguf_bytes
-from hypothesis import given, settings
-from hypothesis import strategies as st
-
 from truebits import errors
 from truebits.errors import ModelFileError, printable
 from truebits.files.gguf import REMOVED_TYPES, TYPES, Limits, read_header

@@ -8,9 +8,9 @@ from pathlib import Path
 import gguf
 import numpy as np
 import pytest
+
 from gguf_bytes import I32, STRING, U8, U16, key_value, scalar, string, tensor
 from gguf_bytes import gguf as gguf_bytes
-
 from truebits import errors
 from truebits.files.layout import Tensor
 from truebits.files.mapping import FileChanged, MappedFile
@@ -121,7 +121,7 @@ def test_unreadable(path):
     """Root may read everything: the test gives that up for as long as it opens."""
     user = os.geteuid()
     with tempfile.TemporaryDirectory() as folder:
-        os.chmod(folder, 0o755)
+        Path(folder).chmod(0o755)
         unreadable = Path(shutil.copy(path, folder))
         unreadable.chmod(0)
         os.seteuid(user or 65_534)
@@ -148,14 +148,14 @@ def test_limits_are_keyword_arguments(path):
 
 def test_no_descriptor_leaks(path, tmp_path):
     (tmp_path / "bad.gguf").write_bytes(b"GGUF")
-    before = len(os.listdir("/proc/self/fd"))
+    before = len(list(Path("/proc/self/fd").iterdir()))
     for _ in range(3):
         open_model(path)
         with pytest.raises(errors.ModelFileError):
             open_model(tmp_path / "bad.gguf")
         with pytest.raises(IsADirectoryError):
             open_model(tmp_path)
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
 
 
 def test_errors_survive_another_process(tmp_path):

@@ -15,6 +15,7 @@ import struct
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from secrets import token_hex
 
 from truebits.errors import ModelFileError, Refused, Unfinished, VerificationFailed
 from truebits.files.layout import FLOAT_BYTES, Tensor
@@ -26,6 +27,9 @@ from truebits.undolog import UndoLog
 
 ALLOWANCES = ("symlink", "hardlink", "cache", "open", "layout")
 """What `--allow` can permit."""
+
+Verify = Callable[[int, list[Path]], None]
+"""Gets the number of values changed and the written files; raises `VerificationFailed`."""
 
 STORE = re.compile(r"/models--[^/]+/(snapshots|blobs)/|/blobs/sha256[-:]|/(docker|containerd)/.*/sha256/")
 
@@ -52,7 +56,7 @@ class InPlace:
         self.undo_file = undo_file
         self.allow = allow
 
-    def write(self, change: Change, verify: Callable[[list[Path]], None], progress: Callable[[int], None]) -> int:
+    def write(self, change: Change, verify: Verify, progress: Callable[[int], None]) -> int:
         """Change the words of the tensors; return how many changed.
 
         Raises
@@ -69,9 +73,12 @@ class InPlace:
             for part in parts.values():
                 check_allowed(part, self.allow)
             descriptors = {n: stack.enter_context(locked(part, self.allow)) for n, part in parts.items()}
-            record = describe(parts, descriptors, self.operation)
-            finishing = [find_marker(part.path, record) for part in parts.values()]
-            log = stack.enter_context(UndoLog.open(self.undo_file, record, any(finishing))) if self.undo_file else None
+            record = describe(parts, descriptors, self.operation, token_hex(8) if self.undo_file else None)
+            begun = [marker for part in parts.values() if (marker := find_marker(part.path, record))]
+            if begun:
+                record = begun[0]
+                self._check_same_undo(record)
+            log = stack.enter_context(UndoLog.open(self.undo_file, record, bool(begun))) if self.undo_file else None
             sums = {n: sum_of_others(part, descriptors[n], self._of(n)) for n, part in parts.items()}
             for part in parts.values():
                 set_marker(part.path, record)
@@ -81,7 +88,7 @@ class InPlace:
                     os.fsync(descriptors[n])
                     if sum_of_others(part, descriptors[n], self._of(n)) != sums[n]:
                         raise VerificationFailed(f"{part.path}: bytes outside the selected tensors have changed")
-                verify([part.path for part in self.model.parts])
+                verify(changed, [part.path for part in self.model.parts])
             except BaseException as error:
                 raise Unfinished(
                     f"{self.model.path}: the rewrite in place was left unfinished "
@@ -91,6 +98,13 @@ class InPlace:
             for part in parts.values():
                 clear_marker(part.path)
         return changed
+
+    def _check_same_undo(self, begun: dict) -> None:
+        """Refuse to finish with an undo file that would hold less than what the whole rewrite overwrites."""
+        if begun["undo"] and not self.undo_file:
+            raise Refused(f"{self.model.path}: the rewrite began with an undo file; give the same --undo-file again")
+        if self.undo_file and not begun["undo"]:
+            raise Refused(f"{self.model.path}: the rewrite began without --undo-file; finish it without one")
 
     def _of(self, number: int) -> list[Tensor]:
         return [tensor for tensor in self.tensors if tensor.part == number]
@@ -109,6 +123,8 @@ class InPlace:
                 if log is not None:
                     log.append(number, piece.start, old, new)
                 write_all(descriptor, new, piece.start)
+                if os.pread(descriptor, len(new), piece.start) != new:
+                    raise VerificationFailed(f"bytes {piece.start} to {piece.stop} are not what was written")
             changed += changed_here
             progress(piece.stop - piece.start)
         return changed
@@ -182,8 +198,11 @@ def _is_open_elsewhere(descriptor: int) -> bool:
     return False
 
 
-def describe(parts: dict[int, Part], descriptors: dict[int, int], operation: dict) -> dict:
-    """Say which files an operation is about: by size and a digest of the header, which never change."""
+def describe(parts: dict[int, Part], descriptors: dict[int, int], operation: dict, undo: str | None) -> dict:
+    """Say which files an operation is about: by size and a digest of the header, which never change.
+
+    `undo` is a random number that its undo file has, too: two models may have the same header.
+    """
     files = [
         {
             "part": number,
@@ -192,4 +211,4 @@ def describe(parts: dict[int, Part], descriptors: dict[int, int], operation: dic
         }
         for number, part in parts.items()
     ]
-    return {"operation": operation, "files": files}
+    return {"operation": operation, "files": files, "undo": undo}

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import stat
-from contextlib import suppress
 from pathlib import Path
 
 from truebits.errors import Refused, Unfinished
@@ -17,16 +17,17 @@ LONGEST_FILE_NAME = 255
 
 def marker_path(path: Path) -> Path:
     """Return the marker's path: beside the file, and short enough for any file system."""
+    path = path.resolve()
     name = path.name + SUFFIX
     if len(os.fsencode(name)) > LONGEST_FILE_NAME:
         from hashlib import sha256
 
         name = sha256(os.fsencode(path.name)).hexdigest()[:32] + SUFFIX
-    return path.resolve().with_name(name)
+    return path.with_name(name)
 
 
-def find_marker(path: Path, record: dict) -> bool:
-    """Tell whether `record` is a rewrite that was begun on this file.
+def find_marker(path: Path, record: dict) -> dict | None:
+    """Return the marker if `record` is a rewrite that was begun on this file, whatever its undo file.
 
     Raises
     ------
@@ -35,13 +36,13 @@ def find_marker(path: Path, record: dict) -> bool:
     """
     begun = read_marker(path)
     if begun is None:
-        return False
-    if begun != record:
+        return None
+    if {**begun, "undo": record["undo"]} != record:
         raise Unfinished(
             f"{path}: another rewrite in place was left unfinished: {json.dumps(begun.get('operation'))}; "
             f"run that again, or undo it (it is recorded in {marker_path(path).name})"
         )
-    return True
+    return begun
 
 
 def read_marker(path: Path) -> dict | None:
@@ -55,24 +56,26 @@ def read_marker(path: Path) -> dict | None:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             raise Refused(f"{marker} is not a regular file")
         try:
-            found = json.loads(file.read(1 << 20))
+            found = json.loads(file.read())
         except ValueError:
             found = {}
     return found if isinstance(found, dict) else {}
 
 
 def set_marker(path: Path, record: dict) -> None:
-    """Create the marker on disk; one of the same rewrite may be there already."""
+    """Create the marker on disk, whole; one of the same rewrite may be there already."""
     marker = marker_path(path)
-    with suppress(FileExistsError):
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-        descriptor = os.open(marker, flags, 0o666)
-        try:
-            os.write(descriptor, json.dumps(record).encode())
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-        sync_folder(marker.parent)
+    temporary = marker.with_name(f".{secrets.token_hex(6)}.truebits")
+    try:
+        with temporary.open("xb") as file:
+            file.write(json.dumps(record).encode())
+            file.flush()
+            os.fsync(file.fileno())
+        if not marker.exists():
+            temporary.rename(marker)
+    finally:
+        temporary.unlink(missing_ok=True)
+    sync_folder(marker.parent)
 
 
 def clear_marker(path: Path) -> None:

@@ -10,7 +10,6 @@ import errno
 import fcntl
 import os
 import secrets
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -45,13 +44,13 @@ class Piece(NamedTuple):
 
 
 def pieces(tensors: Iterable[Tensor]) -> Iterator[Piece]:
-    """Cut tensors of one file, in file order, at multiples of `BLOCK_BYTES`."""
+    """Cut tensors of one file, in file order, at multiples of `BLOCK_BYTES` or at the end of the value across one."""
     for tensor in sorted(tensors, key=lambda tensor: tensor.offset):
         item = FLOAT_BYTES[tensor.type]
         start, end = tensor.offset, tensor.offset + tensor.nbytes
         while start < end:
-            stop = min(end, start + BLOCK_BYTES - start % BLOCK_BYTES)
-            stop -= (stop - start) % item if stop < end else 0
+            stop = start + BLOCK_BYTES - start % BLOCK_BYTES
+            stop = min(end, stop + -(stop - start) % item)
             yield Piece(tensor, start, stop)
             start = stop
 
@@ -59,6 +58,11 @@ def pieces(tensors: Iterable[Tensor]) -> Iterator[Piece]:
 def words_of(tensor: Tensor, data: bytes | bytearray) -> np.ndarray:
     """View bytes of a tensor as little-endian words; writable if `data` is."""
     return np.frombuffer(data, f"<u{FLOAT_BYTES[tensor.type]}")
+
+
+def _view(file: MappedFile, start: int, stop: int) -> np.ndarray:
+    """View a byte range of a mapped file, read-only: uint8."""
+    return np.frombuffer(file.data, np.uint8, stop - start, start)
 
 
 class NewFile(NamedTuple):
@@ -153,26 +157,31 @@ def write_copy(part: Part, out: int, tensors: list[Tensor], change: Change, prog
     """
     changed = 0
     buffers = [np.empty(BLOCK_BYTES, np.uint8) for _ in range(2)]
-    writes: deque[Future[None]] = deque()
+    writes: list[Future[None] | None] = [None, None]
     with part.map() as source, ThreadPoolExecutor(1) as writer:
         cloned = _reserve(source, out)
         at = 0
-        for number, piece in enumerate(pieces(tensors)):
-            if len(writes) == len(buffers):
-                writes.popleft().result()
-            buffer = buffers[number % len(buffers)][: piece.stop - piece.start]
-            buffer[:] = np.frombuffer(source.data, np.uint8, buffer.size, piece.start)
-            changed_here = change(buffer.view(f"<u{FLOAT_BYTES[piece.tensor.type]}"))
-            if not cloned and at < piece.start:
-                writes.append(writer.submit(_copy_range, source, out, at, piece.start))
+
+        def write(copied: int, start: int, data: memoryview, changed_here: int) -> None:
+            if not cloned:
+                _copy_range(source, out, copied, start)
             if changed_here or not cloned:
-                writes.append(writer.submit(write_all, out, buffer.data, piece.start))
+                write_all(out, data, start)
+
+        for number, piece in enumerate(pieces(tensors)):
+            if (before := writes[number % 2]) is not None:
+                before.result()
+            buffer = buffers[number % 2][: piece.stop - piece.start]
+            buffer[:] = _view(source, piece.start, piece.stop)
+            changed_here = change(buffer.view(f"<u{FLOAT_BYTES[piece.tensor.type]}"))
+            writes[number % 2] = writer.submit(write, at, piece.start, buffer.data, changed_here)
             source.forget(piece.start, piece.stop)
             progress(piece.stop - at)
             changed += changed_here
             at = piece.stop
-        for write in writes:
-            write.result()
+        for pending in writes:
+            if pending is not None:
+                pending.result()
         if not cloned:
             _copy_range(source, out, at, source.identity.size)
         progress(source.identity.size - at)
@@ -238,8 +247,8 @@ def others(tensors: Iterable[Tensor], size: int) -> Iterator[tuple[int, int]]:
         yield at, size
 
 
-def check_others_equal(part: Part, out: Path, tensors: list[Tensor]) -> None:
-    """Compare all bytes outside the tensors with the input's.
+def check_copy(part: Part, out: Path, tensors: list[Tensor], change: Change) -> None:
+    """Compare a written copy with what it must be: the tensors changed, every other byte as in the input.
 
     Raises
     ------
@@ -249,22 +258,27 @@ def check_others_equal(part: Part, out: Path, tensors: list[Tensor]) -> None:
     with part.map() as source, MappedFile(out) as copy:
         if source.identity.size != copy.identity.size:
             raise VerificationFailed(f"{out} has {copy.identity.size} bytes, expected {source.identity.size}")
-        for start, stop in _blocks(others(tensors, source.identity.size)):
-            if source.data[start:stop] != copy.data[start:stop]:
-                raise VerificationFailed(f"{out}: bytes {start} to {stop} differ from the input's")
+        ranges = [(None, start, stop) for start, stop in _blocks(others(tensors, source.identity.size))]
+        for tensor, start, stop in [*ranges, *pieces(tensors)]:
+            expected = _view(source, start, stop)
+            if tensor is not None:
+                expected = expected.copy()
+                change(expected.view(f"<u{FLOAT_BYTES[tensor.type]}"))
+            if not np.array_equal(expected, _view(copy, start, stop)):
+                raise VerificationFailed(f"{out}: bytes {start} to {stop} are not what they should be")
             source.forget(start, stop)
             copy.forget(start, stop)
 
 
 def sum_of_others(part: Part, descriptor: int, tensors: list[Tensor]) -> tuple[int, int]:
     """Sum up and xor all bytes outside the tensors, to tell whether a rewrite in place touched them."""
-    total, parity = np.uint64(0), np.uint64(0)
+    total, parity = 0, 0
     for start, stop in _blocks(others(tensors, part.identity.size)):
         block = os.pread(descriptor, stop - start, start)
         words = np.frombuffer(block + b"\0" * (-len(block) % 8), np.uint64)
-        total += words.sum(dtype=np.uint64)
-        parity ^= np.bitwise_xor.reduce(words)
-    return int(total), int(parity)
+        total += int(words.sum())
+        parity ^= int(np.bitwise_xor.reduce(words))
+    return total % 2**64, parity
 
 
 def _blocks(ranges: Iterable[tuple[int, int]]) -> Iterator[tuple[int, int]]:

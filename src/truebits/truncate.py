@@ -16,10 +16,10 @@ from truebits.errors import UsageError, VerificationFailed
 from truebits.files.layout import Tensor
 from truebits.files.model import Model, open_model
 from truebits.formats import LEFT_BY_CUT
-from truebits.inplace import ALLOWANCES, InPlace
+from truebits.inplace import ALLOWANCES, InPlace, Verify
 from truebits.marker import read_marker
-from truebits.rewrite import Change, check_absent, check_others_equal, flush_and_verify, new_file, outputs, write_copy
-from truebits.scan import Progress, Regexes, Report, floating, scan
+from truebits.rewrite import Change, check_absent, check_copy, flush_and_verify, new_file, outputs, write_copy
+from truebits.scan import Progress, Regexes, Report, floating, low_bits, scan
 
 MANTISSA_BITS = 23
 
@@ -155,6 +155,7 @@ def truncate(
     Unfinished
         In place only: interrupted.
     """
+    allow = set(allow)
     _check_request(out, in_place, undo_file, allow)
     model = open_model(source)
     if out is not None:
@@ -171,17 +172,16 @@ def truncate(
     def change(words: np.ndarray) -> int:
         return native.truncate(words, bits, threads=1)  # the other cores write
 
-    def verify(paths: list[Path]) -> None:
+    def verify(changed: int, paths: list[Path]) -> None:
+        if changed != planned.changed:
+            raise VerificationFailed(f"{changed} values were changed, the plan said {planned.changed}")
         _check_cut(before, paths, bits, threads)
 
     if out is not None:
-        changed = _write_new(model, outputs(model, Path(out)), tensors, change, verify, force, step)
+        _write_new(model, outputs(model, Path(out)), tensors, change, verify, force, step)
     else:
         operation = {"verb": "truncate", "bits": bits, "tensors": [change.name for change in planned.tensors]}
-        job = InPlace(model, tensors, operation, Path(undo_file) if undo_file else None, set(allow))
-        changed = job.write(change, verify, step)
-    if changed != planned.changed:
-        raise VerificationFailed(f"{changed} values were changed, the plan said {planned.changed}")
+        InPlace(model, tensors, operation, Path(undo_file) if undo_file else None, allow).write(change, verify, step)
     return replace(planned, written=True)
 
 
@@ -235,36 +235,33 @@ def _write_new(
     paths: list[Path],
     tensors: list[Tensor],
     change: Change,
-    verify: Callable[[list[Path]], None],
+    verify: Verify,
     force: bool,
     step: Callable[[int], None],
-) -> int:
+) -> None:
     """Write every file of the model under a temporary name, verify all, then name them."""
     for part in model.parts:
         part.check_layout()
     of_part = [[tensor for tensor in tensors if tensor.part == number] for number in range(len(paths))]
-    changed = 0
     with ExitStack() as stack:
         files = [stack.enter_context(new_file(path, force)) for path in paths]
-        for part, file, mine in zip(model.parts, files, of_part, strict=True):
-            changed += write_copy(part, file.descriptor, mine, change, step)
+        jobs = list(zip(model.parts, files, of_part, strict=True))
+        changed = sum(write_copy(part, file.descriptor, mine, change, step) for part, file, mine in jobs)
 
         def verify_all() -> None:
-            for part, file, mine in zip(model.parts, files, of_part, strict=True):
-                check_others_equal(part, file.path, mine)
-            verify([file.path for file in files])
+            verify(changed, [file.path for file in files])
+            for part, file, mine in jobs:
+                check_copy(part, file.path, mine, change)
 
         flush_and_verify([file.descriptor for file in files], verify_all)
-    return changed
 
 
 def _check_cut(before: Report, paths: list[Path], bits: int, threads: int | None) -> None:
-    """Scan what was written: nothing is left to cut, and the values' magnitudes are where they were."""
+    """Scan what was written: the low bits of every value must be zero now, but for those NaN and Inf keep."""
     parts = tuple(part.at(path) for part, path in zip(before.model.parts, paths, strict=True))
-    after = scan(replace(before.model, parts=parts), threads=threads)
-    for name, precision in after.tensors.items():
-        left = precision.changed_by_cut(bits)
-        if left:
+    after = low_bits(replace(before.model, parts=parts), bits, threads=threads)
+    for name, precision in before.tensors.items():
+        kept = (precision.nan if bits >= MANTISSA_BITS else 0) + (precision.inf if bits > MANTISSA_BITS else 0)
+        if after[name] != precision.values - kept:
+            left = precision.values - kept - after[name]
             raise VerificationFailed(f"tensor {precision.tensor.label}: {left} values still have low bits set")
-        if bits <= MANTISSA_BITS and (precision.table.sum(axis=1) != before[name].table.sum(axis=1)).any():
-            raise VerificationFailed(f"tensor {precision.tensor.label}: exponents have changed")

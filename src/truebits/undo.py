@@ -12,7 +12,7 @@ from pathlib import Path
 
 from truebits.errors import Refused, Unfinished, VerificationFailed
 from truebits.files.layout import FLOAT_BYTES
-from truebits.files.model import Model, open_model
+from truebits.files.model import Part, open_model
 from truebits.inplace import check_allowed, describe, locked
 from truebits.marker import clear_marker, read_marker, set_marker
 from truebits.rewrite import write_all
@@ -58,17 +58,17 @@ def undo(
     model, allowed = open_model(path), {*allow, "layout"}
     with ExitStack() as stack:
         log = stack.enter_context(UndoLog.read(Path(undo_file)))
-        numbers = [file.get("part") for file in log.record.get("files", ())]
+        numbers = [file["part"] for file in log.record["files"]]
         if not all(number in range(len(model.parts)) for number in numbers):
             raise Refused(f"{undo_file} is not of {path}: it names {len(numbers)} files")
         parts = {number: model.parts[number] for number in numbers}
         for part in parts.values():
             check_allowed(part, allowed)
         descriptors = {n: stack.enter_context(locked(part, allowed)) for n, part in parts.items()}
-        if describe(parts, descriptors, log.record["operation"]) != log.record:
+        if describe(parts, descriptors, log.record["operation"], log.record.get("undo")) != log.record:
             raise Refused(f"{undo_file} is not of {path}: size or header differ")
         records = list(log.records())
-        _check_inside(model, records, log)
+        _check_inside(parts, records, log)
         undoing = {**log.record, "operation": {"verb": "undo", "of": log.record["operation"]}}
         begun = [_begun(part.path, (log.record, undoing)) for part in parts.values()]
         if not any(begun) and not force:
@@ -89,12 +89,12 @@ def _begun(path: Path, expected: Iterable[dict]) -> bool:
     return marker is not None
 
 
-def _check_inside(model: Model, records: list[Record], log: UndoLog) -> None:
+def _check_inside(parts: dict[int, Part], records: list[Record], log: UndoLog) -> None:
     """Refuse records that would write anywhere but into float tensors: an undo file is input, too."""
     ranges = defaultdict(list)
-    for tensor in model.tensors:
-        if tensor.type in FLOAT_BYTES:
-            ranges[tensor.part].append((tensor.offset, tensor.offset + tensor.nbytes))
+    for number, part in parts.items():
+        floats = (tensor for tensor in part.header.tensors if tensor.type in FLOAT_BYTES)
+        ranges[number] = [(tensor.offset, tensor.offset + tensor.nbytes) for tensor in floats]
     for record in records:
         start, stop = record.offset, record.offset + record.length
         if not any(low <= start and stop <= high for low, high in ranges[record.part]):

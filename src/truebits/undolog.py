@@ -65,8 +65,11 @@ class UndoLog:
         Refused
             The file exists and is not this rewrite's.
         """
-        if finishing and path.exists():
-            log = cls.read(path, os.O_RDWR)
+        if finishing:
+            try:
+                log = cls.read(path, os.O_RDWR)
+            except FileNotFoundError as error:
+                raise Refused(f"{path} is not there; name the undo file this rewrite began with") from error
             if log.record != record:
                 os.close(log.descriptor)
                 raise Refused(f"{path} is the undo file of another rewrite; name the one this rewrite began with")
@@ -78,12 +81,31 @@ class UndoLog:
         try:
             descriptor = os.open(path, flags, 0o666)
         except FileExistsError as error:
-            raise Refused(f"{path} exists; name an undo file that does not") from error
+            if not cls._is_unused(path, record):
+                raise Refused(f"{path} exists; name an undo file that does not") from error
+            path.unlink()
+            descriptor = os.open(path, flags, 0o666)
         head = json.dumps(record).encode()
-        write_all(descriptor, MAGIC + LENGTH.pack(len(head)) + head, 0)
-        os.fsync(descriptor)
+        try:
+            write_all(descriptor, MAGIC + LENGTH.pack(len(head)) + head, 0)
+            os.fsync(descriptor)
+        except BaseException:
+            os.close(descriptor)
+            path.unlink()
+            raise
         sync_folder(path.absolute().parent)
         return cls(path, descriptor, record, len(MAGIC) + LENGTH.size + len(head))
+
+    @classmethod
+    def _is_unused(cls, path: Path, record: dict) -> bool:
+        """Tell whether the file is what the same rewrite left behind when it was stopped before it wrote."""
+        if not path.lstat().st_size:
+            return True
+        try:
+            with cls.read(path) as log:
+                return {**log.record, "undo": record["undo"]} == record and os.fstat(log.descriptor).st_size == log.end
+        except (BadUndoFile, OSError):
+            return False
 
     @classmethod
     def read(cls, path: Path, flags: int = os.O_RDONLY) -> UndoLog:
@@ -100,7 +122,11 @@ class UndoLog:
             if start[: len(MAGIC)] != MAGIC:
                 raise ValueError("it does not start with TBUNDO1")
             (length,) = LENGTH.unpack(start[len(MAGIC) :])
-            record = json.loads(os.pread(descriptor, min(length, 1 << 20), len(start)))
+            record = json.loads(os.pread(descriptor, min(length, os.fstat(descriptor).st_size), len(start)))
+            if not isinstance(record, dict) or not isinstance(record.get("operation"), dict):
+                raise ValueError("it does not say what was done")
+            if any(type(file["part"]) is not int for file in record["files"]):
+                raise ValueError("it does not say to which files")
         except Exception as error:
             os.close(descriptor)
             raise BadUndoFile(path, 0, f"not an undo file of truebits: {error}") from error
