@@ -345,7 +345,7 @@ def test_interrupted(path, small_blocks, monkeypatch):
 
 def test_interrupted_with_an_undo_file_says_how_to_undo(path, small_blocks, monkeypatch):
     got = interrupt(monkeypatch, path, undo_file=path.with_name("undo"))
-    assert f"truebits undo --undo-file {path.with_name('undo')}" in str(got)
+    assert f"truebits undo {path} --undo-file {path.with_name('undo')}" in str(got)
 
 
 @pytest.mark.parametrize("writes", [0, 1, 3, 6])
@@ -509,7 +509,7 @@ def not_verified(*_):
 def test_marker_goes_after_verification(path, small_blocks, monkeypatch):
     with monkeypatch.context() as patched:
         patched.setattr(sys.modules["truebits.truncate"], "_check_cut", not_verified)
-        with pytest.raises(Unfinished, match="not as planned"):
+        with pytest.raises(VerificationFailed, match="not as planned"):
             truncate(path)
     assert marker_path(path).exists()
 

@@ -102,6 +102,28 @@ def test_twin_of_low_zero_count_is_the_definition():
         assert reference.low_zero_count(words, bits) == expected
 
 
+@pytest.mark.parametrize("mask", [0xFFFFFFFF, 0xFFFF0000, 1, 0])
+def test_twin_of_differing_count_is_the_definition(mask):
+    before, after = mixed(2_000, 4), mixed(2_000, 5)
+    after[::3] = before[::3]
+    expected = sum((a ^ b) & mask != 0 for a, b in zip(before.tolist(), after.tolist(), strict=True))
+    assert reference.differing_count(before, after, mask) == expected
+
+
+@pytest.mark.parametrize("size", [0, 1, 513, *([] if WITHOUT_COMPILER else AROUND_CHUNK)])
+@pytest.mark.parametrize("mask", [0xFFFFFFFF, 0xFFFF0000, 1])
+def test_differing_count(kernels, size, mask):
+    before, after = mixed(size, 6), mixed(size, 7)
+    after[::3] = before[::3]
+    assert native.differing_count(before, after, mask) == reference.differing_count(before, after, mask)
+    assert native.differing_count(before, before, mask, threads=1) == 0
+
+
+def test_differing_count_wants_equal_sizes(kernels):
+    with pytest.raises(ValueError, match="3 and 4 words"):
+        native.differing_count(np.zeros(3, np.uint32), np.zeros(4, np.uint32))
+
+
 @pytest.mark.parametrize("bits", range(1, 32))
 def test_twin_of_truncate_is_the_definition(bits):
     words = np.concatenate([SPECIAL, mixed(2_000, 3)])

@@ -20,6 +20,7 @@ from truebits_native.chunks import CHUNK, cut
 __all__ = [
     "CHUNK",
     "expect_work",
+    "differing_count",
     "low_zero_count",
     "low_zero_counts",
     "matching_counts",
@@ -32,7 +33,7 @@ __all__ = [
 LOADED_WORDS = 1 << 14
 """From this many words on a kernel that is in memory beats its twin."""
 
-UNLOADED_WORDS = {"matching_counts": 1 << 27, "profiles": 1 << 23, "truncate": 1 << 25}
+UNLOADED_WORDS = {"matching_counts": 1 << 27, "differing_count": 1 << 26, "profiles": 1 << 23, "truncate": 1 << 25}
 """From this many words on it is worth importing Numba (about 0.5 s) for one call."""
 
 
@@ -117,6 +118,37 @@ def matching_counts(
     totals = np.zeros(starts.size, np.int64)
     np.add.at(totals, owner, counts)
     return totals
+
+
+def differing_count(before: np.ndarray, after: np.ndarray, mask: int = 0xFFFFFFFF, threads: int | None = None) -> int:
+    """Count the words of two arrays that differ in the bits of `mask`.
+
+    Parameters
+    ----------
+    before, after : ndarray of uint32, shape (n,)
+    mask : int
+        All bits if not given: 0 words then prove that the arrays are the same.
+    threads : int, optional
+
+    Returns
+    -------
+    int
+
+    Raises
+    ------
+    ValueError
+        The arrays differ in size.
+    """
+    before, after = _readable(before, np.uint32), _readable(after, np.uint32)
+    if before.size != after.size:
+        raise ValueError(f"arrays of {before.size} and {after.size} words")
+    if not uses_kernels("differing_count", before.size):
+        return reference.differing_count(before, after, mask)
+    from truebits_native.difference import count_differing
+
+    _, begin, end = cut(np.array([0]), np.array([before.size]))
+    with _threads(threads):
+        return int(count_differing(before, after, begin, end, np.uint32(mask)).sum())
 
 
 def profile(words: np.ndarray, threads: int | None = None) -> np.ndarray:

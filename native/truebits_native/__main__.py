@@ -28,6 +28,7 @@ def kernels() -> dict[str, tuple]:
         "lowbits.count_matching F16": (words(np.uint16), *one, mask, np.uint32(0)),
         "histogram.count_single_bins": (words(np.uint32), *one, np.array([0]), bins, counts),
         "histogram.count_half_bins": (words(np.uint16), *one, lookup, np.array([0]), bins, counts),
+        "difference.count_differing": (words(np.uint32), words(np.uint32), *one, mask),
         "rounding.cut_low_bits": (words(np.uint32, writable=True), *one, mask),
     }
 
@@ -38,9 +39,9 @@ def main() -> None:
     import llvmlite.binding as llvm
     import numba
 
-    from truebits_native import histogram, lowbits, rounding
+    from truebits_native import difference, histogram, lowbits, rounding
 
-    modules = {"lowbits": lowbits, "histogram": histogram, "rounding": rounding}
+    modules = {"difference": difference, "lowbits": lowbits, "histogram": histogram, "rounding": rounding}
     print(f"numba {numba.__version__} for {llvm.get_host_cpu_name()}, {numba.config.NUMBA_NUM_THREADS} threads")
     print(f"{time.perf_counter() - started:6.2f} s  importing")
     for name, arguments in kernels().items():

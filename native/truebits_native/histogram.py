@@ -17,6 +17,8 @@ BLOCK = 512
 COPY = BINS + 16
 """Distance between copies of the table: not a multiple of 4 KiB, or their cache sets would meet."""
 
+COPY_1, COPY_2, COPY_3 = np.uint64(COPY), np.uint64(2 * COPY), np.uint64(3 * COPY)
+
 IMPLICIT = np.uint32(1 << 23)
 ONE = np.uint32(1)
 
@@ -27,19 +29,22 @@ def add_to_copies(table, block, size):
     whole = np.uint64(size & ~np.uint64(3))
     for i in range(np.uint64(0), whole, np.uint64(4)):
         table[np.uint64(block[i])] += ONE
-        table[np.uint64(block[i + np.uint64(1)]) + np.uint64(COPY)] += ONE
-        table[np.uint64(block[i + np.uint64(2)]) + np.uint64(2 * COPY)] += ONE
-        table[np.uint64(block[i + np.uint64(3)]) + np.uint64(3 * COPY)] += ONE
+        table[np.uint64(block[i + np.uint64(1)]) + COPY_1] += ONE
+        table[np.uint64(block[i + np.uint64(2)]) + COPY_2] += ONE
+        table[np.uint64(block[i + np.uint64(3)]) + COPY_3] += ONE
     for i in range(whole, size):
         table[np.uint64(block[i])] += ONE
 
 
 @inner
-def gather(table, slot, bins, counts):
-    """Add the copies up and write the bins that occur from ``bins[slot]`` on; return how many."""
+def gather(table, least, most, slot, bins, counts):
+    """Add up the copies' bins from `least` to `most` and write those that occur.
+
+    They are written ascending from ``bins[slot]`` on; returns how many.
+    """
     met = 0
-    for i in range(BINS):
-        count = np.int64(table[i]) + table[i + COPY] + table[i + 2 * COPY] + table[i + 3 * COPY]
+    for i in range(np.uint64(least), np.uint64(most) + np.uint64(1)):
+        count = np.uint32(table[i] + table[i + COPY_1] + table[i + COPY_2] + table[i + COPY_3])
         if count:
             bins[slot + met] = i
             counts[slot + met] = count
@@ -57,6 +62,7 @@ def count_single_bins(words, begin, end, slot, bins, counts):
     for chunk in prange(begin.size):
         table = np.zeros(4 * COPY, np.uint32)
         block = np.empty(BLOCK, np.uint16)
+        least, most = np.uint32(BINS), np.uint32(0)
         for low in range(begin[chunk], end[chunk], BLOCK):
             piece = words[low : min(low + BLOCK, end[chunk])]
             for i in range(np.uint64(piece.size)):
@@ -65,9 +71,12 @@ def count_single_bins(words, begin, end, slot, bins, counts):
                 lowest = np.uint32(mantissa & np.uint32(~mantissa + ONE))
                 trailing = np.uint32(np.float32(np.int32(lowest)).view(np.uint32) >> np.uint32(23))
                 exponent = np.uint32(np.uint32(word >> np.uint32(23)) & np.uint32(0xFF))
-                block[i] = np.uint16(np.uint32(exponent * np.uint32(24)) + np.uint32(trailing - np.uint32(127)))
+                found = np.uint32(np.uint32(exponent * np.uint32(24)) + np.uint32(trailing - np.uint32(127)))
+                least = found if found < least else least
+                most = found if found > most else most
+                block[i] = np.uint16(found)
             add_to_copies(table, block, np.uint64(piece.size))
-        met[chunk] = gather(table, slot[chunk], bins, counts)
+        met[chunk] = gather(table, least, most, slot[chunk], bins, counts)
     return met
 
 
@@ -78,10 +87,14 @@ def count_half_bins(words, begin, end, lookup, slot, bins, counts):
     for chunk in prange(begin.size):
         table = np.zeros(4 * COPY, np.uint32)
         block = np.empty(BLOCK, np.uint16)
+        least, most = np.uint32(BINS), np.uint32(0)
         for low in range(begin[chunk], end[chunk], BLOCK):
             piece = words[low : min(low + BLOCK, end[chunk])]
             for i in range(np.uint64(piece.size)):
-                block[i] = lookup[piece[i]]
+                found = np.uint32(lookup[piece[i]])
+                least = found if found < least else least
+                most = found if found > most else most
+                block[i] = np.uint16(found)
             add_to_copies(table, block, np.uint64(piece.size))
-        met[chunk] = gather(table, slot[chunk], bins, counts)
+        met[chunk] = gather(table, least, most, slot[chunk], bins, counts)
     return met

@@ -51,6 +51,11 @@ def matching_counts(words: np.ndarray, starts: Ranges, stops: Ranges, mask: int,
     return np.array([np.count_nonzero(words[start:stop] & mask == pattern) for start, stop in pairs], np.int64)
 
 
+def differing_count(before: np.ndarray, after: np.ndarray, mask: int = 0xFFFFFFFF) -> int:
+    """Count the words of two uint32 arrays of one size that differ in the bits of `mask`."""
+    return int(np.count_nonzero((before ^ after) & np.uint32(mask)))
+
+
 def single_bins(words: np.ndarray) -> np.ndarray:
     """Return the flat index into `TABLE` of each F32: exponent * 24 + trailing zeros."""
     mantissa = words | np.uint32(1 << 23)

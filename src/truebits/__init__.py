@@ -7,7 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from truebits.errors import ModelFileError as ModelFileError
+    from truebits.errors import Refused as Refused
     from truebits.errors import TruebitsError as TruebitsError
+    from truebits.errors import Unfinished as Unfinished
+    from truebits.errors import UsageError as UsageError
+    from truebits.errors import VerificationFailed as VerificationFailed
     from truebits.files.model import Model as Model
     from truebits.files.model import open_model
     from truebits.profile import PrecisionProfile as PrecisionProfile
@@ -38,6 +42,10 @@ _HOMES = {
     "PrecisionProfile": "profile",
     "TruebitsError": "errors",
     "ModelFileError": "errors",
+    "UsageError": "errors",
+    "Refused": "errors",
+    "Unfinished": "errors",
+    "VerificationFailed": "errors",
 }
 
 __all__ = ["__version__", *_HOMES]
@@ -56,6 +64,9 @@ class _Package(ModuleType):
         home = import_module(f"truebits.{_HOMES[name]}")
         value = self.__dict__[name] = getattr(home, "open_model" if name == "open" else name)
         return value
+
+    def __dir__(self) -> list[str]:
+        return __all__
 
     def __setattr__(self, name: str, value: Any) -> None:
         if not (name in _HOMES and isinstance(value, ModuleType)):

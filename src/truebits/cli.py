@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import sys
@@ -13,6 +14,7 @@ import click
 
 from truebits import __version__
 from truebits.errors import TruebitsError, printable
+from truebits.report.table import STYLES
 
 if TYPE_CHECKING:
     from truebits.files.model import Model
@@ -20,7 +22,9 @@ if TYPE_CHECKING:
 
 EXIT_CODES = """\b
 Exit codes: 0 done, 1 difference found or gate failed, 2 wrong usage, 3 not a valid model file,
-4 I/O error, 5 refused or busy, 6 an in-place rewrite was left unfinished (run again, or undo)."""
+4 I/O error, 5 refused or busy, 6 an in-place rewrite was left unfinished (run again, or undo), 130 interrupted."""
+
+STORAGE = click.Choice(("F32", "F16", "BF16", "F64"), case_sensitive=False)
 
 SIZES = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "ki": 1 << 10, "mi": 1 << 20, "gi": 1 << 30}
 
@@ -53,9 +57,7 @@ SELECTION = options(
 )
 THREADS = click.option("--threads", type=click.IntRange(1), help="Default: all cores. Results do not depend on it.")
 JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
-STYLE = click.option(
-    "-o", "--output", "style", type=click.Choice(("text", "md", "csv")), default="text", show_default=True
-)
+STYLE = click.option("-o", "--output", "style", type=click.Choice(STYLES), default="text", show_default=True)
 ALLOW = click.option(
     "--allow",
     multiple=True,
@@ -112,7 +114,13 @@ def scan(
     from truebits.report.progress import progress_bar
 
     if bits_view is not None:
-        click.echo(text.bits_view(opened, bits_view, bits).render(style))
+        view = text.bits_view(opened, bits_view, bits)
+        if as_json:
+            from truebits.report import json
+
+            click.echo(json.bits_view(opened, bits_view, bits, view))
+            return
+        click.echo(view.render(style))
         return
     if low_bits_only:
         from truebits.scan import low_bits
@@ -124,7 +132,7 @@ def scan(
 
             click.echo(json.low_bits(opened, bits, counts))
             return
-        _print(listing.headline(opened), text.low_bits(opened, bits, counts), style)
+        _print(listing.headline(opened), text.low_bits(opened, bits, counts, by_tensor), style)
         return
     from truebits.scan import scan as scan_model
 
@@ -186,26 +194,24 @@ def truncate(
     """
     from truebits.report import json, text
     from truebits.report.progress import progress_bar
-    from truebits.truncate import plan
     from truebits.truncate import truncate as truncate_model
 
+    opened = _open(model)
     with progress_bar("truncate") as progress:
-        if dry_run:
-            result = plan(model, bits, include, exclude, threads=threads, progress=progress)
-        else:
-            result = truncate_model(
-                model,
-                out,
-                bits=bits,
-                select=include,
-                exclude=exclude,
-                in_place=in_place,
-                undo_file=undo_file,
-                force=force,
-                allow=allow,
-                threads=threads,
-                progress=progress,
-            )
+        result = truncate_model(
+            opened,
+            out,
+            bits=bits,
+            select=include,
+            exclude=exclude,
+            in_place=in_place,
+            undo_file=undo_file,
+            force=force,
+            allow=allow,
+            dry_run=dry_run,
+            threads=threads,
+            progress=progress,
+        )
     output = str(model if in_place else out) if result.written else None
     if as_json:
         click.echo(json.rewrite("truncate", str(model), output, result))
@@ -234,7 +240,7 @@ def undo(model: Path, undo_file: Path, force: bool, allow: tuple[str, ...], as_j
         content = {"file": str(model), "chunks": undone.chunks, "nbytes": undone.nbytes, "operation": undone.operation}
         click.echo(document("undo", content))
         return
-    click.echo(f"{model} is as it was: {undone.nbytes:,} bytes restored. The undo file is kept.")
+    click.echo(f"{printable(str(model))} is as it was: {undone.nbytes:,} bytes restored. The undo file is kept.")
 
 
 @app.command()
@@ -244,7 +250,7 @@ def undo(model: Path, undo_file: Path, force: bool, allow: tuple[str, ...], as_j
         "--like", type=click.Choice(("tinyllama",)), help="A real model's tensors, shapes, types and vocabulary size."
     ),
     click.option("--precision", default="f32", show_default=True, help="Format that every value is exact in."),
-    click.option("--type", "type_", default="F32", show_default=True, help="Storage type: F32, F16, BF16 or F64."),
+    click.option("--type", "type_", type=STORAGE, default="F32", show_default=True, help="Storage type."),
     click.option("--size", default="64MiB", show_default=True, help="Of the tensors together, as 64MiB or 2GB."),
     click.option("--tensors", type=int, help="How many; default: as few as hold the size."),
     click.option("--seed", type=click.IntRange(0), default=0, show_default=True),
@@ -271,7 +277,7 @@ def synth(
     if as_json:
         from truebits.report import json
 
-        click.echo(json.show(opened, opened.tensors))
+        click.echo(json.show(opened, opened.tensors, "synth"))
         return
     click.echo(f"{listing.headline(opened)}\nvalues are exact in {precision}, seed {seed}")
 
@@ -314,7 +320,7 @@ def _size(text: str) -> int:
     """Parse ``64MiB``, ``2GB``, ``1000``."""
     digits = text.rstrip("bBiIkKmMgG")
     unit = text[len(digits) :].lower().removesuffix("b")
-    if not digits.isdigit() or unit not in SIZES:
+    if not digits.isdecimal() or unit not in SIZES:
         raise click.BadParameter(f"{text!r} is not a size like 64MiB or 2GB", param_hint="--size")
     return int(digits) * SIZES[unit]
 
@@ -326,10 +332,18 @@ def _terminated(signum: int, frame: object) -> NoReturn:
 def main() -> NoReturn:
     """Run the command line; the exit code is the error's."""
     signal.signal(signal.SIGTERM, _terminated)
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # nohup ignores it
+        signal.signal(signal.SIGHUP, _terminated)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a file name need not be UTF-8, nor the terminal
+            stream.reconfigure(errors="backslashreplace")
     try:
         app.main(standalone_mode=False)
-        sys.stdout.flush()
+        if sys.stdout is not None:
+            sys.stdout.flush()
         code = 0
+    except SystemExit:
+        code = 0  # click ends so, with 1, where a pipe was closed; ours says that a difference was found
     except click.ClickException as error:
         error.show()
         code = error.exit_code
@@ -337,7 +351,7 @@ def main() -> NoReturn:
         click.echo("truebits: interrupted; nothing is left half done", err=True)
         code = 130
     except TruebitsError as error:
-        click.echo(f"truebits: {error}", err=True)
+        click.echo(f"truebits: {printable(str(error))}", err=True)
         code = error.exit_code
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -46,10 +46,6 @@ class SelectionError(UsageError):
     """A selection of tensors that matches nothing it could be used for."""
 
 
-class MissingExtra(UsageError, ImportError):
-    """An optional package that is not installed; says the line to install it."""
-
-
 class Refused(TruebitsError):
     """A write that could cost somebody data; names the flag that allows it."""
 

@@ -87,17 +87,23 @@ class InPlace:
                 for n, part in parts.items():
                     os.fsync(descriptors[n])
                     if sum_of_others(part, descriptors[n], self._of(n)) != sums[n]:
-                        raise VerificationFailed(f"{part.path}: bytes outside the selected tensors have changed")
+                        raise VerificationFailed("bytes outside the selected tensors have changed")
                 verify(changed, [part.path for part in self.model.parts])
+            except VerificationFailed as error:
+                raise VerificationFailed(f"{self.model.path}: {error}{self._way_back()}") from error
             except BaseException as error:
                 raise Unfinished(
                     f"{self.model.path}: the rewrite in place was left unfinished "
-                    f"({type(error).__name__}: {error}); run the same again to finish it"
-                    + (f", or take it back: truebits undo --undo-file {self.undo_file}" if self.undo_file else "")
+                    f"({type(error).__name__}: {error}); run the same again to finish it{self._way_back()}"
                 ) from error
             for part in parts.values():
                 clear_marker(part.path)
         return changed
+
+    def _way_back(self) -> str:
+        if self.undo_file is None:
+            return ""
+        return f"; to take it back: truebits undo {self.model.path} --undo-file {self.undo_file}"
 
     def _check_same_undo(self, begun: dict) -> None:
         """Refuse to finish with an undo file that would hold less than what the whole rewrite overwrites."""
@@ -130,6 +136,12 @@ class InPlace:
         return changed
 
 
+def check_parts(model: Model, tensors: list[Tensor], allow: set[str]) -> None:
+    """Refuse, before any work, what `check_allowed` refuses of the files that hold the tensors."""
+    for number in sorted({tensor.part for tensor in tensors}):
+        check_allowed(model.parts[number], allow)
+
+
 def check_allowed(part: Part, allow: set[str]) -> None:
     """Refuse a file that may be more than it seems: each refusal names the flag that overrides it."""
     path = part.path
@@ -151,7 +163,7 @@ def check_allowed(part: Part, allow: set[str]) -> None:
             part.check_layout()
         except ModelFileError as error:
             error.message += "; --allow layout writes in place all the same"
-            error.exit_code = Refused.exit_code
+            error.exit_code = Refused.exit_code  # readable, so not a broken file: a refusal, with its flag
             raise
 
 

@@ -14,10 +14,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache, cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from truebits.formats import Format, find
+
+if TYPE_CHECKING:
+    from truebits.origin import Origin
 
 REPORTED_FORMATS = ("bf16", "fp16", "tf32", "fp8_e5m2", "fp8_e4m3fn")
 """The formats a report counts the exact values of."""
@@ -167,7 +171,7 @@ def _reported(type: str) -> np.ndarray:
     return np.stack(masks, axis=1).astype(np.int64)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False, slots=True)
 class PrecisionProfile:
     """Exact counts of the values of one or more tensors of one storage type.
 
@@ -199,6 +203,8 @@ class PrecisionProfile:
         types = {profile.type for profile in profiles}
         if len(types) != 1:
             raise ValueError(f"profiles of one storage type add up, not of {sorted(types)}")
+        if len(profiles) == 1:
+            return profiles[0]
         bins = np.concatenate([profile.bins for profile in profiles])
         counts = np.concatenate([profile.counts for profile in profiles])
         return cls.of(types.pop(), bins, counts)
@@ -210,6 +216,13 @@ class PrecisionProfile:
         np.add.at(table, bins, counts)
         occurring = np.flatnonzero(table)
         return PrecisionProfile(type, occurring, table[occurring])
+
+    @property
+    def origin(self) -> Origin:
+        """The format the values came from, and how sure that is."""
+        from truebits.origin import judge
+
+        return judge(self)
 
     def __add__(self, other: PrecisionProfile) -> PrecisionProfile:
         return PrecisionProfile.merge([self, other])

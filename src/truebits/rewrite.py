@@ -13,12 +13,14 @@ import secrets
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from ctypes import CDLL, c_int64
 from pathlib import Path
+from threading import Event
 from typing import NamedTuple
 
 import numpy as np
 
-from truebits.errors import Refused, UsageError, VerificationFailed
+from truebits.errors import Refused, UsageError, VerificationFailed, printable
 from truebits.files.folder import sync_folder
 from truebits.files.layout import FLOAT_BYTES, Tensor
 from truebits.files.mapping import MappedFile
@@ -28,11 +30,24 @@ BLOCK_BYTES = 4 << 20
 """Written at a time, from one multiple of it in the file to the next: the page cache then keeps
 huge pages, and the next scan is twice as fast."""
 
+C = CDLL(None)
+SYNC_FILE_RANGE_WRITE = 2
+"""linux/fs.h: start writing, do not wait."""
+
 FICLONE = 0x40049409
 """linux/fs.h: share the blocks of another file, where the file system can."""
 
+COPY_BYTES = 64 << 20
+"""Copied inside the kernel at a time: Ctrl-C has to wait for one."""
+
+CHECK_BYTES = 32 << 20
+"""Compared at a time."""
+
 Change = Callable[[np.ndarray], int]
 """Changes words in place and returns how many changed."""
+
+Check = Callable[[np.ndarray, np.ndarray], bool]
+"""Tells whether the second words are what `Change` makes of the first."""
 
 
 class Piece(NamedTuple):
@@ -55,7 +70,7 @@ def pieces(tensors: Iterable[Tensor]) -> Iterator[Piece]:
             start = stop
 
 
-def words_of(tensor: Tensor, data: bytes | bytearray) -> np.ndarray:
+def words_of(tensor: Tensor, data: bytes | bytearray | np.ndarray) -> np.ndarray:
     """View bytes of a tensor as little-endian words; writable if `data` is."""
     return np.frombuffer(data, f"<u{FLOAT_BYTES[tensor.type]}")
 
@@ -111,8 +126,13 @@ def new_file(path: Path, force: bool = False) -> Iterator[NewFile]:
 
 
 def check_absent(path: Path, force: bool) -> None:
+    """Refuse a path that is taken; with `force` only one that is no regular file, a folder or a device."""
+    if not path.parent.is_dir():
+        raise FileNotFoundError(errno.ENOENT, "its folder does not exist", str(path))
+    if path.exists() and not path.is_file():
+        raise Refused(f"{printable(str(path))} is not a regular file: it is never replaced")
     if not force and os.path.lexists(path):
-        raise Refused(f"{path} exists; --force replaces it")
+        raise Refused(f"{printable(str(path))} exists; --force replaces it")
 
 
 def outputs(model: Model, out: Path) -> list[Path]:
@@ -158,22 +178,24 @@ def write_copy(part: Part, out: int, tensors: list[Tensor], change: Change, prog
     changed = 0
     buffers = [np.empty(BLOCK_BYTES, np.uint8) for _ in range(2)]
     writes: list[Future[None] | None] = [None, None]
-    with part.map() as source, ThreadPoolExecutor(1) as writer:
+    interrupted = Event()
+    with part.map() as source, ThreadPoolExecutor(1) as writer, set_on_error(interrupted):
         cloned = _reserve(source, out)
         at = 0
 
         def write(copied: int, start: int, data: memoryview, changed_here: int) -> None:
             if not cloned:
-                _copy_range(source, out, copied, start)
+                _copy_range(source, out, copied, start, interrupted)
             if changed_here or not cloned:
                 write_all(out, data, start)
+                start_writeback(out, start, len(data))
 
         for number, piece in enumerate(pieces(tensors)):
             if (before := writes[number % 2]) is not None:
                 before.result()
             buffer = buffers[number % 2][: piece.stop - piece.start]
             buffer[:] = _view(source, piece.start, piece.stop)
-            changed_here = change(buffer.view(f"<u{FLOAT_BYTES[piece.tensor.type]}"))
+            changed_here = change(words_of(piece.tensor, buffer))
             writes[number % 2] = writer.submit(write, at, piece.start, buffer.data, changed_here)
             source.forget(piece.start, piece.stop)
             progress(piece.stop - at)
@@ -183,10 +205,20 @@ def write_copy(part: Part, out: int, tensors: list[Tensor], change: Change, prog
             if pending is not None:
                 pending.result()
         if not cloned:
-            _copy_range(source, out, at, source.identity.size)
+            _copy_range(source, out, at, source.identity.size, interrupted)
         progress(source.identity.size - at)
         source.check()
     return changed
+
+
+@contextmanager
+def set_on_error(event: Event) -> Iterator[None]:
+    """Set the event where the block is left by an exception, Ctrl-C among them."""
+    try:
+        yield
+    except BaseException:
+        event.set()
+        raise
 
 
 def _reserve(source: MappedFile, out: int) -> bool:
@@ -204,11 +236,11 @@ def _reserve(source: MappedFile, out: int) -> bool:
     return False
 
 
-def _copy_range(source: MappedFile, out: int, start: int, stop: int) -> None:
+def _copy_range(source: MappedFile, out: int, start: int, stop: int, interrupted: Event) -> None:
     """Copy bytes unchanged, inside the kernel where it can."""
-    while start < stop:
+    while start < stop and not interrupted.is_set():
         try:
-            copied = os.copy_file_range(source.descriptor, out, stop - start, start, start)
+            copied = os.copy_file_range(source.descriptor, out, min(stop - start, COPY_BYTES), start, start)
         except OSError as error:
             if error.errno not in (errno.EXDEV, errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP):
                 raise
@@ -225,6 +257,15 @@ def write_all(descriptor: int, data: bytes | bytearray | memoryview, offset: int
     while view:
         written = os.pwrite(descriptor, view, offset)
         view, offset = view[written:], offset + written
+
+
+def start_writeback(descriptor: int, offset: int, nbytes: int) -> None:
+    """Let the disk begin with what is written, so that the last fsync has little left to wait for.
+
+    Only a head start: whether it worked is for fsync to say.
+    """
+    if hasattr(C, "sync_file_range"):
+        C.sync_file_range(descriptor, c_int64(offset), c_int64(nbytes), SYNC_FILE_RANGE_WRITE)
 
 
 def flush_and_verify(descriptors: list[int], verify: Callable[[], None]) -> None:
@@ -247,7 +288,7 @@ def others(tensors: Iterable[Tensor], size: int) -> Iterator[tuple[int, int]]:
         yield at, size
 
 
-def check_copy(part: Part, out: Path, tensors: list[Tensor], change: Change) -> None:
+def check_copy(part: Part, out: Path, tensors: list[Tensor], is_changed: Check) -> None:
     """Compare a written copy with what it must be: the tensors changed, every other byte as in the input.
 
     Raises
@@ -256,24 +297,28 @@ def check_copy(part: Part, out: Path, tensors: list[Tensor], change: Change) -> 
         Names the first block that differs.
     """
     with part.map() as source, MappedFile(out) as copy:
-        if source.identity.size != copy.identity.size:
-            raise VerificationFailed(f"{out} has {copy.identity.size} bytes, expected {source.identity.size}")
-        ranges = [(None, start, stop) for start, stop in _blocks(others(tensors, source.identity.size))]
-        for tensor, start, stop in [*ranges, *pieces(tensors)]:
-            expected = _view(source, start, stop)
-            if tensor is not None:
-                expected = expected.copy()
-                change(expected.view(f"<u{FLOAT_BYTES[tensor.type]}"))
-            if not np.array_equal(expected, _view(copy, start, stop)):
-                raise VerificationFailed(f"{out}: bytes {start} to {stop} are not what they should be")
+        size = source.identity.size
+        if copy.identity.size != size:
+            raise VerificationFailed(f"{out} has {copy.identity.size} bytes, expected {size}")
+        for start, stop in _blocks(others(tensors, size), BLOCK_BYTES):
+            if not np.array_equal(_view(source, start, stop), _view(copy, start, stop)):
+                raise VerificationFailed(f"{out}: bytes {start} to {stop} are not the input's")
             source.forget(start, stop)
             copy.forget(start, stop)
+        for tensor in tensors:
+            for start, stop in _blocks([(tensor.offset, tensor.offset + tensor.nbytes)], CHECK_BYTES):
+                if not is_changed(
+                    words_of(tensor, _view(source, start, stop)), words_of(tensor, _view(copy, start, stop))
+                ):
+                    raise VerificationFailed(f"{out}: bytes {start} to {stop}, of {tensor.label}, are not as planned")
+                source.forget(start, stop)
+                copy.forget(start, stop)
 
 
 def sum_of_others(part: Part, descriptor: int, tensors: list[Tensor]) -> tuple[int, int]:
     """Sum up and xor all bytes outside the tensors, to tell whether a rewrite in place touched them."""
     total, parity = 0, 0
-    for start, stop in _blocks(others(tensors, part.identity.size)):
+    for start, stop in _blocks(others(tensors, part.identity.size), BLOCK_BYTES):
         block = os.pread(descriptor, stop - start, start)
         words = np.frombuffer(block + b"\0" * (-len(block) % 8), np.uint64)
         total += int(words.sum())
@@ -281,7 +326,7 @@ def sum_of_others(part: Part, descriptor: int, tensors: list[Tensor]) -> tuple[i
     return total % 2**64, parity
 
 
-def _blocks(ranges: Iterable[tuple[int, int]]) -> Iterator[tuple[int, int]]:
+def _blocks(ranges: Iterable[tuple[int, int]], size: int) -> Iterator[tuple[int, int]]:
     for start, stop in ranges:
-        for at in range(start, stop, BLOCK_BYTES):
-            yield at, min(at + BLOCK_BYTES, stop)
+        for at in range(start, stop, size):
+            yield at, min(at + size, stop)

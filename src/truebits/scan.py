@@ -8,9 +8,11 @@ pages read are unmapped, so that memory does not grow with the file.
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import groupby
+from operator import attrgetter
 
 import numpy as np
 
@@ -19,7 +21,6 @@ from truebits import errors
 from truebits.files.layout import FLOAT_BYTES, Tensor
 from truebits.files.mapping import MappedFile
 from truebits.files.model import Model, open_model
-from truebits.origin import Origin, judge
 from truebits.profile import LAYOUTS, PrecisionProfile
 from truebits_native.chunks import cut
 
@@ -36,7 +37,7 @@ Progress = Callable[[int, int], None]
 Piece = tuple[np.ndarray, np.ndarray]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False, slots=True)
 class TensorPrecision(PrecisionProfile):
     """The profile of one tensor of a model.
 
@@ -46,11 +47,6 @@ class TensorPrecision(PrecisionProfile):
     """
 
     tensor: Tensor
-
-    @property
-    def origin(self) -> Origin:
-        """The format the values came from, and how sure that is."""
-        return judge(self)
 
 
 @dataclass(frozen=True)
@@ -76,20 +72,21 @@ class Report(Mapping[str, TensorPrecision]):
     def __len__(self) -> int:
         return len(self.tensors)
 
-    def groups(self) -> dict[str, PrecisionProfile]:
-        """Merge the profiles of tensors that differ only in numbers: ``blk.*.attn_norm.weight``.
+    def members(self) -> dict[str, list[TensorPrecision]]:
+        """Put together tensors that differ only in numbers: ``blk.*.attn_norm.weight``.
 
         Where a group has tensors of several storage types, each type stands for itself, as
         ``blk.*.attn_norm.weight (F16)``.
         """
-        members: dict[tuple[str, str], list[PrecisionProfile]] = {}
+        members: dict[tuple[str, str], list[TensorPrecision]] = {}
         for precision in self.tensors.values():
             members.setdefault((precision.tensor.group, precision.type), []).append(precision)
-        names = [group for group, _ in members]
-        return {
-            group if names.count(group) == 1 else f"{group} ({type})": PrecisionProfile.merge(profiles)
-            for (group, type), profiles in members.items()
-        }
+        types = Counter(group for group, _ in members)
+        return {group if types[group] == 1 else f"{group} ({type})": of for (group, type), of in members.items()}
+
+    def groups(self) -> dict[str, PrecisionProfile]:
+        """Merge the profiles of each group of `members`."""
+        return {name: PrecisionProfile.merge(members) for name, members in self.members().items()}
 
     def totals(self) -> dict[str, PrecisionProfile]:
         """Merge all profiles of each storage type."""
@@ -151,7 +148,7 @@ def scan(
         As `open`; and if the file changes meanwhile.
     """
     model = source if isinstance(source, Model) else open_model(source)
-    chosen = floating(model.select(select, exclude), FLOAT_BYTES, asked=select is not None)
+    chosen = floating(model.select(select, exclude), FLOAT_BYTES, asked=bool(select or exclude))
     native.expect_work("profiles", sum(tensor.values for tensor in chosen))
     pieces: dict[str, list[Piece]] = {tensor.name: [] for tensor in chosen}
     for batch in batches(model, chosen, progress):
@@ -208,12 +205,12 @@ def floating(tensors: Iterable[Tensor], types: Iterable[str], asked: bool) -> li
 
 def batches(model: Model, tensors: Iterable[Tensor], progress: Progress | None = None) -> Iterator[Batch]:
     """Yield the tensors' words batch by batch, in file order within each storage type."""
-    tensors = sorted(tensors, key=lambda tensor: (tensor.part, tensor.type, tensor.offset))
+    tensors = sorted(tensors, key=attrgetter("part", "type", "offset"))
     total = sum(tensor.nbytes for tensor in tensors)
     done = 0
-    for part, of_part in groupby(tensors, key=lambda tensor: tensor.part):
+    for part, of_part in groupby(tensors, key=attrgetter("part")):
         with model.parts[part].map() as file:
-            for type, of_type in groupby(of_part, key=lambda tensor: tensor.type):
+            for type, of_type in groupby(of_part, key=attrgetter("type")):
                 for batch, nbytes in _batches_of_type(file, list(of_type), FLOAT_BYTES[type]):
                     yield batch
                     done += nbytes

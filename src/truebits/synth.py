@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from truebits.errors import UsageError
+from truebits.files.gguf import Limits
 from truebits.files.layout import FLOAT_BYTES
 from truebits.files.types import TYPES
 from truebits.formats import Format, find
@@ -54,7 +55,7 @@ def synth(
     like: str | None = None,
     precision: str = "f32",
     type: str = "F32",
-    size: int = 1 << 24,
+    size: int = 1 << 26,
     tensors: int | None = None,
     seed: int = 0,
     force: bool = False,
@@ -109,6 +110,8 @@ def plain(size: int, type: str, count: int | None) -> list[Spec]:
     values = size // FLOAT_BYTES[type]
     if values < 1 or (count is not None and not 1 <= count <= values):
         raise UsageError(f"{size} bytes hold {values} {type} values: too few for {count or 1} tensors")
+    if max(count or 0, 2 * (values // LARGEST_TENSOR)) > Limits().max_tensors:
+        raise UsageError(f"more than {Limits().max_tensors} tensors: no reader would open the file")
     if count is not None:
         return [Spec(f"blk.{i}.attn_norm.weight", type, (values // count,)) for i in range(count)]
     width = 64 if values < 1 << 20 else 4096
@@ -188,12 +191,39 @@ def _write_values(file: NewFile, specs: list[Spec], start: int, format: Format, 
     """Write each float tensor's values; leave holes for the quantized ones."""
     generator = np.random.Generator(np.random.SFC64(seed))
     at = start
+    blocks = BlockWriter(file.descriptor)
     for spec in specs:
         if spec.type in FLOAT_BYTES:
             for offset, values in _draws(generator, spec, at):
-                write_all(file.descriptor, _stored(round_to(values, format), spec.type).tobytes(), offset)
+                blocks.write(offset, _stored(round_to(values, format), spec.type).tobytes())
         at += spec.nbytes + -spec.nbytes % ALIGNMENT
+    blocks.flush()
     os.ftruncate(file.descriptor, at)
+
+
+class BlockWriter:
+    """Writes a file front to back, in whole blocks of `BLOCK_BYTES` as far as there are bytes."""
+
+    def __init__(self, descriptor: int):
+        self.descriptor = descriptor
+        self.block = bytearray(BLOCK_BYTES)
+        self.start = self.stop = 0
+
+    def write(self, offset: int, data: bytes) -> None:
+        """Take bytes that do not reach across a block's end, and lie behind those before."""
+        if offset // BLOCK_BYTES != self.start // BLOCK_BYTES:
+            self.flush()
+        if self.start == self.stop:
+            self.start = offset
+        self.stop = offset + len(data)
+        self.block[offset % BLOCK_BYTES : offset % BLOCK_BYTES + len(data)] = data
+
+    def flush(self) -> None:
+        """Write what there is; bytes between were zero."""
+        low = self.start % BLOCK_BYTES
+        write_all(self.descriptor, self.block[low : low + self.stop - self.start], self.start)
+        self.block[:] = bytes(BLOCK_BYTES)
+        self.start = self.stop
 
 
 def _draws(generator: np.random.Generator, spec: Spec, start: int) -> Iterator[tuple[int, np.ndarray]]:

@@ -16,12 +16,13 @@ from truebits.errors import UsageError, VerificationFailed
 from truebits.files.layout import Tensor
 from truebits.files.model import Model, open_model
 from truebits.formats import LEFT_BY_CUT
-from truebits.inplace import ALLOWANCES, InPlace, Verify
+from truebits.inplace import ALLOWANCES, InPlace, Verify, check_parts
 from truebits.marker import read_marker
-from truebits.rewrite import Change, check_absent, check_copy, flush_and_verify, new_file, outputs, write_copy
+from truebits.rewrite import Change, Check, check_absent, check_copy, flush_and_verify, new_file, outputs, write_copy
 from truebits.scan import Progress, Regexes, Report, floating, low_bits, scan
 
 MANTISSA_BITS = 23
+KEPT = 0xFFFFFFFF
 
 
 class TensorChange(NamedTuple):
@@ -66,8 +67,11 @@ class Rewrite:
         if self.changed:
             to = f" to {LEFT_BY_CUT[self.bits].upper()}" if self.bits in LEFT_BY_CUT else ""
             return f"{self.changed:,} of {self.values:,} values change{to}: their low {self.bits} bits are not all zero"
+        if not self.values:
+            return "nothing changes: there are no values"
         already = f": they already are {LEFT_BY_CUT[self.bits].upper()}" if self.bits in LEFT_BY_CUT else ""
-        return f"nothing changes: all {self.values:,} values have their low {self.bits} bits zero{already}"
+        or_special = ", or are Inf or NaN" if self.bits >= MANTISSA_BITS else ""
+        return f"nothing changes: all {self.values:,} values have their low {self.bits} bits zero{or_special}{already}"
 
 
 def plan(
@@ -99,11 +103,12 @@ def plan(
     UsageError
         `bits` is out of range, or no F32 tensor is selected.
     """
-    return _planned(_counted(source, bits, select, exclude, threads, progress), bits)
+    model, tensors = _selected(source, bits, select, exclude)
+    return _planned(scan(replace(model, tensors=tuple(tensors)), threads=threads, progress=progress), bits)
 
 
 def truncate(
-    source: str | os.PathLike[str],
+    source: Model | str | os.PathLike[str],
     out: str | os.PathLike[str] | None = None,
     *,
     bits: int,
@@ -113,6 +118,7 @@ def truncate(
     undo_file: str | os.PathLike[str] | None = None,
     force: bool = False,
     allow: Iterable[str] = (),
+    dry_run: bool = False,
     threads: int | None = None,
     progress: Progress | None = None,
 ) -> Rewrite:
@@ -123,7 +129,7 @@ def truncate(
 
     Parameters
     ----------
-    source : path-like
+    source : Model or path-like
         The model; never modified unless `in_place`.
     out : path-like, optional
         The new file; for a shard set the name of its first file.
@@ -139,6 +145,8 @@ def truncate(
         Replace `out` if it exists.
     allow : iterable of str
         Of ``symlink hardlink cache open layout``: what an in-place rewrite may not refuse.
+    dry_run : bool
+        Refuse and count as always, but write nothing.
     threads, progress
         As for `scan`.
 
@@ -156,58 +164,63 @@ def truncate(
         In place only: interrupted.
     """
     allow = set(allow)
-    _check_request(out, in_place, undo_file, allow)
-    model = open_model(source)
-    if out is not None:
-        for path in outputs(model, Path(out)):
-            check_absent(path, force)
-    before = _counted(model, bits, select, exclude, threads, progress)
+    _check_request(out, in_place, undo_file, allow, dry_run)
+    model, tensors = _selected(source, bits, select, exclude)
+    paths = outputs(model, Path(out)) if out is not None else []
+    for path in paths:
+        check_absent(path, force)
+    if in_place:
+        check_parts(model, tensors, allow)
+    else:
+        for part in model.parts:
+            part.check_layout()
+    before = scan(replace(model, tensors=tuple(tensors)), threads=threads, progress=progress)
     planned = _planned(before, bits)
     unfinished = in_place and any(read_marker(part.path) is not None for part in model.parts)
-    if not planned.changed and not unfinished:
+    if dry_run or not (planned.changed or unfinished):
         return planned
-    tensors = [precision.tensor for precision in before.tensors.values()]
     step = _stepper(progress, model.size)
 
     def change(words: np.ndarray) -> int:
         return native.truncate(words, bits, threads=1)  # the other cores write
+
+    def is_cut(old: np.ndarray, new: np.ndarray) -> bool:
+        if native.differing_count(old, new, KEPT << bits & KEPT, threads) == 0:
+            return True  # and `verify` has seen that the low bits are zero
+        expected = old.copy()
+        native.truncate(expected, bits, threads)
+        return np.array_equal(expected, new)
 
     def verify(changed: int, paths: list[Path]) -> None:
         if changed != planned.changed:
             raise VerificationFailed(f"{changed} values were changed, the plan said {planned.changed}")
         _check_cut(before, paths, bits, threads)
 
-    if out is not None:
-        _write_new(model, outputs(model, Path(out)), tensors, change, verify, force, step)
+    if paths:
+        _write_new(model, paths, tensors, change, is_cut, verify, force, step)
     else:
         operation = {"verb": "truncate", "bits": bits, "tensors": [change.name for change in planned.tensors]}
         InPlace(model, tensors, operation, Path(undo_file) if undo_file else None, allow).write(change, verify, step)
     return replace(planned, written=True)
 
 
-def _check_request(out: object, in_place: bool, undo_file: object, allow: Iterable[str]) -> None:
-    if in_place == (out is not None):
+def _check_request(out: object, in_place: bool, undo_file: object, allow: set[str], dry_run: bool) -> None:
+    if in_place == (out is not None) and (in_place or not dry_run):
         raise UsageError("give either an output file or --in-place")
     if undo_file is not None and not in_place:
         raise UsageError("--undo-file goes with --in-place: a new file leaves the old one as it is")
-    unknown = set(allow) - set(ALLOWANCES)
+    unknown = allow - set(ALLOWANCES)
     if unknown:
         raise UsageError(f"--allow {', '.join(sorted(unknown))}: allowed are {', '.join(ALLOWANCES)}")
 
 
-def _counted(
-    source: Model | str | os.PathLike[str],
-    bits: int,
-    select: Regexes,
-    exclude: Regexes,
-    threads: int | None,
-    progress: Progress | None,
-) -> Report:
+def _selected(
+    source: Model | str | os.PathLike[str], bits: int, select: Regexes, exclude: Regexes
+) -> tuple[Model, list[Tensor]]:
     if not 1 <= bits <= 31:
         raise UsageError(f"bits is {bits}, allowed are 1 to 31 of an F32's 32")
     model = source if isinstance(source, Model) else open_model(source)
-    tensors = floating(model.select(select, exclude), ("F32",), asked=True)
-    return scan(replace(model, tensors=tuple(tensors)), threads=threads, progress=progress)
+    return model, floating(model.select(select, exclude), ("F32",), asked=True)
 
 
 def _planned(report: Report, bits: int) -> Rewrite:
@@ -235,13 +248,12 @@ def _write_new(
     paths: list[Path],
     tensors: list[Tensor],
     change: Change,
+    is_changed: Check,
     verify: Verify,
     force: bool,
     step: Callable[[int], None],
 ) -> None:
     """Write every file of the model under a temporary name, verify all, then name them."""
-    for part in model.parts:
-        part.check_layout()
     of_part = [[tensor for tensor in tensors if tensor.part == number] for number in range(len(paths))]
     with ExitStack() as stack:
         files = [stack.enter_context(new_file(path, force)) for path in paths]
@@ -251,7 +263,7 @@ def _write_new(
         def verify_all() -> None:
             verify(changed, [file.path for file in files])
             for part, file, mine in jobs:
-                check_copy(part, file.path, mine, change)
+                check_copy(part, file.path, mine, is_changed)
 
         flush_and_verify([file.descriptor for file in files], verify_all)
 

@@ -73,9 +73,14 @@ def undo(
         begun = [_begun(part.path, (log.record, undoing)) for part in parts.values()]
         if not any(begun) and not force:
             _check_contents(records, descriptors, path)
-        for part in parts.values():
-            set_marker(part.path, undoing)
-        _restore(log, records, descriptors, path)
+        try:
+            for part in parts.values():
+                set_marker(part.path, undoing)
+            _restore(log, records, descriptors, path)
+        except BaseException as error:
+            raise Unfinished(
+                f"{path}: undoing was left unfinished ({type(error).__name__}: {error}); run the same again"
+            ) from error
         for part in parts.values():
             clear_marker(part.path)
     return Undone(len(records), sum(record.length for record in records), log.record["operation"])

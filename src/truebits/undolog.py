@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -99,7 +100,10 @@ class UndoLog:
     @classmethod
     def _is_unused(cls, path: Path, record: dict) -> bool:
         """Tell whether the file is what the same rewrite left behind when it was stopped before it wrote."""
-        if not path.lstat().st_size:
+        status = path.lstat()
+        if not stat.S_ISREG(status.st_mode):  # a device and a FIFO have size 0, too
+            return False
+        if not status.st_size:
             return True
         try:
             with cls.read(path) as log:
@@ -117,8 +121,10 @@ class UndoLog:
             It is not an undo log.
         """
         descriptor = os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC)
-        start = os.pread(descriptor, len(MAGIC) + LENGTH.size, 0)
         try:
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                raise ValueError("it is not a regular file")
+            start = os.pread(descriptor, len(MAGIC) + LENGTH.size, 0)
             if start[: len(MAGIC)] != MAGIC:
                 raise ValueError("it does not start with TBUNDO1")
             (length,) = LENGTH.unpack(start[len(MAGIC) :])

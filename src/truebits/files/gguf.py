@@ -14,18 +14,19 @@ from __future__ import annotations
 import mmap
 import struct
 from itertools import pairwise, repeat
+from operator import attrgetter
 from pathlib import Path
 from struct import Struct
 from typing import NamedTuple, NoReturn
 
 from truebits import errors
 from truebits.errors import ModelFileError, printable
-from truebits.files.header import ARRAY, LAST_KIND, SCALAR, STRING, UINT32, Header, aligned
+from truebits.files.header import ARRAY, LAST_KIND, SCALAR, STRING, U64, UINT32, Header, aligned
 from truebits.files.layout import Tensor
 from truebits.files.magic import check_magic
 from truebits.files.types import REMOVED_TYPES, TYPES
 
-U32, I32, U64 = Struct("<I"), Struct("<i"), Struct("<Q")
+U32, I32 = Struct("<I"), Struct("<i")
 
 KEY_VALUE_BYTES, TENSOR_INFO_BYTES, STRING_BYTES = 14, 24, 8
 """The smallest records: what a count is checked against."""
@@ -74,6 +75,7 @@ class _Walk:
         self.path = path
         self.limits = limits
         self.size = len(data)
+        self.end = min(self.size, limits.max_header_bytes)
         self.at = 0
         self.strings = 0
 
@@ -106,14 +108,13 @@ class _Walk:
 
     def record(self, kind: Struct) -> tuple:
         at = self.at
-        self.check_length(kind.size)
-        try:
-            numbers = kind.unpack_from(self.data, at)
-        except struct.error:
+        end = at + kind.size
+        if end > self.end:
+            self.check_length(kind.size)
             message = f"the header ends here: {kind.size} bytes needed, {self.size - at} left"
             self.fail(errors.HeaderTruncated, at, message)
-        self.at = at + kind.size
-        return numbers
+        self.at = end
+        return kind.unpack_from(self.data, at)
 
     def check_length(self, more: int) -> None:
         """Refuse a header that `more` bytes make longer than the limit."""
@@ -122,19 +123,20 @@ class _Walk:
             self.fail(errors.LimitExceeded, self.at, message)
 
     def string(self) -> bytes:
-        length = self.string_length()
-        text = self.data[self.at : self.at + length]
-        self.at += length
-        return text
+        start = self.skip_string()
+        return self.data[start : self.at]
 
-    def string_length(self) -> int:
+    def skip_string(self) -> int:
+        """Step over a string; return where its text starts."""
+        (length,) = self.record(U64)
         start = self.at
-        length = self.number(U64)
-        if length > self.size - self.at:
-            message = f"a string of {length} bytes where {self.size - self.at} are left"
-            self.fail(errors.BadStringLength, start, message)
-        self.check_length(length)
-        return length
+        if length > self.end - start:
+            if length > self.size - start:
+                message = f"a string of {length} bytes where {self.size - start} are left"
+                self.fail(errors.BadStringLength, start - 8, message)
+            self.check_length(length)
+        self.at = start + length
+        return start
 
     def check_count(self, what: str, count: int, smallest: int, limit: int, offset: int) -> None:
         possible = (self.size - self.at) // smallest
@@ -176,8 +178,7 @@ class _Walk:
         if kind != STRING:
             self.number(SCALAR[kind])
             return
-        length = self.string_length()
-        self.at += length
+        self.skip_string()
 
     def skip_array(self) -> None:
         start = self.at
@@ -246,7 +247,7 @@ class _Walk:
             if name in names:
                 self.fail(errors.DuplicateTensor, start, f"tensor {printable(raw)} stands twice")
             names.add(name)
-            n_dims = self.number(U32)
+            (n_dims,) = self.record(U32)
             if n_dims > MOST_DIMENSIONS:
                 message = f"{n_dims} dimensions, allowed are {MOST_DIMENSIONS}"
                 self.fail(errors.TooManyDimensions, self.at - 4, message)
@@ -304,7 +305,7 @@ class _Walk:
 
     def check_overlap(self, tensors: list[Tensor]) -> None:
         end, before = 0, None
-        for tensor in sorted((t for t in tensors if t.nbytes), key=lambda t: t.offset):
+        for tensor in sorted((t for t in tensors if t.nbytes), key=attrgetter("offset")):
             if tensor.offset < end:
                 assert before is not None
                 message = f"tensor {tensor.label} starts at {tensor.offset}, inside {before.label}, which ends at {end}"

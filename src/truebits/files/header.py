@@ -35,6 +35,8 @@ class Header:
         In the header's order.
     data_start : int
         Byte offset of the data section.
+    header_bytes : int
+        Where the header ends; padding follows.
     """
 
     path: Path

@@ -51,12 +51,17 @@ class Tensor(NamedTuple):
     @property
     def group(self) -> str:
         """The name with every number of its path replaced: ``blk.*.attn_norm.weight``."""
-        return ".".join("*" if word.isdigit() else word for word in self.name.split("."))
+        return group_of(self.name)
 
     @property
     def label(self) -> str:
         """The name, safe to print."""
         return printable(self.name)
+
+
+def group_of(name: str) -> str:
+    """Return a tensor's name with every number of its path replaced."""
+    return ".".join("*" if word.isdigit() else word for word in name.split("."))
 
 
 class Finding(NamedTuple):

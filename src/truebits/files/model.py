@@ -97,13 +97,15 @@ class Model:
             A regex is malformed, or nothing is left.
         """
         wanted, unwanted = _patterns(include), _patterns(exclude)
+        if not wanted and not unwanted:
+            return self.tensors
         chosen = tuple(
             tensor
             for tensor in self.tensors
             if (not wanted or any(regex.search(tensor.name) for regex in wanted))
             and not any(regex.search(tensor.name) for regex in unwanted)
         )
-        if not chosen and (wanted or unwanted):
+        if not chosen:
             asked = " ".join(
                 [f"--include {regex.pattern!r}" for regex in wanted]
                 + [f"--exclude {regex.pattern!r}" for regex in unwanted]

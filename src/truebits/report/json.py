@@ -6,14 +6,15 @@ ASCII only: control characters and bytes that are not UTF-8 come out escaped.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from truebits.errors import printable
 from truebits.files.layout import Tensor
 from truebits.files.model import Model
-from truebits.origin import judge
 from truebits.profile import PrecisionProfile
+from truebits.report.table import Table
 from truebits.scan import Report
 
 if TYPE_CHECKING:
@@ -25,10 +26,10 @@ def document(verb: str, content: dict[str, Any]) -> str:
     return json.dumps({"schema": f"truebits.{verb}/1", **content})
 
 
-def show(model: Model, tensors: tuple[Tensor, ...]) -> str:
+def show(model: Model, tensors: tuple[Tensor, ...], verb: str = "show") -> str:
     header = model.parts[0].header
     return document(
-        "show",
+        verb,
         {
             **_about(model),
             "version": header.version,
@@ -51,15 +52,18 @@ def show(model: Model, tensors: tuple[Tensor, ...]) -> str:
 
 
 def scan(report: Report) -> str:
+    groups = [
+        {"name": printable(name), "type": members[0].type, **_answers(members)}
+        for name, members in report.members().items()
+    ]
     return document(
         "scan",
         {
             **_about(report.model),
-            "tensors": [{**_named(one.tensor), **_answers(one)} for one in report.tensors.values()],
-            "groups": [
-                {"name": printable(name), "type": of.type, **_answers(of)} for name, of in report.groups().items()
-            ],
+            "tensors": [{**_named(one.tensor), **_answers([one])} for one in report.tensors.values()],
+            "groups": groups,
             "total": _total(report),
+            "totals": {type: of.answers() for type, of in report.totals().items()},
         },
     )
 
@@ -68,7 +72,14 @@ def low_bits(model: Model, bits: int, counts: dict[str, int]) -> str:
     tensors = [tensor for tensor in model.tensors if tensor.name in counts]
     total = {"values": sum(tensor.values for tensor in tensors), "low_zero": {str(bits): sum(counts.values())}}
     rows = [{**_named(tensor), "low_zero": {str(bits): counts[tensor.name]}} for tensor in tensors]
-    return document("scan", {**_about(model), "tensors": rows, "total": total})
+    return document("scan-low-bits", {**_about(model), "bits": bits, "tensors": rows, "total": total})
+
+
+def bits_view(model: Model, name: str, bits: int, table: Table) -> str:
+    rows = [
+        dict(zip(("index", "value", "hex", "sign", "exponent", "mantissa"), row, strict=True)) for row in table.rows
+    ]
+    return document("scan-bits-view", {**_about(model), "tensor": name, "bits": bits, "samples": rows})
 
 
 def rewrite(verb: str, source: str, output: str | None, result: Rewrite) -> str:
@@ -95,19 +106,20 @@ def _named(tensor: Tensor) -> dict[str, Any]:
     return {"name": printable(tensor.name), "type": tensor.type, "shape": tensor.shape, "values": tensor.values}
 
 
-def _answers(profile: PrecisionProfile) -> dict[str, Any]:
+def _answers(members: Sequence[PrecisionProfile]) -> dict[str, Any]:
+    profile = PrecisionProfile.merge(members)
     return {
         **profile.answers(),
         "mantissa_bits": {"100": profile.mantissa_bits(), "99.9": profile.mantissa_bits(0.999)},
         "exponent_range": profile.exponent_range,
         "exponent_entropy": profile.exponent_entropy,
-        "bytes_saved": profile.bytes_saved,
-        "origin": asdict(judge(profile)),
+        "bytes_saved": sum(one.bytes_saved for one in members),
+        "origin": asdict(profile.origin),
     }
 
 
 def _total(report: Report) -> dict[str, Any]:
-    """Add the answers of all storage types up: counts of the same question."""
+    """Add the answers of all storage types up. ``low_zero`` is of each type's own words: see ``totals``."""
     total: dict[str, Any] = {"tensors": len(report), "values": 0, "low_zero": {}, "fits": {}}
     for profile in report.totals().values():
         for key, count in profile.answers().items():

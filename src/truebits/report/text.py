@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from truebits.errors import SelectionError, printable
-from truebits.files.layout import FLOAT_BYTES, Tensor
+from truebits.files.layout import FLOAT_BYTES, group_of
 from truebits.files.model import Model
-from truebits.origin import judge
 from truebits.profile import LAYOUTS, REPORTED_FORMATS, PrecisionProfile
 from truebits.report.table import Table, nbytes, percent
 from truebits.scan import Report
@@ -18,24 +18,35 @@ if TYPE_CHECKING:
     from truebits.truncate import Rewrite
 
 
-def rows_of(report: Report, by_tensor: bool) -> list[tuple[str, int, PrecisionProfile]]:
-    """What a scan's tables have one row for: name, number of tensors, profile."""
+class Row(NamedTuple):
+    """What a scan's tables have one row for: tensors, their merged profile, and what each would save."""
+
+    name: str
+    tensors: int
+    profile: PrecisionProfile
+    bytes_saved: int
+
+    @classmethod
+    def of(cls, name: str, members: Sequence[PrecisionProfile]) -> Row:
+        saved = sum(one.bytes_saved for one in members)
+        return cls(printable(name), len(members), PrecisionProfile.merge(members), saved)
+
+
+def rows_of(report: Report, by_tensor: bool) -> list[Row]:
+    """One row for each tensor, or for each group and each storage type."""
     if by_tensor:
-        return [(one.tensor.label, 1, one) for one in report.tensors.values()]
-    sizes: dict[str, int] = {}
-    for one in report.tensors.values():
-        for name in (one.tensor.group, f"{one.tensor.group} ({one.type})"):
-            sizes[name] = sizes.get(name, 0) + 1
-    rows = [(printable(name), sizes[name], profile) for name, profile in report.groups().items()]
-    totals = report.totals()
+        return [Row.of(name, [one]) for name, one in report.tensors.items()]
+    rows = [Row.of(name, members) for name, members in report.members().items()]
     if len(rows) > 1:
-        rows += [
-            (f"all {type}", sum(one.type == type for one in report.tensors.values()), of) for type, of in totals.items()
-        ]
+        for type in dict.fromkeys(row.profile.type for row in rows):
+            of_type = [row for row in rows if row.profile.type == type]
+            whole = PrecisionProfile.merge(row.profile for row in of_type)
+            saved = sum(row.bytes_saved for row in of_type)
+            rows.append(Row(f"all {type}", sum(row.tensors for row in of_type), whole, saved))
     return rows
 
 
-def precision(rows: list[tuple[str, int, PrecisionProfile]], bits: int) -> Table:
+def precision(rows: list[Row], bits: int) -> Table:
     """What precision the values really have."""
     table = Table(
         (
@@ -51,15 +62,15 @@ def precision(rows: list[tuple[str, int, PrecisionProfile]], bits: int) -> Table
             "origin",
         )
     )
-    for name, count, of in rows:
+    for name, count, of, _ in rows:
         zero = of.low_zero(bits) if bits < LAYOUTS[of.type].word_bits else None
         share = (zero, percent(zero, of.values), of.values - zero) if zero is not None else (None, None, None)
         bits_used = of.mantissa_bits(), of.mantissa_bits(0.999)
-        table.rows.append((name, of.type, count, of.values, *share, *bits_used, judge(of).format))
+        table.rows.append((name, of.type, count, of.values, *share, *bits_used, of.origin.format))
     return table
 
 
-def counts(rows: list[tuple[str, int, PrecisionProfile]], bits: int) -> Table:
+def counts(rows: list[Row], bits: int) -> Table:
     """The numbers of both tables as plain counts, for CSV."""
     formats = [f"exact_{name}" for name in REPORTED_FORMATS]
     table = Table(
@@ -69,40 +80,25 @@ def counts(rows: list[tuple[str, int, PrecisionProfile]], bits: int) -> Table:
             *("bytes_saved", "origin"),
         )
     )
-    for name, count, of in rows:
+    for name, count, of, saved in rows:
         answers = of.answers()
         exact = [answers["fits"][format] for format in REPORTED_FORMATS]
         kinds = [answers[key] for key in ("zero", "subnormal", "inf", "nan")]
         shape = *(of.exponent_range or (None, None)), of.exponent_entropy, of.mantissa_bits(), of.mantissa_bits(0.999)
         start = name, of.type, count, of.values, answers["low_zero"].get(str(bits))
-        table.rows.append((*start, *exact, *kinds, *shape, of.bytes_saved, judge(of).format))
+        table.rows.append((*start, *exact, *kinds, *shape, saved, of.origin.format))
     return table
 
 
-def contents(rows: list[tuple[str, int, PrecisionProfile]]) -> Table:
+def contents(rows: list[Row]) -> Table:
     """What the values are exact in, and what else they are."""
-    table = Table(
-        (
-            "tensors",
-            "BF16",
-            "FP16",
-            "TF32",
-            "E5M2",
-            "E4M3FN",
-            "zero",
-            "subnormal",
-            "Inf",
-            "NaN",
-            "exponents",
-            "entropy",
-            "saves",
-        )
-    )
-    for name, _, of in rows:
-        fits = (percent(of.fits(format), of.values) for format in ("bf16", "fp16", "tf32", "fp8_e5m2", "fp8_e4m3fn"))
+    formats = (name.removeprefix("fp8_").upper() for name in REPORTED_FORMATS)
+    table = Table(("tensors", *formats, "zero", "subnormal", "Inf", "NaN", "exponents", "entropy", "saves"))
+    for name, _, of, saved in rows:
+        fits = (percent(of.fits(format), of.values) for format in REPORTED_FORMATS)
         reach = f"2^{of.exponent_range[0]} .. 2^{of.exponent_range[1]}" if of.exponent_range else "-"
-        saved = nbytes(of.bytes_saved) if of.bytes_saved else "-"
-        table.rows.append((name, *fits, of.zero, of.subnormal, of.inf, of.nan, reach, of.exponent_entropy, saved))
+        kinds = of.zero, of.subnormal, of.inf, of.nan, reach, of.exponent_entropy, nbytes(saved) if saved else "-"
+        table.rows.append((name, *fits, *kinds))
     return table
 
 
@@ -110,11 +106,11 @@ def conclusion(report: Report) -> str:
     """What a scan comes to, in a sentence for each storage type."""
     if not report.tensors:
         return "No F32, F16, BF16 or F64 tensor: every value is in a block-quantized or integer type."
-    return "\n".join(_concluded(type, of) for type, of in report.totals().items())
+    return "\n".join(_concluded(type, of) for type, of in report.totals().items() if of.values)
 
 
 def _concluded(type: str, of: PrecisionProfile) -> str:
-    verdict = judge(of)
+    verdict = of.origin
     if of.narrowest is None:
         return f"Origin of the {type} values: {verdict.format}; {verdict.reason}."
     name = of.narrowest.upper()
@@ -129,8 +125,7 @@ def changes(result: Rewrite) -> Table:
     """Changed values by group of tensors."""
     sums: dict[str, list[int]] = {}
     for change in result.tensors:
-        group = Tensor(change.name, "F32", (), 0, 0, 0).group
-        row = sums.setdefault(group, [0, 0, 0])
+        row = sums.setdefault(group_of(change.name), [0, 0, 0])
         for i, number in enumerate((1, change.values, change.changed)):
             row[i] += number
     table = Table(("tensors", "n", "values", "change", "share"))
@@ -140,14 +135,19 @@ def changes(result: Rewrite) -> Table:
     return table
 
 
-def low_bits(model: Model, bits: int, counts: dict[str, int]) -> Table:
-    """Counts of one k by tensor, with their sum."""
-    table = Table(("tensor", "values", f"low {bits} zero", "share", "non-zero"))
-    values = {tensor.name: tensor.values for tensor in model.tensors if tensor.name in counts}
-    for name, zero in counts.items():
-        table.rows.append((printable(name), values[name], zero, percent(zero, values[name]), values[name] - zero))
-    total, zero = sum(values.values()), sum(counts.values())
-    table.rows.append((f"all {len(counts)}", total, zero, percent(zero, total), total - zero))
+def low_bits(model: Model, bits: int, counts: dict[str, int], by_tensor: bool) -> Table:
+    """Counts of one k by tensor or by group, with their sum."""
+    sums: dict[str, list[int]] = {}
+    for tensor in model.tensors:
+        if tensor.name in counts:
+            for name in (tensor.name if by_tensor else tensor.group, "all F32"):
+                row = sums.setdefault(name, [0, 0, 0])
+                for i, number in enumerate((1, tensor.values, counts[tensor.name])):
+                    row[i] += number
+    sums["all F32"] = sums.pop("all F32")
+    table = Table(("tensors", "n", "values", f"low {bits} zero", "share", "non-zero"))
+    for name, (n, values, zero) in sums.items():
+        table.rows.append((printable(name), n, values, zero, percent(zero, values), values - zero))
     return table
 
 
@@ -161,9 +161,9 @@ def bits_view(model: Model, name: str, bits: int, count: int = 8) -> Table:
     SelectionError
         There is no such tensor, or it is not of a floating-point type.
     """
-    tensor = next((tensor for tensor in model.tensors if tensor.name == name), None)
+    tensor = next((tensor for tensor in model.tensors if name in (tensor.name, tensor.label)), None)
     if tensor is None:
-        raise SelectionError(f"no tensor is called {printable(name)!r}; `truebits show` lists them")
+        raise SelectionError(f"no tensor is called {printable(name)}; `truebits show` lists them")
     if tensor.type not in FLOAT_BYTES:
         raise SelectionError(f"{tensor.label} is {tensor.type}: its values have no bits of their own")
     item, layout = FLOAT_BYTES[tensor.type], LAYOUTS[tensor.type]
@@ -197,5 +197,5 @@ def rewritten(result: Rewrite, output: str | None, in_place: bool) -> str:
         return f"{reason}.\nNothing was written."
     if not result.written:
         return f"{reason}.\nNothing was written: this is the plan."
-    where = "in place" if in_place else f"to {output}"
+    where = "in place" if in_place else f"to {printable(str(output))}"
     return f"{reason}.\nWritten {where}; scanned again; all other bytes are equal."

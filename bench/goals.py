@@ -1,0 +1,72 @@
+"""What is measured, against what, and the figure wanted: one line per benchmark, in the report's order.
+
+The wanted figures are the design's yardsticks; a benchmark without one is there for comparison.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+
+class Measure(NamedTuple):
+    """A figure made of one round's ours and theirs, and how it is read."""
+
+    of: Callable[[float, float], float]
+    label: str
+    wanted: str
+    unit: str = "s"
+
+    def met(self, figure: float, wanted: float) -> bool:
+        return figure >= wanted if self.wanted == "at least" else figure <= wanted
+
+
+MEASURES = {
+    "speed": Measure(lambda ours, theirs: theirs / ours, "{:.3g} x as fast", "at least"),
+    "time": Measure(lambda ours, theirs: ours / theirs, "{:.3g} x its time", "at most"),
+    "added time": Measure(lambda ours, theirs: 1e3 * (ours - theirs), "{:+.0f} ms", "at most"),
+    "added memory": Measure(lambda ours, theirs: ours - theirs, "{:+.1f} MiB", "at most", "MiB"),
+}
+
+
+class Goal(NamedTuple):
+    """One row of the report."""
+
+    what: str
+    against: str
+    measure: str
+    wanted: float | None = None
+
+
+GOALS = {
+    "test_low_zero_count_c": Goal(
+        "`low_zero_count`, 1 GiB in memory, all cores", "the same loop in C, same threads", "speed", 1.0
+    ),
+    "test_profile_c": Goal("`profile`, 1 GiB in memory, all cores", "read-only OR in C, same threads", "speed", 0.4),
+    "test_truncate_c": Goal("`truncate`, 1 GiB in memory, all cores", "AND loop in C, same threads", "speed", 0.9),
+    "test_low_bits_warm": Goal(
+        "low bits of a 2 GiB file, warm, mapped anew", "`dd bs=1M of=/dev/null`, warm", "speed", 1.3
+    ),
+    "test_header": Goal("header of 32,000 tokens and 61,249 merges", "`gguf.GGUFReader`", "speed", 250.0),
+    "test_scan_process": Goal(
+        "`truebits scan`, TinyLlama's shape, whole process", "GGUFReader + NumPy, whole process", "speed", 15.0
+    ),
+    "test_truncate_file": Goal(
+        "`truebits truncate IN OUT`, 2 GiB, whole process", "`cp --reflink=never` + fsync", "time", 1.2
+    ),
+    "test_memory": Goal("peak memory, `truebits scan` of 8 GiB", "the same of 2 GiB", "added memory", 16.0),
+    "test_growth": Goal("full scan of 8 GiB", "full scan of 2 GiB", "time", 4.3),
+    "test_small_tensors": Goal(
+        "full scan of 2 GiB with 10,000 more tensors", "full scan of 2 GiB", "added time", 100.0
+    ),
+    "test_low_zero_count_numpy": Goal("`low_zero_count`, 1 GiB", "the same in NumPy", "speed"),
+    "test_low_zero_count_ml_dtypes": Goal("`low_zero_count`, 256 MiB", "ml_dtypes: to BF16 and back, equal", "speed"),
+    "test_low_zero_count_torch": Goal("`low_zero_count`, 256 MiB", "torch: to BF16 and back, equal", "speed"),
+    "test_profile_numpy": Goal("`profile`, 128 MiB", "its NumPy twin", "speed"),
+    "test_truncate_numpy": Goal("`truncate`, 1 GiB", "`&=` in NumPy", "speed"),
+    "test_scan_warm": Goal("full scan of a 2 GiB file, warm", "`dd bs=1M of=/dev/null`, warm", "speed"),
+    "test_low_bits_cold": Goal("low bits of a 1 GiB file, cold", "`dd bs=1M of=/dev/null`, cold", "speed"),
+    "test_scan_cold": Goal("full scan of a 1 GiB file, cold", "`dd bs=1M of=/dev/null`, cold", "speed"),
+    "test_help": Goal("`truebits --help`, whole process", "`python -c pass`", "added time"),
+    "test_compile": Goal("first use, kernels compiled, whole process", "first use, from the cache", "time"),
+}

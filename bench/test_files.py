@@ -1,0 +1,209 @@
+"""Files and whole processes: against dd, cp, gguf-py and the report's own way with NumPy."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import gguf
+import numpy as np
+
+import truebits
+from compare import alternate, record
+
+BITS = 16
+MASK = np.uint32((1 << BITS) - 1)
+BLOCK_WORDS = 1 << 24
+
+TRUEBITS = [sys.executable, "-m", "truebits.cli"]
+
+ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+"""An installed package has its bytecode."""
+
+REPORTS_WAY = """
+import sys
+import numpy as np
+from gguf import GGUFReader, GGMLQuantizationType
+
+tensors = [t for t in GGUFReader(sys.argv[1]).tensors if t.tensor_type == GGMLQuantizationType.F32]
+print(sum(int(np.count_nonzero(t.data.view(np.uint32) & np.uint32(0xFFFF) == 0)) for t in tensors))
+"""
+
+PEAK_OF_CHILD = """
+import resource, subprocess, sys
+subprocess.run(sys.argv[1:], check=True, stdout=subprocess.DEVNULL)
+print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
+"""
+"""In a small process of its own: a child starts with its parent's peak, and pytest's is large."""
+
+
+def run(*command: str | Path) -> str:
+    done = subprocess.run(command, env=ENVIRONMENT, stdout=subprocess.PIPE, text=True, check=True)
+    return done.stdout
+
+
+def read_with_dd(path: Path) -> None:
+    run("dd", f"if={path}", "of=/dev/null", "bs=1M", "status=none")
+
+
+def drop_from_cache(path: Path) -> None:
+    """Make the next read of a file a cold one; needs no root."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+    finally:
+        os.close(descriptor)
+
+
+def expected_low_zero(path: Path) -> dict[str, int]:
+    """Count with gguf-py and NumPy."""
+    tensors = gguf.GGUFReader(path).tensors
+    return {tensor.name: low_zero(tensor.data.reshape(-1).view(np.uint32)) for tensor in tensors}
+
+
+def low_zero(words: np.ndarray) -> int:
+    blocks = (words[at : at + BLOCK_WORDS] for at in range(0, words.size, BLOCK_WORDS))
+    return sum(int(np.count_nonzero(block & MASK == 0)) for block in blocks)
+
+
+def scanned(report: truebits.Report) -> dict[str, int]:
+    return {name: precision.low_zero(BITS) for name, precision in report.items()}
+
+
+def counted(counts: dict[str, int]) -> str:
+    return f"{sum(counts.values()):,} low-zero values in {len(counts):,} tensors"
+
+
+def low_bits_against_dd(benchmark, path, rounds, prepare):
+    ours, theirs = alternate(
+        benchmark, lambda: truebits.low_bits(path, BITS), lambda: read_with_dd(path), rounds, prepare
+    )
+    got = ours.results[-1]
+    record(benchmark, ours.seconds, theirs.seconds, counted(got), got == expected_low_zero(path))
+
+
+def scan_against_dd(benchmark, path, rounds, prepare):
+    ours, theirs = alternate(benchmark, lambda: truebits.scan(path), lambda: read_with_dd(path), rounds, prepare)
+    got = scanned(ours.results[-1])
+    record(benchmark, ours.seconds, theirs.seconds, counted(got), got == expected_low_zero(path))
+
+
+def test_low_bits_warm(benchmark, threads, two_gib):
+    truebits.low_bits(two_gib, BITS)
+    low_bits_against_dd(benchmark, two_gib, 9, prepare=lambda: None)
+
+
+def test_scan_warm(benchmark, threads, two_gib):
+    truebits.scan(two_gib)
+    scan_against_dd(benchmark, two_gib, 7, prepare=lambda: None)
+
+
+def test_low_bits_cold(benchmark, threads, cold_file):
+    low_bits_against_dd(benchmark, cold_file, 3, prepare=lambda: drop_from_cache(cold_file))
+
+
+def test_scan_cold(benchmark, threads, cold_file):
+    scan_against_dd(benchmark, cold_file, 3, prepare=lambda: drop_from_cache(cold_file))
+
+
+def test_header(benchmark, tinyllama):
+    ours, theirs = alternate(benchmark, lambda: truebits.open(tinyllama), lambda: gguf.GGUFReader(tinyllama), rounds=5)
+    got = [(t.name, t.type, list(t.shape), t.offset, t.nbytes) for t in ours.results[-1].tensors]
+    expected = [
+        (t.name, t.tensor_type.name, t.shape.tolist(), int(t.data_offset), int(t.n_bytes))
+        for t in theirs.results[-1].tensors
+    ]
+    result = f"{len(got)} tensors"
+    record(benchmark, ours.seconds, theirs.seconds, result, sorted(got) == sorted(expected))
+
+
+def test_scan_process(benchmark, tinyllama):
+    ours, theirs = alternate(
+        benchmark,
+        lambda: run(*TRUEBITS, "scan", tinyllama),
+        lambda: run(sys.executable, "-c", REPORTS_WAY, tinyllama),
+        rounds=5,
+    )
+    total = json.loads(run(*TRUEBITS, "scan", tinyllama, "--json"))["total"]
+    got, expected = total["low_zero"][str(BITS)], int(theirs.results[-1])
+    record(benchmark, ours.seconds, theirs.seconds, f"{got:,} of {total['values']:,}", got == expected)
+
+
+def test_help(benchmark):
+    ours, theirs = alternate(
+        benchmark, lambda: run(*TRUEBITS, "--help"), lambda: run(sys.executable, "-c", "pass"), rounds=15
+    )
+    shown = ours.results[-1]
+    assert "Usage:" in shown, shown
+    record(benchmark, ours.seconds, theirs.seconds, f"{len(shown.splitlines())} lines", equal=None)
+
+
+def test_truncate_file(benchmark, two_gib, folder):
+    cut, copied = folder / "cut.gguf", folder / "copied.gguf"
+
+    def copy_to_disk() -> None:
+        run("cp", "--reflink=never", two_gib, copied)
+        run("sync", copied)
+
+    def clear() -> None:
+        cut.unlink(missing_ok=True)
+        copied.unlink(missing_ok=True)
+        os.sync()
+
+    ours, theirs = alternate(
+        benchmark,
+        lambda: run(*TRUEBITS, "truncate", two_gib, cut, "--bits", str(BITS), "--json"),
+        copy_to_disk,
+        rounds=5,
+        prepare=clear,
+    )
+    changed = json.loads(ours.results[-1])["changed"]
+    equal = is_cut(two_gib, cut) and changed == words_changed(two_gib)
+    clear()
+    record(benchmark, ours.seconds, theirs.seconds, f"{changed:,} values changed", equal)
+
+
+def is_cut(source: Path, cut: Path) -> bool:
+    """Tell whether a file is the other with all F32 words masked and every other byte the same."""
+    start = min(int(tensor.data_offset) for tensor in gguf.GGUFReader(source).tensors)
+    before, after = np.memmap(source, np.uint32, "r"), np.memmap(cut, np.uint32, "r")
+    first = start // 4
+    if before.size != after.size or not np.array_equal(before[:first], after[:first]):
+        return False
+    blocks = (slice(at, at + BLOCK_WORDS) for at in range(first, before.size, BLOCK_WORDS))
+    return all(np.array_equal(before[block] & ~MASK, after[block]) for block in blocks)
+
+
+def words_changed(path: Path) -> int:
+    tensors = gguf.GGUFReader(path).tensors
+    return sum(tensor.n_elements for tensor in tensors) - sum(expected_low_zero(path).values())
+
+
+def test_memory(benchmark, two_gib, eight_gib):
+    def peak(path: Path) -> float:
+        return int(run(sys.executable, "-c", PEAK_OF_CHILD, *TRUEBITS, "scan", path)) / 1024
+
+    ours, theirs = alternate(benchmark, lambda: peak(eight_gib), lambda: peak(two_gib), rounds=5)
+    got = json.loads(run(*TRUEBITS, "scan", eight_gib, "--json"))["total"]["low_zero"][str(BITS)]
+    expected = sum(expected_low_zero(eight_gib).values())
+    record(benchmark, ours.results, theirs.results, f"{got:,} low-zero values", got == expected)
+
+
+def test_growth(benchmark, threads, two_gib, eight_gib):
+    truebits.scan(eight_gib)
+    truebits.scan(two_gib)
+    ours, theirs = alternate(benchmark, lambda: truebits.scan(eight_gib), lambda: truebits.scan(two_gib), rounds=5)
+    got = scanned(ours.results[-1])
+    record(benchmark, ours.seconds, theirs.seconds, counted(got), got == expected_low_zero(eight_gib))
+
+
+def test_small_tensors(benchmark, threads, two_gib, many_tensors):
+    truebits.scan(two_gib)
+    truebits.scan(many_tensors)
+    ours, theirs = alternate(benchmark, lambda: truebits.scan(many_tensors), lambda: truebits.scan(two_gib), rounds=7)
+    got = scanned(ours.results[-1])
+    record(benchmark, ours.seconds, theirs.seconds, counted(got), got == expected_low_zero(many_tensors))

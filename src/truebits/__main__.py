@@ -1,0 +1,5 @@
+"""``python -m truebits`` is the command ``truebits``."""
+
+from truebits.cli import main
+
+main()
