@@ -263,8 +263,8 @@ def test_name_that_is_too_long_leaves_nothing_behind(tmp_path):
 def test_temporary_file_follows_no_link(tmp_path, monkeypatch):
     victim = tmp_path / "victim"
     victim.write_bytes(b"precious")
-    (tmp_path / ".guessed.truebits").symlink_to(victim)
-    monkeypatch.setattr(rewrite.secrets, "token_hex", lambda _: "guessed")
+    (tmp_path / f".{bytes(6).hex()}.truebits").symlink_to(victim)
+    monkeypatch.setattr(os, "urandom", bytes)
     with pytest.raises(FileExistsError), new_file(tmp_path / "new"):
         pytest.fail("the body ran")
     assert victim.read_bytes() == b"precious"

@@ -437,7 +437,7 @@ def weak_spots(path):
         "version": (4, 1, "bytes outside|not the input|not as planned"),
         "quantized": (embedding.offset + 7, 0x80, "bytes outside|not the input|not as planned"),
         "unselected": (norm.offset + 5, 1, "bytes outside|not the input|not as planned"),
-        "low bits": (up.offset + 4000, 1, "low bits|not what was written"),
+        "low bits": (up.offset + 4000, 1, "not as planned|not what was written"),
         "exponent": (up.offset + 4003, 0x40, "not the input|not as planned|not what was written"),
     }
 

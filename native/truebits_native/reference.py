@@ -141,9 +141,11 @@ def profiles(words: np.ndarray, starts: Ranges, stops: Ranges, bins: np.ndarray 
         key, count = np.unique(owner * width + found.astype(np.int64), return_counts=True)
         keys.append(key)
         counts.append(count)
-    merged, where = np.unique(np.concatenate(keys), return_inverse=True)
-    totals = np.zeros(merged.size, np.int64)
-    np.add.at(totals, where, np.concatenate(counts))
+    merged, totals = keys[-1], counts[-1]
+    if len(keys) > 2:
+        merged, where = np.unique(np.concatenate(keys), return_inverse=True)
+        totals = np.zeros(merged.size, np.int64)
+        np.add.at(totals, where, np.concatenate(counts))
     splits = np.searchsorted(merged, np.arange(starts.size + 1) * width)
     return merged % width, totals, splits
 

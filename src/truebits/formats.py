@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import Literal
 
 from truebits.errors import UsageError
@@ -101,5 +100,7 @@ def find(name: str) -> Format:
         exponent_bits, mantissa_bits = int(match[1]), int(match[2])
         bias = (1 << (exponent_bits - 1)) - 1
         return Format(key, exponent_bits, mantissa_bits, bias, "ieee", "IEEE 754 style, by its widths")
+    from difflib import get_close_matches
+
     near = get_close_matches(key, [*CATALOGUE, *ALIASES], 3, 0.3) or list(CATALOGUE)
     raise UsageError(f"no format is called {name!r}; did you mean {', '.join(near)}? (or eXmY, as e5m7)")

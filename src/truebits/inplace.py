@@ -15,7 +15,6 @@ import struct
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from secrets import token_hex
 
 from truebits.errors import ModelFileError, Refused, Unfinished, VerificationFailed
 from truebits.files.layout import FLOAT_BYTES, Tensor
@@ -73,7 +72,7 @@ class InPlace:
             for part in parts.values():
                 check_allowed(part, self.allow)
             descriptors = {n: stack.enter_context(locked(part, self.allow)) for n, part in parts.items()}
-            record = describe(parts, descriptors, self.operation, token_hex(8) if self.undo_file else None)
+            record = describe(parts, descriptors, self.operation, os.urandom(8).hex() if self.undo_file else None)
             begun = [marker for part in parts.values() if (marker := find_marker(part.path, record))]
             if begun:
                 record = begun[0]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import secrets
 import stat
 from pathlib import Path
 
@@ -65,7 +64,7 @@ def read_marker(path: Path) -> dict | None:
 def set_marker(path: Path, record: dict) -> None:
     """Create the marker on disk, whole; one of the same rewrite may be there already."""
     marker = marker_path(path)
-    temporary = marker.with_name(f".{secrets.token_hex(6)}.truebits")
+    temporary = marker.with_name(f".{os.urandom(6).hex()}.truebits")
     try:
         with temporary.open("xb") as file:
             file.write(json.dumps(record).encode())

@@ -9,7 +9,6 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-import secrets
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -105,7 +104,7 @@ def new_file(path: Path, force: bool = False) -> Iterator[NewFile]:
         From the file system; nothing is left behind.
     """
     check_absent(path, force)
-    temporary = path.parent / f".{secrets.token_hex(6)}.truebits"
+    temporary = path.parent / f".{os.urandom(6).hex()}.truebits"
     flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     descriptor = os.open(temporary, flags, 0o666)
     try:

@@ -16,13 +16,13 @@ from truebits.errors import UsageError, VerificationFailed
 from truebits.files.layout import Tensor
 from truebits.files.model import Model, open_model
 from truebits.formats import LEFT_BY_CUT
-from truebits.inplace import ALLOWANCES, InPlace, Verify, check_parts
+from truebits.inplace import ALLOWANCES, InPlace, check_parts
 from truebits.marker import read_marker
 from truebits.rewrite import Change, Check, check_absent, check_copy, flush_and_verify, new_file, outputs, write_copy
 from truebits.scan import Progress, Regexes, Report, floating, low_bits, scan
 
 MANTISSA_BITS = 23
-KEPT = 0xFFFFFFFF
+WORD = 0xFFFFFFFF
 
 
 class TensorChange(NamedTuple):
@@ -185,22 +185,27 @@ def truncate(
         return native.truncate(words, bits, threads=1)  # the other cores write
 
     def is_cut(old: np.ndarray, new: np.ndarray) -> bool:
-        if native.differing_count(old, new, KEPT << bits & KEPT, threads) == 0:
-            return True  # and `verify` has seen that the low bits are zero
-        expected = old.copy()
+        high_bits_differ = native.differing_count(old, new, WORD << bits & WORD, threads)
+        if not high_bits_differ and native.low_zero_count(new, bits, threads) == new.size:
+            return True
+        expected = old.copy()  # a NaN or Inf keeps bits that others lose
         native.truncate(expected, bits, threads)
         return np.array_equal(expected, new)
 
-    def verify(changed: int, paths: list[Path]) -> None:
+    def verify_count(changed: int) -> None:
         if changed != planned.changed:
             raise VerificationFailed(f"{changed} values were changed, the plan said {planned.changed}")
+
+    def verify_in_place(changed: int, paths: list[Path]) -> None:
+        verify_count(changed)
         _check_cut(before, paths, bits, threads)
 
     if paths:
-        _write_new(model, paths, tensors, change, is_cut, verify, force, step)
+        _write_new(model, paths, tensors, change, is_cut, verify_count, force, step)
     else:
         operation = {"verb": "truncate", "bits": bits, "tensors": [change.name for change in planned.tensors]}
-        InPlace(model, tensors, operation, Path(undo_file) if undo_file else None, allow).write(change, verify, step)
+        job = InPlace(model, tensors, operation, Path(undo_file) if undo_file else None, allow)
+        job.write(change, verify_in_place, step)
     return replace(planned, written=True)
 
 
@@ -249,7 +254,7 @@ def _write_new(
     tensors: list[Tensor],
     change: Change,
     is_changed: Check,
-    verify: Verify,
+    verify_count: Callable[[int], None],
     force: bool,
     step: Callable[[int], None],
 ) -> None:
@@ -261,7 +266,7 @@ def _write_new(
         changed = sum(write_copy(part, file.descriptor, mine, change, step) for part, file, mine in jobs)
 
         def verify_all() -> None:
-            verify(changed, [file.path for file in files])
+            verify_count(changed)
             for part, file, mine in jobs:
                 check_copy(part, file.path, mine, is_changed)
 

@@ -5,8 +5,6 @@ Text is laid out here and not by rich, whose import alone takes longer than a sc
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -59,6 +57,9 @@ class Table:
         return "\n".join("  ".join(line).rstrip() for line in lines)
 
     def _csv(self) -> str:
+        import csv
+        import io
+
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(self.columns)
