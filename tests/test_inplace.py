@@ -18,6 +18,7 @@ import pytest
 import truebits as tb
 from gguf_bytes import U16, alignment, key_value, scalar, tensor
 from gguf_bytes import gguf as gguf_bytes
+from stopping import stopped
 from truebits import rewrite
 from truebits.errors import Refused, Unfinished, VerificationFailed
 from truebits.files.mapping import FileChanged
@@ -99,24 +100,6 @@ def assert_same_file(got, expected):
 def assert_untouched(path, before, *others):
     assert path.read_bytes() == before
     assert names(path.parent) == sorted([path.name, *others])
-
-
-@contextlib.contextmanager
-def stopped(monkeypatch, path, writes, error=KeyboardInterrupt):
-    """Raise `error` halfway through a write to the model, after so many whole ones."""
-    write, done = os.pwrite, []
-
-    def pwrite(descriptor, data, offset):
-        if os.path.samestat(os.fstat(descriptor), path.stat()):
-            if len(done) == writes:
-                write(descriptor, data[: len(data) // 8 * 4], offset)
-                raise error
-            done.append(offset)
-        return write(descriptor, data, offset)
-
-    with monkeypatch.context() as patched:
-        patched.setattr(os, "pwrite", pwrite)
-        yield
 
 
 def interrupt(monkeypatch, path, writes=2, **arguments):

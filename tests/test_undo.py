@@ -1,6 +1,5 @@
 import contextlib
 import json
-import os
 import shutil
 import zlib
 
@@ -12,6 +11,7 @@ from hypothesis import strategies as st
 import truebits as tb
 from gguf_bytes import gguf as gguf_bytes
 from gguf_bytes import tensor
+from stopping import stopped
 from truebits import rewrite
 from truebits.errors import ModelFileError, Refused, TruebitsError, Unfinished
 from truebits.files.model import open_model
@@ -62,24 +62,6 @@ def undo_file(tmp_path):
 
 def truncate(path, undo_file=None, bits=16, **arguments):
     return tb.truncate(path, bits=bits, in_place=True, undo_file=undo_file, **arguments)
-
-
-@contextlib.contextmanager
-def stopped(monkeypatch, path, writes):
-    """Raise KeyboardInterrupt halfway through a write to the model, after so many whole ones."""
-    write, done = os.pwrite, []
-
-    def pwrite(descriptor, data, offset):
-        if os.path.samestat(os.fstat(descriptor), path.stat()):
-            if len(done) == writes:
-                write(descriptor, data[: len(data) // 8 * 4], offset)
-                raise KeyboardInterrupt
-            done.append(offset)
-        return write(descriptor, data, offset)
-
-    with monkeypatch.context() as patched:
-        patched.setattr(os, "pwrite", pwrite)
-        yield
 
 
 def interrupt(monkeypatch, path, undo_file, writes=2):

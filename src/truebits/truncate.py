@@ -18,7 +18,7 @@ from truebits.files.model import Model, open_model
 from truebits.formats import LEFT_BY_CUT
 from truebits.inplace import ALLOWANCES, InPlace, check_parts
 from truebits.marker import read_marker
-from truebits.rewrite import Change, Check, check_absent, check_copy, flush_and_verify, new_file, outputs, write_copy
+from truebits.rewrite import check_absent, check_copy, flush_and_verify, new_file, outputs, write_copy
 from truebits.scan import Progress, Regexes, Report, floating, low_bits, scan
 
 MANTISSA_BITS = 23
@@ -60,6 +60,11 @@ class Rewrite:
     def changed(self) -> int:
         """Values that change."""
         return sum(tensor.changed for tensor in self.tensors)
+
+    def check(self, changed: int) -> None:
+        """Raise `VerificationFailed` if a rewrite has changed another number of values."""
+        if changed != self.changed:
+            raise VerificationFailed(f"{changed} values were changed, the plan said {self.changed}")
 
     @property
     def reason(self) -> str:
@@ -179,34 +184,39 @@ def truncate(
     unfinished = in_place and any(read_marker(part.path) is not None for part in model.parts)
     if dry_run or not (planned.changed or unfinished):
         return planned
-    step = _stepper(progress, model.size)
+    cut, step = Cut(bits, threads), _stepper(progress, model.size)
+    if paths:
+        _write_new(model, paths, tensors, cut, planned, force, step)
+        return replace(planned, written=True)
 
-    def change(words: np.ndarray) -> int:
-        return native.truncate(words, bits, threads=1)  # the other cores write
-
-    def is_cut(old: np.ndarray, new: np.ndarray) -> bool:
-        high_bits_differ = native.differing_count(old, new, WORD << bits & WORD, threads)
-        if not high_bits_differ and native.low_zero_count(new, bits, threads) == new.size:
-            return True
-        expected = old.copy()  # a NaN or Inf keeps bits that others lose
-        native.truncate(expected, bits, threads)
-        return np.array_equal(expected, new)
-
-    def verify_count(changed: int) -> None:
-        if changed != planned.changed:
-            raise VerificationFailed(f"{changed} values were changed, the plan said {planned.changed}")
-
-    def verify_in_place(changed: int, paths: list[Path]) -> None:
-        verify_count(changed)
+    def verify(changed: int, paths: list[Path]) -> None:
+        planned.check(changed)
         _check_cut(before, paths, bits, threads)
 
-    if paths:
-        _write_new(model, paths, tensors, change, is_cut, verify_count, force, step)
-    else:
-        operation = {"verb": "truncate", "bits": bits, "tensors": [change.name for change in planned.tensors]}
-        job = InPlace(model, tensors, operation, Path(undo_file) if undo_file else None, allow)
-        job.write(change, verify_in_place, step)
+    operation = {"verb": "truncate", "bits": bits, "tensors": [tensor.name for tensor in tensors]}
+    job = InPlace(model, tensors, operation, Path(undo_file) if undo_file else None, allow)
+    job.write(cut.change, verify, step)
     return replace(planned, written=True)
+
+
+class Cut(NamedTuple):
+    """Setting low bits to zero, as the writer asks for it."""
+
+    bits: int
+    threads: int | None
+
+    def change(self, words: np.ndarray) -> int:
+        """Cut words in place; return how many changed."""
+        return native.truncate(words, self.bits, threads=1)  # the other cores write
+
+    def is_changed(self, old: np.ndarray, new: np.ndarray) -> bool:
+        """Tell whether `new` is what cutting makes of `old`."""
+        high_bits_differ = native.differing_count(old, new, WORD << self.bits & WORD, self.threads)
+        if not high_bits_differ and native.low_zero_count(new, self.bits, self.threads) == new.size:
+            return True
+        expected = old.copy()  # a NaN or Inf keeps bits that others lose
+        native.truncate(expected, self.bits, self.threads)
+        return np.array_equal(expected, new)
 
 
 def _check_request(out: object, in_place: bool, undo_file: object, allow: set[str], dry_run: bool) -> None:
@@ -252,9 +262,8 @@ def _write_new(
     model: Model,
     paths: list[Path],
     tensors: list[Tensor],
-    change: Change,
-    is_changed: Check,
-    verify_count: Callable[[int], None],
+    cut: Cut,
+    planned: Rewrite,
     force: bool,
     step: Callable[[int], None],
 ) -> None:
@@ -263,12 +272,12 @@ def _write_new(
     with ExitStack() as stack:
         files = [stack.enter_context(new_file(path, force)) for path in paths]
         jobs = list(zip(model.parts, files, of_part, strict=True))
-        changed = sum(write_copy(part, file.descriptor, mine, change, step) for part, file, mine in jobs)
+        changed = sum(write_copy(part, file.descriptor, mine, cut.change, step) for part, file, mine in jobs)
 
         def verify_all() -> None:
-            verify_count(changed)
+            planned.check(changed)
             for part, file, mine in jobs:
-                check_copy(part, file.path, mine, is_changed)
+                check_copy(part, file.path, mine, cut.is_changed)
 
         flush_and_verify([file.descriptor for file in files], verify_all)
 
