@@ -16,7 +16,7 @@ test-slow: $(VENV)/.test
 
 # The kernels as plain Python: where their coverage is measured.
 test-nojit: $(VENV)/.test
-	NUMBA_DISABLE_JIT=1 $(BIN)/python -m pytest tests/test_native.py --cov --cov-report=term-missing:skip-covered
+	NUMBA_DISABLE_JIT=1 $(BIN)/python -m pytest tests/test_native.py --cov=truebits_native --cov-report=term-missing:skip-covered
 
 bench: $(VENV)/.test
 	mkdir -p bench/results
