@@ -689,3 +689,18 @@ def test_a_difference_is_reported_by_index_and_value():
         assert_same_bits(got, expected)
     with pytest.raises(AssertionError):
         assert_same_bits(got.astype(np.int64), got)
+
+
+@compiled
+def test_all_kernels_compile_ahead_of_time_and_are_cached(tmp_path):
+    environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}
+
+    def run():
+        command = [sys.executable, "-m", "truebits_native"]
+        return subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
+
+    first, second = run(), run()
+    kernels = first.count(": compiled")
+    assert kernels == 6
+    assert second.count(": from the cache") == kernels
+    assert str(tmp_path) in second
