@@ -99,9 +99,10 @@ def synth(
     format = find(precision)
     specs = tinyllama() if like else plain(size, type, tensors)
     header = _header(specs, vocabulary=32_000 if like else 0)
+    generator = np.random.Generator(np.random.SFC64(seed))  # its import swallows a Ctrl-C: not while writing
     with new_file(path, force) as file:
         write_all(file.descriptor, header, 0)
-        _write_values(file, specs, len(header) + -len(header) % ALIGNMENT, format, seed)
+        _write_values(file, specs, len(header) + -len(header) % ALIGNMENT, format, generator)
     return path
 
 
@@ -187,9 +188,8 @@ def _add_tinyllama(writer: GGUFWriter, vocabulary: int) -> None:
     writer.add_token_merges(list(islice(merges, 61_249)))
 
 
-def _write_values(file: NewFile, specs: list[Spec], start: int, format: Format, seed: int) -> None:
+def _write_values(file: NewFile, specs: list[Spec], start: int, format: Format, generator: np.random.Generator) -> None:
     """Write each float tensor's values; leave holes for the quantized ones."""
-    generator = np.random.Generator(np.random.SFC64(seed))
     at = start
     blocks = BlockWriter(file.descriptor)
     for spec in specs:
