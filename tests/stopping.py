@@ -3,6 +3,8 @@
 import contextlib
 import os
 
+SMALL_BLOCK = 4096
+
 
 @contextlib.contextmanager
 def stopped(monkeypatch, path, writes, error=KeyboardInterrupt):

@@ -18,7 +18,7 @@ import pytest
 import truebits as tb
 from gguf_bytes import U16, alignment, key_value, scalar, tensor
 from gguf_bytes import gguf as gguf_bytes
-from stopping import stopped
+from stopping import SMALL_BLOCK, stopped
 from truebits import rewrite
 from truebits.errors import Refused, Unfinished, VerificationFailed
 from truebits.files.mapping import FileChanged
@@ -30,7 +30,6 @@ from words import assert_same_bits, mixed
 F32, F16, Q8_0 = 0, 1, 8
 BITS = 16
 TOP_HALF = np.uint32(0xFFFF0000)
-SMALL_BLOCK = 4096
 
 
 def model_bytes(contents, keys=()):
@@ -64,25 +63,6 @@ def path(tmp_path):
     path = tmp_path / "model.gguf"
     path.write_bytes(example())
     return path
-
-
-@pytest.fixture
-def small_blocks(monkeypatch):
-    monkeypatch.setattr(rewrite, "BLOCK_BYTES", SMALL_BLOCK)
-
-
-@pytest.fixture
-def tiny_disk(tmp_path):
-    """Give a file system of 1 MiB."""
-    folder = tmp_path / "tiny"
-    folder.mkdir()
-    mounted = shutil.which("mount") and subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=1M", "tmpfs", folder], capture_output=True, check=False
-    )
-    if not mounted or mounted.returncode:
-        pytest.skip("mounting a file system needs root")
-    yield folder
-    subprocess.run(["umount", "-l", folder], check=True)
 
 
 def truncate(path, **arguments):

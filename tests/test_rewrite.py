@@ -3,7 +3,6 @@ import errno
 import fcntl
 import itertools
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -16,7 +15,6 @@ from hypothesis import strategies as st
 import truebits as tb
 from gguf_bytes import U16, key_value, scalar, tensor
 from gguf_bytes import gguf as gguf_bytes
-from truebits import rewrite
 from truebits.errors import Refused, UsageError, VerificationFailed
 from truebits.files.layout import FLOAT_BYTES, Tensor
 from truebits.files.mapping import FileChanged
@@ -35,7 +33,6 @@ from truebits.rewrite import (
 )
 
 TOP_HALF = np.uint32(0xFFFF0000)
-SMALL_BLOCK = 4096
 
 
 def model_bytes(contents, keys=()):
@@ -74,29 +71,10 @@ def cut_to_top_half(words):
 
 
 @pytest.fixture
-def small_blocks(monkeypatch):
-    monkeypatch.setattr(rewrite, "BLOCK_BYTES", SMALL_BLOCK)
-
-
-@pytest.fixture
 def path(tmp_path):
     path = tmp_path / "model.gguf"
     path.write_bytes(example())
     return path
-
-
-@pytest.fixture
-def tiny_disk(tmp_path):
-    """Give a file system of 1 MiB."""
-    folder = tmp_path / "tiny"
-    folder.mkdir()
-    mounted = shutil.which("mount") and subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=1M", "tmpfs", folder], capture_output=True, check=False
-    )
-    if not mounted or mounted.returncode:
-        pytest.skip("mounting a file system needs root")
-    yield folder
-    subprocess.run(["umount", "-l", folder], check=True)
 
 
 def f32(model):

@@ -21,7 +21,8 @@ from words import assert_same_bits
 
 F32, F16, Q8_0 = 0, 1, 8
 TOP_HALF = np.uint32(0xFFFF0000)
-SMALL_BLOCK = 4096
+
+pytestmark = pytest.mark.usefixtures("small_blocks")
 
 
 def example(cut=False, seed=0, name=b"first", bits=16):
@@ -41,11 +42,6 @@ def example(cut=False, seed=0, name=b"first", bits=16):
         infos.append(tensor(tensor_name, (values,), type_id, len(data)))
         data += content + bytes(-len(content) % 32)
     return gguf_bytes([], infos, data)
-
-
-@pytest.fixture(autouse=True)
-def small_blocks(monkeypatch):
-    monkeypatch.setattr(rewrite, "BLOCK_BYTES", SMALL_BLOCK)
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from truebits.files.model import open_model
+from truebits.profile import PrecisionProfile
 from truebits.report import listing, text
 from truebits.report.table import Table
 from truebits.scan import scan
@@ -83,7 +84,7 @@ def _with_effect(say: Say, path: Path, threads: int | None) -> None:
     say("where the count is 0, perplexity, dialogue and load time cannot move, because not one bit does.")
 
 
-def _before_after(before, after) -> Table:
+def _before_after(before: PrecisionProfile, after: PrecisionProfile) -> Table:
     table = Table(("F32 values", "before", "after"))
     table.rows = [
         ("all", before.values, after.values),

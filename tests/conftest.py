@@ -1,0 +1,29 @@
+"""What tests of several writers stand on."""
+
+import shutil
+import subprocess
+
+import pytest
+
+from stopping import SMALL_BLOCK
+from truebits import rewrite
+
+
+@pytest.fixture
+def small_blocks(monkeypatch):
+    """Let a writer go through small files in several blocks."""
+    monkeypatch.setattr(rewrite, "BLOCK_BYTES", SMALL_BLOCK)
+
+
+@pytest.fixture
+def tiny_disk(tmp_path):
+    """Give a file system of 1 MiB."""
+    folder = tmp_path / "tiny"
+    folder.mkdir()
+    mounted = shutil.which("mount") and subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=1M", "tmpfs", folder], capture_output=True, check=False
+    )
+    if not mounted or mounted.returncode:
+        pytest.skip("mounting a file system needs root")
+    yield folder
+    subprocess.run(["umount", "-l", folder], check=True)
