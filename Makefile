@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
+# Optional parts to install and test, as EXTRAS=[eval], which builds llama.cpp: about ten minutes the first time.
+EXTRAS ?=
 
 .PHONY: demo test test-slow test-nojit bench lint clean
 
@@ -16,7 +18,7 @@ test-slow: $(VENV)/.test
 
 # The kernels as plain Python: where their coverage is measured.
 test-nojit: $(VENV)/.test
-	NUMBA_DISABLE_JIT=1 $(BIN)/python -m pytest tests/test_native.py --cov=truebits_native --cov-report=term-missing:skip-covered
+	NUMBA_DISABLE_JIT=1 $(BIN)/python -m pytest tests/test_native.py tests/test_rounding.py tests/test_scaling.py --cov=truebits_native --cov-report=term-missing:skip-covered
 
 bench: $(VENV)/.test
 	mkdir -p bench/results
@@ -31,7 +33,7 @@ lint: $(VENV)/.lint
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check --upgrade "pip>=25.1"
-	$(BIN)/pip install --quiet --disable-pip-version-check --editable .
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable ".$(EXTRAS)"
 	touch $@
 
 $(VENV)/.test: $(VENV)/.installed

@@ -53,11 +53,15 @@ def threads() -> int:
     import numba
 
     import truebits_native
+    from truebits_native.reference import Grid
 
-    some = np.zeros(truebits_native.LOADED_WORDS, np.uint32)
+    some = np.zeros(truebits_native.choice.LOADED_WORDS, np.uint32)
     truebits_native.low_zero_count(some, 16)
     truebits_native.profile(some)
     truebits_native.truncate(some, 16)
+    truebits_native.compare(some, some)
+    for measured in (False, True):
+        truebits_native.round_floats(some, Grid(7, -126, 1.0, 1.0, 1.0, 7), measured=measured)
     return numba.get_num_threads()
 
 

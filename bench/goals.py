@@ -57,11 +57,30 @@ GOALS = {
     "test_small_tensors": Goal(
         "full scan of 2 GiB with 10,000 more tensors", "full scan of 2 GiB", "added time", 100.0
     ),
+    "test_round_counted": Goal(
+        "round to BF16, nearest, 1 GiB in memory", "`truncate` to BF16, the same array", "speed", 0.8
+    ),
+    "test_round_ml_dtypes": Goal(
+        "round to FP8 E4M3FN, with error figures, 256 MiB", "ml_dtypes: cast there and back", "speed", 3.0
+    ),
+    "test_round_torch": Goal(
+        "round to FP8 E4M3FN, with error figures, 256 MiB", "torch: cast there and back", "speed", 1.0
+    ),
+    "test_round_blocks": Goal(
+        "Q8_0 there and back, with error figures, 64 MiB", "`gguf.quants.quantize` and `dequantize`", "speed", 5.0
+    ),
+    "test_fakequant_memory": Goal(
+        "peak memory, `truebits fakequant --dry-run` of 8 GiB", "the same of 2 GiB", "added memory", 16.0
+    ),
     "test_low_zero_count_numpy": Goal("`low_zero_count`, 1 GiB", "the same in NumPy", "speed"),
     "test_low_zero_count_ml_dtypes": Goal("`low_zero_count`, 256 MiB", "ml_dtypes: to BF16 and back, equal", "speed"),
     "test_low_zero_count_torch": Goal("`low_zero_count`, 256 MiB", "torch: to BF16 and back, equal", "speed"),
     "test_profile_numpy": Goal("`profile`, 128 MiB", "its NumPy twin", "speed"),
     "test_truncate_numpy": Goal("`truncate`, 1 GiB", "`&=` in NumPy", "speed"),
+    "test_round_measured": Goal(
+        "round to BF16, with error figures, 1 GiB in memory", "`truncate` to BF16, the same array", "speed"
+    ),
+    "test_fakequant_file": Goal("`fakequant IN OUT` to FP8 E4M3FN, 2 GiB", "`cp --reflink=never` + fsync", "time"),
     "test_scan_warm": Goal("full scan of a 2 GiB file, warm", "`dd bs=1M of=/dev/null`, warm", "speed"),
     "test_low_bits_cold": Goal("low bits of a 1 GiB file, cold", "`dd bs=1M of=/dev/null`, cold", "speed"),
     "test_scan_cold": Goal("full scan of a 1 GiB file, cold", "`dd bs=1M of=/dev/null`, cold", "speed"),

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import gguf
 import numpy as np
+import pytest
 
 import truebits
 from compare import alternate, record
@@ -146,18 +147,44 @@ def test_help(benchmark):
 def test_truncate_file(benchmark, two_gib, folder, threads):
     import truebits
 
-    compare_with_cp(benchmark, two_gib, folder, lambda cut: truebits.truncate(two_gib, cut, bits=BITS).changed)
+    def truncate(cut: Path) -> int:
+        return truebits.truncate(two_gib, cut, bits=BITS).changed
+
+    compare_with_cp(benchmark, two_gib, folder, truncate, lambda cut, changed: is_cut(two_gib, cut, changed))
 
 
 def test_truncate_process(benchmark, two_gib, folder):
     def truncate(cut: Path) -> int:
         return json.loads(run(*TRUEBITS, "truncate", two_gib, cut, "--bits", str(BITS), "--json"))["changed"]
 
-    compare_with_cp(benchmark, two_gib, folder, truncate)
+    compare_with_cp(benchmark, two_gib, folder, truncate, lambda cut, changed: is_cut(two_gib, cut, changed))
 
 
-def compare_with_cp(benchmark, source: Path, folder: Path, truncate: Callable[[Path], int]) -> None:
-    """Time truncating a file against copying it and bringing the copy to disk."""
+def test_fakequant_file(benchmark, two_gib, folder, threads):
+    import truebits
+
+    def rounded(out: Path) -> int:
+        return truebits.fakequant(two_gib, out, to="fp8_e4m3fn").changed
+
+    compare_with_cp(benchmark, two_gib, folder, rounded, lambda out, changed: is_in_fp8(out))
+
+
+def is_in_fp8(path: Path) -> bool:
+    """Tell, with ml_dtypes, whether all F32 values are exact in FP8 E4M3FN."""
+    float8 = pytest.importorskip("ml_dtypes").float8_e4m3fn
+    tensors = [tensor.data.reshape(-1) for tensor in gguf.GGUFReader(path).tensors]
+    blocks = (values[at : at + BLOCK_WORDS] for values in tensors for at in range(0, values.size, BLOCK_WORDS))
+    return all(np.array_equal(block.astype(float8).astype(np.float32), block) for block in blocks)
+
+
+def compare_with_cp(
+    benchmark,
+    source: Path,
+    folder: Path,
+    rewrite: Callable[[Path], int],
+    is_right: Callable[[Path, int], bool],
+) -> None:
+    """Time rewriting a file against copying it and bringing the copy to disk."""
     cut, copied = folder / "cut.gguf", folder / "copied.gguf"
 
     def copy_to_disk() -> None:
@@ -170,9 +197,9 @@ def compare_with_cp(benchmark, source: Path, folder: Path, truncate: Callable[[P
         os.sync()
         claim_memory(3 * source.stat().st_size // 2)
 
-    ours, theirs = alternate(benchmark, lambda: truncate(cut), copy_to_disk, rounds=5, prepare=clear)
+    ours, theirs = alternate(benchmark, lambda: rewrite(cut), copy_to_disk, rounds=5, prepare=clear)
     changed = ours.results[-1]
-    equal = is_cut(source, cut) and changed == words_changed(source)
+    equal = is_right(cut, changed)
     clear()
     record(benchmark, ours.seconds, theirs.seconds, f"{changed:,} values changed", equal)
 
@@ -186,8 +213,10 @@ def claim_memory(nbytes: int) -> None:
     np.ones(nbytes, np.uint8)
 
 
-def is_cut(source: Path, cut: Path) -> bool:
+def is_cut(source: Path, cut: Path, changed: int) -> bool:
     """Tell whether a file is the other with all F32 words masked and every other byte the same."""
+    if changed != words_changed(source):
+        return False
     start = min(int(tensor.data_offset) for tensor in gguf.GGUFReader(source).tensors)
     before, after = np.memmap(source, np.uint32, "r"), np.memmap(cut, np.uint32, "r")
     first = start // 4
@@ -210,6 +239,20 @@ def test_memory(benchmark, two_gib, eight_gib):
     got = json.loads(run(*TRUEBITS, "scan", eight_gib, "--json"))["total"]["low_zero"][str(BITS)]
     expected = sum(expected_low_zero(eight_gib).values())
     record(benchmark, ours.results, theirs.results, f"{got:,} low-zero values", got == expected)
+
+
+def test_fakequant_memory(benchmark, two_gib, eight_gib):
+    """Rounding in blocks is tried piece by piece, which must not hold more of a larger file."""
+    options = ("--to", "int8", "--dry-run", "--json")
+
+    def peak(path: Path) -> float:
+        return int(run(sys.executable, "-c", PEAK_OF_CHILD, *TRUEBITS, "fakequant", path, *options)) / 1024
+
+    ours, theirs = alternate(benchmark, lambda: peak(eight_gib), lambda: peak(two_gib), rounds=3)
+    got = json.loads(run(*TRUEBITS, "fakequant", eight_gib, *options))["total"]
+    expected = sum(tensor.n_elements for tensor in gguf.GGUFReader(eight_gib).tensors)
+    result = f"{got['changed']:,} of {got['values']:,} would change"
+    record(benchmark, ours.results, theirs.results, result, got["values"] == expected)
 
 
 def test_growth(benchmark, threads, two_gib, eight_gib):

@@ -25,6 +25,7 @@ from truebits.files.mapping import FileChanged
 from truebits.files.model import open_model
 from truebits.inplace import ALLOWANCES, locked
 from truebits.marker import marker_path, read_marker
+from truebits.truncate import Cut
 from words import assert_same_bits, mixed
 
 F32, F16, Q8_0 = 0, 1, 8
@@ -471,7 +472,7 @@ def not_verified(*_):
 
 def test_marker_goes_after_verification(path, small_blocks, monkeypatch):
     with monkeypatch.context() as patched:
-        patched.setattr(sys.modules["truebits.truncate"], "_check_cut", not_verified)
+        patched.setattr(Cut, "check_written", not_verified)
         with pytest.raises(VerificationFailed, match="not as planned"):
             truncate(path)
     assert marker_path(path).exists()

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 import truebits_native as native
-from truebits_native import CHUNK, chunks, reference
+from truebits_native import CHUNK, choice, chunks, counting, reference
 from words import SPECIAL, assert_same_bits, bins_of, grid, mixed
 
 WITHOUT_COMPILER = os.environ.get("NUMBA_DISABLE_JIT") == "1"
@@ -30,13 +30,13 @@ compiled = pytest.mark.skipif(WITHOUT_COMPILER, reason="takes minutes without th
 @pytest.fixture
 def kernels(monkeypatch):
     """Let the Numba kernels do work of any size."""
-    monkeypatch.setattr(native, "uses_kernels", lambda *_: True)
+    monkeypatch.setattr(choice, "uses_kernels", lambda *_: True)
 
 
 @pytest.fixture
 def twins(monkeypatch):
     """Let the NumPy twins do work of any size."""
-    monkeypatch.setattr(native, "uses_kernels", lambda *_: False)
+    monkeypatch.setattr(choice, "uses_kernels", lambda *_: False)
 
 
 def whole(words):
@@ -137,7 +137,7 @@ def test_twin_of_truncate_is_the_definition(bits):
 def test_twin_of_profiles_counts_each_range_by_itself(kind):
     words = np.random.default_rng(4).permutation(grid(kind))[:3_000]
     starts, stops = np.array([0, 10, 10, 500, 2_999, 40]), np.array([10, 10, 1_000, 3_000, 3_000, 41])
-    lookup = native.half_lookup(kind) if kind in ("F16", "BF16") else None
+    lookup = counting.half_lookup(kind) if kind in ("F16", "BF16") else None
     bins, counts, splits = reference.profiles(words, starts, stops, lookup)
     assert splits[0] == 0
     assert splits[-1] == bins.size == counts.size
@@ -208,7 +208,7 @@ def test_truncate_kernel_at_every_length(kernels):
 def test_half_profile_kernel_at_every_length(kernels, kind):
     words = mixed(max(LENGTHS), 13).astype(np.uint16)
     for length in LENGTHS:
-        expected = reference.profiles(words, *whole(words[:length]), native.half_lookup(kind))
+        expected = reference.profiles(words, *whole(words[:length]), counting.half_lookup(kind))
         assert_same_profiles(native.profiles(words, *whole(words[:length]), kind), expected)
 
 
@@ -222,7 +222,7 @@ def test_kernels_around_the_length_of_a_chunk(kernels, length):
     assert native.truncate(got, 21) == reference.truncate(expected, 21)
     assert_same_bits(got, expected)
     halves = words.view(np.uint16)[:length]
-    expected = reference.profiles(halves, *whole(halves), native.half_lookup("BF16"))
+    expected = reference.profiles(halves, *whole(halves), counting.half_lookup("BF16"))
     assert_same_profiles(native.profiles(halves, *whole(halves), "BF16"), expected)
 
 
@@ -256,7 +256,7 @@ def test_profile_kernel_on_every_exponent_and_number_of_trailing_zeros(kernels):
 @pytest.mark.parametrize("kind", ["F16", "BF16"])
 def test_half_profile_kernel_on_every_pattern(kernels, kind):
     words = np.arange(1 << 16, dtype=np.uint16)
-    lookup = native.half_lookup(kind)
+    lookup = counting.half_lookup(kind)
     starts = np.arange(words.size)
     bins, counts, splits = native.profiles(words, starts, starts + 1, kind)
     assert_same_bits(bins, lookup.astype(np.int64))
@@ -272,7 +272,7 @@ def test_kernels_where_all_values_share_a_bin(kernels, word):
 
 @pytest.mark.parametrize("kind", ["F32", "F16", "BF16", "F64"])
 def test_profiles_without_a_word_or_a_range(kernels, kind):
-    words = np.empty(0, native.WORD[kind])
+    words = np.empty(0, counting.WORD[kind])
     nothing = np.empty(0, np.int64)
     assert_same_profiles(native.profiles(words, nothing, nothing, kind), (nothing, nothing, np.array([0])))
     assert_same_profiles(native.profiles(words, *whole(words), kind), (nothing, nothing, np.array([0, 0])))
@@ -298,7 +298,7 @@ def ranges_of(words, count, seed):
     return starts, np.minimum(starts + lengths, words.size)
 
 
-DENSE_RANGES = native.DENSE_BINS // reference.BINS
+DENSE_RANGES = counting.DENSE_BINS // reference.BINS
 
 
 @pytest.mark.parametrize("count", [1, 2, DENSE_RANGES, DENSE_RANGES + 1, 1_000])
@@ -316,7 +316,7 @@ def test_kernels_on_many_ranges(kernels, count):
 def test_half_kernel_on_many_ranges(kernels, kind):
     words = mixed(SAMPLE, 20).astype(np.uint16)
     starts, stops = ranges_of(words, 60, 21)
-    expected = reference.profiles(words, starts, stops, native.half_lookup(kind))
+    expected = reference.profiles(words, starts, stops, counting.half_lookup(kind))
     assert_same_profiles(native.profiles(words, starts, stops, kind), expected)
 
 
@@ -335,12 +335,12 @@ def test_kernels_on_many_ranges_of_many_chunks(kernels, count):
 
 def test_many_chunks_of_many_ranges_add_up(kernels, monkeypatch):
     """With small chunks every range has several, and both ways of adding them up are taken."""
-    monkeypatch.setattr(native, "cut", lambda starts, stops: chunks.cut(starts, stops, 64))
+    monkeypatch.setattr(counting, "cut", lambda starts, stops: chunks.cut(starts, stops, 64))
     words = mixed(SAMPLE, 30)
     starts, stops = ranges_of(words, 12, 31)
     expected = reference.profiles(words, starts, stops)
-    for dense_bins in (native.DENSE_BINS, 0):
-        monkeypatch.setattr(native, "DENSE_BINS", dense_bins)
+    for dense_bins in (counting.DENSE_BINS, 0):
+        monkeypatch.setattr(counting, "DENSE_BINS", dense_bins)
         assert_same_profiles(native.profiles(words, starts, stops), expected)
     expected = reference.low_zero_counts(words, starts, stops, 3)
     assert_same_bits(native.low_zero_counts(words, starts, stops, 3), expected)
@@ -416,7 +416,7 @@ def test_reading_leaves_the_array_writable(kernels):
 
 def test_half_kernel_on_unaligned_and_strided_words(kernels):
     plain = mixed(SAMPLE, 54).astype(np.uint16)
-    expected = reference.profiles(plain, *whole(plain), native.half_lookup("F16"))
+    expected = reference.profiles(plain, *whole(plain), counting.half_lookup("F16"))
     for words in (unaligned(plain), np.repeat(plain, 2)[::2]):
         assert_same_profiles(native.profiles(words, *whole(words), "F16"), expected)
 
@@ -539,10 +539,10 @@ def test_words_of_another_type_or_shape_are_refused(both, words, said):
 def test_profiles_refuses_words_of_another_size(both, kind):
     for dtype in (np.uint8, np.uint16, np.uint32, np.uint64):
         words = np.zeros(4, dtype)
-        if dtype == native.WORD[kind]:
+        if dtype == counting.WORD[kind]:
             native.profiles(words, *whole(words), kind)
             continue
-        with pytest.raises(TypeError, match=f"words must be 1-D {np.dtype(native.WORD[kind])}"):
+        with pytest.raises(TypeError, match=f"words must be 1-D {np.dtype(counting.WORD[kind])}"):
             native.profiles(words, *whole(words), kind)
 
 
@@ -557,7 +557,7 @@ def test_any_number_of_threads_gives_the_same(kernels):
     expected = {
         "counts": reference.low_zero_counts(words, starts, stops, 16),
         "single": reference.profiles(words, starts, stops),
-        "half": reference.profiles(halves, starts, stops, native.half_lookup("BF16")),
+        "half": reference.profiles(halves, starts, stops, counting.half_lookup("BF16")),
     }
     cut = words.copy()
     changed = reference.truncate(cut, 16)
@@ -585,20 +585,20 @@ def test_the_number_of_threads_is_put_back(kernels):
 # --- kernel or twin
 
 
-@pytest.mark.parametrize("name", native.UNLOADED_WORDS)
+@pytest.mark.parametrize("name", choice.UNLOADED_WORDS)
 def test_kernels_are_used_from_a_size_on(monkeypatch, name):
     monkeypatch.delitem(sys.modules, "numba", raising=False)
-    border = native.UNLOADED_WORDS[name]
-    assert not native.uses_kernels(name, border - 1)
-    assert native.uses_kernels(name, border)
+    border = choice.UNLOADED_WORDS[name]
+    assert not choice.uses_kernels(name, border - 1)
+    assert choice.uses_kernels(name, border)
     monkeypatch.setitem(sys.modules, "numba", None)
-    assert not native.uses_kernels(name, native.LOADED_WORDS - 1)
-    assert native.uses_kernels(name, native.LOADED_WORDS)
+    assert not choice.uses_kernels(name, choice.LOADED_WORDS - 1)
+    assert choice.uses_kernels(name, choice.LOADED_WORDS)
 
 
 def test_each_call_asks_for_its_own_size(monkeypatch):
     asked = []
-    monkeypatch.setattr(native, "uses_kernels", lambda *question: asked.append(question))
+    monkeypatch.setattr(choice, "uses_kernels", lambda *question: asked.append(question))
     words = mixed(100, 80)
     starts, stops = np.array([0, 20, 90]), np.array([10, 20, 100])
     native.low_zero_count(words, 16)
@@ -637,7 +637,7 @@ native.profile(words, threads=2)
 native.profiles(words.view(np.uint16), np.array([0]), np.array([9]), "F16")
 native.truncate(words, 16, threads=2)
 print("numba" in sys.modules)
-native.uses_kernels = lambda *_: True
+native.choice.uses_kernels = lambda *_: True
 native.low_zero_count(words, 16)
 print("numba" in sys.modules)
 """
@@ -671,7 +671,7 @@ import sys
 sys.path.insert(0, {str(tmp_path)!r})
 import numpy as np
 import truebits_native as native
-native.uses_kernels = lambda *_: True
+native.choice.uses_kernels = lambda *_: True
 print(native.low_zero_count(np.arange(1 << 17, dtype=np.uint32), 16))
 from truebits_native.lowbits import count_matching
 print(native.__file__, type(count_matching._cache).__name__)
@@ -701,6 +701,6 @@ def test_all_kernels_compile_ahead_of_time_and_are_cached(tmp_path):
 
     first, second = run(), run()
     kernels = first.count(": compiled")
-    assert kernels == 6
+    assert kernels == 15
     assert second.count(": from the cache") == kernels
     assert str(tmp_path) in second

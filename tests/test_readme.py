@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import shlex
+import shutil
 import subprocess
 import sys
+from importlib.util import find_spec
+
+import pytest
 
 import readme_blocks
+from truebits import data
 
 
 def run(command: str, folder) -> subprocess.CompletedProcess[str]:
@@ -22,6 +28,17 @@ def test_the_commands_print_what_the_readme_says(tmp_path):
         assert done.returncode == 0, f"{command}: {done.stderr}"
         got = done.stdout.rstrip("\n") + "\n" if done.stdout else ""
         assert got == expected.rstrip("\n") + "\n", command
+
+
+@pytest.mark.skipif(find_spec("llama_cpp") is None and os.environ.get("CI") != "true", reason="needs the extra eval")
+def test_the_commands_that_need_llama_cpp_run(tmp_path):
+    shutil.copytree(data.MODEL.parent, tmp_path / "story")
+    pairs = readme_blocks.console(needs_eval=True)
+    assert len(pairs) >= 3
+    for command, expected in pairs:
+        done = run(command, tmp_path)
+        assert done.returncode == 0, f"{command}: {done.stderr}"
+        assert done.stdout.splitlines()[0] == expected.splitlines()[0], command
 
 
 def test_every_subcommand_has_a_heading():

@@ -64,7 +64,7 @@ def example(cut=False):
     )
 
 
-def cut_to_top_half(words):
+def cut_to_top_half(piece, words):
     changed = int(np.count_nonzero(words & ~TOP_HALF))
     words &= TOP_HALF
     return changed
@@ -462,7 +462,7 @@ def test_clone_writes_only_what_changes(path, small_blocks, monkeypatch):
 
 @pytest.mark.parametrize("kind", ["touched", "longer", "other bytes"])
 def test_source_that_changes_meanwhile(path, kind):
-    def change(words):
+    def change(piece, words):
         if kind == "touched":
             os.utime(path, ns=(0, 0))
         elif kind == "longer":
@@ -473,7 +473,7 @@ def test_source_that_changes_meanwhile(path, kind):
                 file.seek(100)
                 file.write(b"x")
             os.utime(path, ns=(1, 1))
-        return cut_to_top_half(words)
+        return cut_to_top_half(piece, words)
 
     with pytest.raises(FileChanged):
         copied(path, change)
@@ -557,12 +557,12 @@ def flipped(path, at):
         file.write(bytes([byte]))
 
 
-def invert(words):
+def invert(piece, words):
     words ^= np.uint32(0xFFFFFFFF)
     return words.size
 
 
-def is_inverted(before, after):
+def is_inverted(piece, before, after):
     return np.array_equal(before ^ np.uint32(0xFFFFFFFF), after)
 
 
@@ -570,7 +570,7 @@ def test_check_copy_finds_every_flipped_byte(small, small_blocks):
     model, copy = open_model(small), small.with_name("copy.gguf")
     (tensor,) = f32(model)
     expected = bytearray(small.read_bytes())
-    invert(np.frombuffer(expected, "<u4", tensor.values, tensor.offset))
+    invert(None, np.frombuffer(expected, "<u4", tensor.values, tensor.offset))
     copy.write_bytes(expected)
     check_copy(model.parts[0], copy, [tensor], is_inverted)
     for at in range(copy.stat().st_size):

@@ -8,7 +8,6 @@ import gguf
 import numpy as np
 import pytest
 
-import truebits_native as native
 from gguf_bytes import alignment, tensor
 from gguf_bytes import gguf as gguf_bytes
 from truebits.errors import SelectionError, UsageError
@@ -17,6 +16,7 @@ from truebits.files.mapping import FileChanged
 from truebits.files.model import open_model
 from truebits.origin import Origin
 from truebits.scan import TensorPrecision, low_bits, scan
+from truebits_native import choice
 from words import TYPES, grid, mixed, profile_of
 
 scan_module = importlib.import_module("truebits.scan")  # the package gives its name to the function
@@ -90,7 +90,7 @@ def small_batches(monkeypatch):
 @pytest.fixture
 def kernels(monkeypatch):
     """Let the Numba kernels do work of any size."""
-    monkeypatch.setattr(native, "uses_kernels", lambda *_: True)
+    monkeypatch.setattr(choice, "uses_kernels", lambda *_: True)
 
 
 # --- what is found
@@ -345,7 +345,7 @@ def test_any_number_of_threads_finds_the_same(path, kernels, small_batches):
 def test_kernels_and_twins_find_the_same(path, monkeypatch):
     found = []
     for uses_kernels in (True, False):
-        monkeypatch.setattr(native, "uses_kernels", lambda *_, answer=uses_kernels: answer)
+        monkeypatch.setattr(choice, "uses_kernels", lambda *_, answer=uses_kernels: answer)
         found.append((scan(path).tensors, low_bits(path, 9)))
     assert found[0] == found[1]
 

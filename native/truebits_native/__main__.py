@@ -13,6 +13,9 @@ import numpy as np
 
 def kernels() -> dict[str, tuple]:
     """Return arguments that make Numba compile each kernel for the types it is called with."""
+    from truebits_native.reference import Grid
+    from truebits_native.rounding import word_grid
+
     one = np.array([0]), np.array([1])
     bins, counts = np.empty(1, np.uint16), np.empty(1, np.uint32)
 
@@ -23,13 +26,27 @@ def kernels() -> dict[str, tuple]:
 
     lookup = np.zeros(1 << 16, np.uint16)
     mask = np.uint32(0xFFFF)
+    changed = words(np.uint32, writable=True)
+    grid = word_grid(Grid(7, -126, 1.0, 1.0, 1.0, 7))
+    how = grid, np.int64(0), np.uint64(0), np.int64(0)
+    of_unit: tuple = (np.zeros(1, np.float32),) * 4
+    of_candidates: tuple = (np.zeros((1, 1), np.float32),) * 4
     return {
         "lowbits.count_matching F32": (words(np.uint32), *one, mask, np.uint32(0)),
         "lowbits.count_matching F16": (words(np.uint16), *one, mask, np.uint32(0)),
         "histogram.count_single_bins": (words(np.uint32), *one, np.array([0]), bins, counts),
         "histogram.count_half_bins": (words(np.uint16), *one, lookup, np.array([0]), bins, counts),
         "difference.count_differing": (words(np.uint32), words(np.uint32), *one, mask),
-        "rounding.cut_low_bits": (words(np.uint32, writable=True), *one, mask),
+        "difference.measure": (words(np.uint32), words(np.uint32), *one),
+        "halves.widen_with": (words(np.uint16), words(np.uint32), changed),
+        "halves.widen_bfloats": (words(np.uint16), changed),
+        "halves.narrow_to_bfloats": (words(np.uint32), words(np.uint16, writable=True)),
+        "halves.narrow_to_halves": (words(np.uint32), words(np.uint16, writable=True)),
+        "rounding.cut_low_bits": (changed, *one, mask),
+        "rounding.round_to_grid": (changed, *one, *how, True),
+        "scaling.find_extremes": (words(np.uint32), *one),
+        "scaling.sum_scale_errors": (words(np.float32), *one, np.array([0]), *of_candidates),
+        "scaling.round_in_units": (changed, *one, 1, 0, *of_unit, *how),
     }
 
 
@@ -39,9 +56,12 @@ def main() -> None:
     import llvmlite.binding as llvm
     import numba
 
-    from truebits_native import difference, histogram, lowbits, rounding
+    from truebits_native import difference, halves, histogram, lowbits, rounding, scaling
 
-    modules = {"difference": difference, "lowbits": lowbits, "histogram": histogram, "rounding": rounding}
+    modules = {
+        **{"difference": difference, "lowbits": lowbits, "halves": halves, "histogram": histogram},
+        **{"rounding": rounding, "scaling": scaling},
+    }
     print(f"numba {numba.__version__} for {llvm.get_host_cpu_name()}, {numba.config.NUMBA_NUM_THREADS} threads")
     print(f"{time.perf_counter() - started:6.2f} s  importing")
     for name, arguments in kernels().items():

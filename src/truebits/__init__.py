@@ -6,21 +6,26 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from truebits.diff import diff as diff
     from truebits.errors import ModelFileError as ModelFileError
     from truebits.errors import Refused as Refused
     from truebits.errors import TruebitsError as TruebitsError
     from truebits.errors import Unfinished as Unfinished
     from truebits.errors import UsageError as UsageError
     from truebits.errors import VerificationFailed as VerificationFailed
+    from truebits.evaluate import evaluate as evaluate
+    from truebits.experiment import experiment as experiment
+    from truebits.fakequant import fakequant as fakequant
+    from truebits.fakequant import sweep as sweep
     from truebits.files.model import Model as Model
     from truebits.files.model import open_model
+    from truebits.operation import Rewrite as Rewrite
+    from truebits.plan import plan as plan
     from truebits.profile import PrecisionProfile as PrecisionProfile
     from truebits.scan import Report as Report
     from truebits.scan import low_bits as low_bits
     from truebits.scan import scan as scan
     from truebits.synth import synth as synth
-    from truebits.truncate import Rewrite as Rewrite
-    from truebits.truncate import plan as plan
     from truebits.truncate import truncate as truncate
     from truebits.undo import undo as undo
 
@@ -35,8 +40,13 @@ _HOMES = {
     "low_bits": "scan",
     "scan": "scan",
     "synth": "synth",
-    "Rewrite": "truncate",
-    "plan": "truncate",
+    "Rewrite": "operation",
+    "diff": "diff",
+    "evaluate": "evaluate",
+    "experiment": "experiment",
+    "fakequant": "fakequant",
+    "plan": "plan",
+    "sweep": "fakequant",
     "truncate": "truncate",
     "undo": "undo",
     "PrecisionProfile": "profile",

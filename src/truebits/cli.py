@@ -17,6 +17,9 @@ from truebits.errors import TruebitsError, printable
 from truebits.report.table import STYLES
 
 if TYPE_CHECKING:
+    from types import ModuleType
+
+    from truebits.diff import Diff
     from truebits.files.model import Model
     from truebits.report.table import Table
 
@@ -58,11 +61,22 @@ SELECTION = options(
 THREADS = click.option("--threads", type=click.IntRange(1), help="Default: all cores. Results do not depend on it.")
 JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 STYLE = click.option("-o", "--output", "style", type=click.Choice(STYLES), default="text", show_default=True)
+REPORT = click.option("-o", "--output", "style", type=click.Choice(("text", "md")), default="text", show_default=True)
 ALLOW = click.option(
     "--allow",
     multiple=True,
     type=click.Choice(("symlink", "hardlink", "cache", "open", "layout")),
     help="Change in place what is refused otherwise; repeatable.",
+)
+
+IN_PLACE = options(
+    click.option("--in-place", is_flag=True, help="Change MODEL itself."),
+    click.option(
+        "--undo-file", type=click.Path(path_type=Path), help="In place: keep the old bytes there, for `undo`."
+    ),
+    click.option("--dry-run", is_flag=True, help="Say what would change; write nothing."),
+    click.option("--force", is_flag=True, help="Replace OUT if it exists."),
+    ALLOW,
 )
 
 
@@ -160,13 +174,7 @@ def scan(
     click.argument("out", type=click.Path(path_type=Path), required=False),
     click.option("--bits", type=int, required=True, help="Low bits to set to zero, 1 to 31; 16 leaves BF16."),
     SELECTION,
-    click.option("--in-place", is_flag=True, help="Change MODEL itself."),
-    click.option(
-        "--undo-file", type=click.Path(path_type=Path), help="In place: keep the old bytes there, for `undo`."
-    ),
-    click.option("--dry-run", is_flag=True, help="Say what would change, from counts alone; write nothing."),
-    click.option("--force", is_flag=True, help="Replace OUT if it exists."),
-    ALLOW,
+    IN_PLACE,
     THREADS,
     JSON,
     STYLE,
@@ -219,6 +227,337 @@ def truncate(
     click.echo(text.changes(result).render(style))
     if style == "text":
         click.echo(f"\n{text.rewritten(result, output, in_place)}")
+
+
+@app.command()
+@options(
+    MODEL,
+    click.argument("out", type=click.Path(path_type=Path), required=False),
+    click.option("--to", metavar="FORMAT", help="bf16, fp8_e4m3fn, e5m7, int8, int4:row:affine, mxfp4, q4_0, ..."),
+    click.option(
+        "--rule", "rules", multiple=True, metavar="REGEX=FORMAT", help="FORMAT may be `keep`; first match wins."
+    ),
+    click.option(
+        "--rules", "rules_file", type=click.Path(path_type=Path), help="File of rules, one per line, after --rule."
+    ),
+    click.option("--sweep", metavar="FORMAT,...", help="Write nothing: measure what each format would do."),
+    click.option(
+        "--rounding", type=click.Choice(("nearest", "truncate", "stochastic")), default="nearest", show_default=True
+    ),
+    click.option("--seed", type=click.IntRange(0, 2**64 - 1), help="Of stochastic rounding; default 0."),
+    click.option(
+        "--overflow",
+        type=click.Choice(("saturate", "inf")),
+        help="Default: Inf where the format has it, except when truncating.",
+    ),
+    click.option("--flush-subnormals", is_flag=True, help="Subnormals of the format become zero."),
+    SELECTION,
+    IN_PLACE,
+    click.option("--by-tensor", is_flag=True, help="One row per tensor, not per group."),
+    THREADS,
+    JSON,
+    STYLE,
+)
+def fakequant(
+    model: Path,
+    out: Path | None,
+    to: str | None,
+    rules: tuple[str, ...],
+    rules_file: Path | None,
+    sweep: str | None,
+    rounding: str,
+    seed: int | None,
+    overflow: str | None,
+    flush_subnormals: bool,
+    include: tuple[str, ...],
+    exclude: tuple[str, ...],
+    in_place: bool,
+    undo_file: Path | None,
+    dry_run: bool,
+    force: bool,
+    allow: tuple[str, ...],
+    by_tensor: bool,
+    threads: int | None,
+    as_json: bool,
+    style: str,
+) -> None:
+    r"""Make values what they would be after a round trip through FORMAT.
+
+    The result is the new file OUT, or MODEL itself with --in-place; tensors keep their type.
+
+    \b
+    floating point  bf16 fp16 tf32 fp8_e4m3fn fp8_e5m2 fp8_e4m3fnuz fp8_e5m2fnuz fp8_e3m4
+                    fp6_e2m3fn fp6_e3m2fn fp4_e2m1fn, and any eXmY
+    whole numbers   int2 .. int16, then :blockN (default :block32), :row or :tensor,
+                    :affine, :mse
+    shared scales   mxfp8 mxfp8_e5m2 mxfp6 mxfp6_e3m2 mxfp4 nvfp4
+    ggml's types    q8_0 q4_0 q4_1 q5_0 q5_1 tq1_0 tq2_0 ggml_mxfp4, and with the extra
+                    `eval` q2_k q3_k q4_k q5_k q6_k iq4_nl iq4_xs
+    """
+    from truebits.errors import UsageError
+
+    if seed is not None and rounding != "stochastic":
+        raise UsageError("--seed is for --rounding stochastic")
+    manner: dict[str, Any] = {"rounding": rounding, "seed": seed or 0, "overflow": overflow}
+    manner["flush_subnormals"] = flush_subnormals
+    chosen: dict[str, Any] = {"select": include, "exclude": exclude, "threads": threads}
+    if sweep is not None:
+        if out or to or rules or rules_file or in_place or undo_file or dry_run:
+            raise UsageError("--sweep writes nothing: it goes with a selection and with --rounding, not with an output")
+        _sweep(model, sweep, {**manner, **chosen}, as_json, style)
+        return
+    from truebits.fakequant import bits_per_weight
+    from truebits.fakequant import fakequant as fakequant_model
+    from truebits.formats import target
+    from truebits.report import figures, json, text
+    from truebits.report.progress import progress_bar
+    from truebits.rules import read_rules
+
+    all_rules = [*rules, *(read_rules(rules_file) if rules_file else ())]
+    opened = _open(model)
+    writing: dict[str, Any] = {"in_place": in_place, "undo_file": undo_file, "force": force, "allow": allow}
+    with progress_bar("fakequant") as progress:
+        result = fakequant_model(
+            opened, out, to=to, rules=all_rules, dry_run=dry_run, progress=progress, **manner, **chosen, **writing
+        )
+    output = str(model if in_place else out) if result.written else None
+    tensors = {tensor.name: tensor for tensor in opened.tensors}
+    bits = bits_per_weight((tensors[change.name], target(change.to)) for change in result.tensors if change.to)
+    if as_json:
+        click.echo(json.fakequant(str(model), output, result, bits))
+        return
+    click.echo(figures.rounded(result, by_tensor).render(style))
+    if style == "text":
+        click.echo(f"\n{text.rewritten(result, output, in_place)}")
+
+
+def _sweep(model: Path, formats: str, options: dict[str, Any], as_json: bool, style: str) -> None:
+    """Print what each of several formats would do to a model."""
+    from truebits.fakequant import sweep
+    from truebits.report import figures, json, listing
+    from truebits.report.progress import progress_bar
+
+    opened = _open(model)
+    with progress_bar("sweep") as progress:
+        found = sweep(opened, [name.strip() for name in formats.split(",")], progress=progress, **options)
+    if as_json:
+        click.echo(json.sweep(str(model), found))
+        return
+    _print(listing.headline(opened), figures.trials(found), style)
+    for trial in found:
+        if trial.problem and style == "text":
+            click.echo(f"\n{trial.to}: {printable(trial.problem)}")
+
+
+@app.command()
+@options(
+    click.argument("a", type=click.Path(path_type=Path)),
+    click.argument("b", type=click.Path(path_type=Path)),
+    SELECTION,
+    click.option(
+        "--fail-over",
+        "limits",
+        multiple=True,
+        metavar="METRIC=VALUE",
+        help="Only fail if a tensor is above: changed, max_abs, max_rel, max_ulp, mse, rms; repeatable.",
+    ),
+    THREADS,
+    JSON,
+    STYLE,
+)
+def diff(
+    a: Path,
+    b: Path,
+    include: tuple[str, ...],
+    exclude: tuple[str, ...],
+    limits: tuple[str, ...],
+    threads: int | None,
+    as_json: bool,
+    style: str,
+) -> None:
+    """Compare two models value by value; exit code 0 if they are the same, 1 if not.
+
+    With --fail-over it is 1 if a tensor is above a limit, missing, or not to be compared.
+    """
+    from truebits.diff import diff as compare
+    from truebits.report import figures, json
+    from truebits.report.progress import progress_bar
+
+    gates = [_gate(limit) for limit in limits]
+    ours, theirs = _open(a), _open(b)
+    with progress_bar("diff") as progress:
+        found = compare(ours, theirs, include or None, exclude, threads=threads, progress=progress)
+    failed = [line for metric, limit in gates for line in found.over(metric, limit)]
+    try:
+        if as_json:
+            click.echo(json.diff(found, failed))
+        else:
+            _print_diff(figures, found, failed, style)
+    except BrokenPipeError:  # who stops reading still gets the exit code
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    if failed or not (gates or found.is_same):
+        raise Different
+
+
+def _print_diff(figures: ModuleType, found: Diff, failed: list[str], style: str) -> None:
+    table = figures.diff(found)
+    if table.rows:
+        click.echo(table.render(style))
+    if style == "text":
+        places = figures.places(found)
+        if places.rows:
+            click.echo(f"\n{places.render(style)}\n")
+        for line in [*figures.differences(found), *(f"gate failed: {line}" for line in failed)]:
+            click.echo(line)
+
+
+def _gate(text: str) -> tuple[str, float]:
+    """Parse ``max_abs=1e-3``."""
+    from truebits.diff import check_limit
+
+    metric, _, number = text.partition("=")
+    try:
+        limit = float(number)
+    except ValueError:
+        raise click.BadParameter(f"{text!r} is not METRIC=VALUE", param_hint="--fail-over") from None
+    check_limit(metric.strip(), limit)
+    return metric.strip(), limit
+
+
+class Different(Exception):
+    """A difference was found, or a gate failed: exit code 1."""
+
+
+EVALUATION = options(
+    click.option("--prompts", type=click.Path(path_type=Path), help="File of one prompt per line."),
+    click.option("--context", "n_ctx", type=int, default=512, show_default=True, help="Tokens per chunk of text."),
+    click.option("--chunks", type=int, help="Only the first so many; default: all."),
+    click.option("--rounds", type=int, default=5, show_default=True, help="Of the timings; 0 for none."),
+    click.option("--answer-tokens", type=int, default=48, show_default=True, help="Length of an answer, at most."),
+    click.option("--seed", type=int, default=0, show_default=True, help="Of the timings' bootstrap."),
+)
+
+
+@app.command("eval")
+@options(
+    click.argument("base", type=click.Path(path_type=Path)),
+    click.argument("candidate", type=click.Path(path_type=Path)),
+    click.option(
+        "--text", type=click.Path(path_type=Path), required=True, help="File that predictions are measured on."
+    ),
+    EVALUATION,
+    THREADS,
+    JSON,
+    REPORT,
+)
+def evaluate(
+    base: Path,
+    candidate: Path,
+    text: Path,
+    prompts: Path | None,
+    threads: int | None,
+    as_json: bool,
+    style: str,
+    **settings: Any,
+) -> None:
+    """Compare what two models predict, answer, and how fast they are, in llama.cpp."""
+    from truebits.dialogue import read_prompts
+    from truebits.evaluate import evaluate as compare
+    from truebits.report.progress import progress_bar
+
+    asked = read_prompts(prompts) if prompts else None
+    models = _open(base), _open(candidate)
+    with progress_bar("eval", in_bytes=False) as progress:
+        found = compare(*models, text=text, prompts=asked, threads=threads, progress=progress, **settings)
+    if as_json:
+        from truebits.report import json
+
+        click.echo(json.evaluation(found))
+        return
+    from truebits.report import story
+
+    click.echo(story.render(story.evaluated(found), style))
+
+
+@app.command()
+@options(
+    MODEL,
+    click.option("--bits", type=int, help="Cut so many low bits of F32 values."),
+    click.option("--to", metavar="FORMAT", help="Round to a format, as `fakequant` does."),
+    click.option("--rule", "rules", multiple=True, metavar="REGEX=FORMAT", help="As for `fakequant`."),
+    click.option("--sweep", metavar="FORMAT,...", help="Several formats, against one loaded base."),
+    SELECTION,
+    click.option("--text", type=click.Path(path_type=Path), help="File that predictions are measured on."),
+    click.option("--out", type=click.Path(path_type=Path), help="Keep the rewritten model there."),
+    click.option("--anyway", is_flag=True, help="Measure even where nothing can change."),
+    click.option("--plot", type=click.Path(path_type=Path), help="With --sweep: draw quality against size, a PNG."),
+    EVALUATION,
+    THREADS,
+    JSON,
+    REPORT,
+)
+def experiment(
+    model: Path,
+    bits: int | None,
+    to: str | None,
+    rules: tuple[str, ...],
+    sweep: str | None,
+    include: tuple[str, ...],
+    exclude: tuple[str, ...],
+    text: Path | None,
+    out: Path | None,
+    anyway: bool,
+    plot: Path | None,
+    prompts: Path | None,
+    threads: int | None,
+    as_json: bool,
+    style: str,
+    **settings: Any,
+) -> None:
+    """Lower the precision, and find out what that does and why.
+
+    Scan, plan, rewrite, diff, evaluate: one report. Where nothing can change it says so at once.
+    """
+    from truebits.dialogue import read_prompts
+    from truebits.errors import UsageError
+    from truebits.report import json, story
+    from truebits.report.progress import progress_bar
+
+    settings |= {"prompts": read_prompts(prompts) if prompts else None, "threads": threads}
+    chosen: dict[str, Any] = {"select": include, "exclude": exclude}
+    opened = _open(model)
+    if plot and not sweep:
+        raise UsageError("--plot goes with --sweep")
+    if sweep is None:
+        from truebits.experiment import experiment as run
+
+        with progress_bar("experiment", in_bytes=False) as progress:
+            done = run(
+                opened,
+                bits=bits,
+                to=to,
+                rules=rules,
+                text=text,
+                out=out,
+                anyway=anyway,
+                progress=progress,
+                **chosen,
+                **settings,
+            )
+        click.echo(json.experiment(done) if as_json else story.render(story.story(done), style))
+        return
+    if text is None or out or anyway or bits or to or rules:
+        raise UsageError("--sweep takes formats and --text, and keeps no model")
+    from truebits.experiment import sweep_experiment
+
+    with progress_bar("experiment", in_bytes=False) as progress:
+        names = [name.strip() for name in sweep.split(",")]
+        found = sweep_experiment(opened, names, text=text, progress=progress, **chosen, **settings)
+    if plot:
+        from truebits.report.plot import draw
+
+        draw(found, plot)
+    click.echo(json.comparisons(str(model), found) if as_json else story.comparisons(found).render(style))
 
 
 @app.command()
@@ -342,6 +681,8 @@ def main() -> NoReturn:
         if sys.stdout is not None:
             sys.stdout.flush()
         code = 0
+    except Different:
+        code = 1
     except SystemExit:
         code = 0  # click ends so, with 1, where a pipe was closed; ours says that a difference was found
     except click.ClickException as error:

@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 from collections.abc import Callable
 from contextlib import nullcontext
+from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from truebits import data
+from truebits.fakequant import sweep
 from truebits.files.model import open_model
+from truebits.plan import plan
 from truebits.profile import PrecisionProfile
-from truebits.report import listing, text
+from truebits.report import figures, listing, text
 from truebits.report.table import Table
 from truebits.scan import scan
 from truebits.synth import synth
-from truebits.truncate import plan, truncate
+from truebits.truncate import truncate
 from truebits.undo import undo
 
 Say = Callable[[str], object]
+
+TOLD = ("What was measured, before against after", "How the text was predicted", "Conclusion")
+"""Parts of an experiment's report that the demo shows."""
 
 
 def demo(say: Say, keep: Path | None = None, threads: int | None = None) -> None:
@@ -36,6 +44,7 @@ def demo(say: Say, keep: Path | None = None, threads: int | None = None) -> None
     with nullcontext(str(keep)) if keep is not None else TemporaryDirectory(prefix="truebits-demo-") as folder:
         _without_effect(say, Path(folder) / "like-tinyllama.gguf", threads)
         _with_effect(say, Path(folder) / "full-precision.gguf", threads)
+        _with_a_model(say, Path(folder), threads)
 
 
 def _without_effect(say: Say, path: Path, threads: int | None) -> None:
@@ -82,6 +91,27 @@ def _with_effect(say: Say, path: Path, threads: int | None) -> None:
     _and_back(say, path, threads)
     say("So: a truncation changes exactly the values whose low bits are not zero. Count them first:")
     say("where the count is 0, perplexity, dialogue and load time cannot move, because not one bit does.")
+
+
+def _with_a_model(say: Say, folder: Path, threads: int | None) -> None:
+    """Experiment on the model that ships with the package, which speaks."""
+    model, heldout = (folder / path.name for path in (data.MODEL, data.HELDOUT))
+    for path, copy in ((data.MODEL, model), (data.MODEL_Q8_0, folder / data.MODEL_Q8_0.name), (data.HELDOUT, heldout)):
+        shutil.copyfile(path, copy)
+    say("\n=== 3. What it does to a model that speaks ===\n")
+    say("A small language model of truebits' own, trained in F32, and a text that it never saw:\n")
+    _command(say, f"fakequant {model.name} --sweep bf16,fp8_e4m3fn,int8,int4,mxfp4")
+    say(figures.trials(sweep(model, ["bf16", "fp8_e4m3fn", "int8", "int4", "mxfp4"], threads=threads)).render() + "\n")
+    _command(say, f"experiment {model.name} --to fp8_e4m3fn --text {heldout.name}")
+    if find_spec("llama_cpp") is None:
+        say("needs llama.cpp: pip install 'truebits[eval]', then run the demo again.")
+        return
+    from truebits.experiment import experiment
+    from truebits.report import story
+
+    done = experiment(model, to="fp8_e4m3fn", text=heldout, threads=threads)
+    told = [section for section in story.story(done) if section.heading in TOLD]
+    say(story.render(told, "text"))
 
 
 def _before_after(before: PrecisionProfile, after: PrecisionProfile) -> Table:

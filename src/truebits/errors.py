@@ -52,10 +52,21 @@ class Refused(TruebitsError):
     exit_code = 5
 
 
+class MissingExtra(UsageError):
+    """A part of truebits that is installed on demand."""
+
+    def __init__(self, what: str, extra: str):
+        super().__init__(f"{what} needs an optional part; install it: pip install 'truebits[{extra}]'")
+
+
 class VerificationFailed(TruebitsError):
     """What was written is not what the plan said."""
 
     exit_code = 4
+
+
+class EvaluationFailed(TruebitsError):
+    """llama.cpp refuses a model, cannot run it, or did not survive it."""
 
 
 class Unfinished(TruebitsError):

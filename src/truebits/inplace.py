@@ -21,7 +21,7 @@ from truebits.files.layout import FLOAT_BYTES, Tensor
 from truebits.files.mapping import FileChanged, Identity
 from truebits.files.model import Model, Part
 from truebits.marker import clear_marker, find_marker, set_marker
-from truebits.rewrite import Change, pieces, sum_of_others, words_of, write_all
+from truebits.rewrite import Blocks, Change, pieces, single_values, sum_of_others, words_of, write_all
 from truebits.undolog import UndoLog
 
 ALLOWANCES = ("symlink", "hardlink", "cache", "open", "layout")
@@ -46,14 +46,28 @@ class InPlace:
     undo_file : Path or None
     allow : set of str
         Of `ALLOWANCES`.
+    is_repeatable : bool
+        Changing what is changed already changes nothing: an interrupted rewrite can be run again.
+    blocks : callable
     """
 
-    def __init__(self, model: Model, tensors: list[Tensor], operation: dict, undo_file: Path | None, allow: set[str]):
+    def __init__(
+        self,
+        model: Model,
+        tensors: list[Tensor],
+        operation: dict,
+        undo_file: Path | None,
+        allow: set[str],
+        is_repeatable: bool = True,
+        blocks: Blocks = single_values,
+    ):
         self.model = model
         self.tensors = tensors
         self.operation = operation
         self.undo_file = undo_file
         self.allow = allow
+        self.is_repeatable = is_repeatable
+        self.blocks = blocks
 
     def write(self, change: Change, verify: Verify, progress: Callable[[int], None]) -> int:
         """Change the words of the tensors; return how many changed.
@@ -75,6 +89,7 @@ class InPlace:
             record = describe(parts, descriptors, self.operation, os.urandom(8).hex() if self.undo_file else None)
             begun = [marker for part in parts.values() if (marker := find_marker(part.path, record))]
             if begun:
+                self._check_repeatable()
                 record = begun[0]
                 self._check_same_undo(record)
             log = stack.enter_context(UndoLog.open(self.undo_file, record, bool(begun))) if self.undo_file else None
@@ -93,11 +108,21 @@ class InPlace:
             except BaseException as error:
                 raise Unfinished(
                     f"{self.model.path}: the rewrite in place was left unfinished "
-                    f"({type(error).__name__}: {error}); run the same again to finish it{self._way_back()}"
+                    f"({type(error).__name__}: {error}){self._way_on()}{self._way_back()}"
                 ) from error
             for part in parts.values():
                 clear_marker(part.path)
         return changed
+
+    def _check_repeatable(self) -> None:
+        """Refuse to round a second time what a first attempt may have rounded: its scales would be others."""
+        if not self.is_repeatable:
+            raise Refused(
+                f"{self.model.path}: a rewrite in place was left unfinished{self._way_back()}, then run it again"
+            )
+
+    def _way_on(self) -> str:
+        return "; run the same again to finish it" if self.is_repeatable else ""
 
     def _way_back(self) -> str:
         if self.undo_file is None:
@@ -118,12 +143,12 @@ class InPlace:
         self, number: int, descriptor: int, change: Change, log: UndoLog | None, progress: Callable[[int], None]
     ) -> int:
         changed = 0
-        for piece in pieces(self._of(number)):
+        for piece in pieces(self._of(number), self.blocks):
             old = os.pread(descriptor, piece.stop - piece.start, piece.start)
             if len(old) != piece.stop - piece.start:
                 raise FileChanged(errno.ESTALE, "shrank while it was rewritten", str(self.model.parts[number].path))
             new = bytearray(old)
-            changed_here = change(words_of(piece.tensor, new))
+            changed_here = change(piece, words_of(piece.tensor, new))
             if changed_here:
                 if log is not None:
                     log.append(number, piece.start, old, new)

@@ -140,9 +140,12 @@ class Layout:
         if format.special == "nan":
             fits[self.bin_480] &= format.largest >= 480
         payload = self.table_bits - (format.mantissa_bits if format.bits >= 16 else 1)
-        nan_fits = (self.trailing >= payload) & (format.special != "none") & (format.mantissa_bits > 0)
-        fits = np.where(self.is_nan, nan_fits, fits)
-        return np.where(self.is_inf, format.special == "ieee", fits | self.is_zero)
+        fits = np.where(self.is_nan, (self.trailing >= payload) & format.has_nan, fits)
+        return np.where(self.is_inf, format.has_inf, fits | self.is_zero)
+
+    def flushed(self, format: Format) -> np.ndarray:
+        """Below the format's smallest normal value, and not zero, by bin."""
+        return ~self.is_zero & (self.exponent - self.table_bias < format.smallest_normal_exponent)
 
 
 LAYOUTS = {
@@ -273,6 +276,14 @@ class PrecisionProfile:
     def changed_by_cut(self, bits: int) -> int:
         """Number of values that setting the low `bits` bits to zero would change."""
         return self.values - self.count(_mask(self.type, "unchanged", bits))
+
+    def changed_by_cast(self, format: Format, flush_subnormals: bool = False) -> int:
+        """Number of values that rounding to a format changes, but for -0 where the format has none.
+
+        The same for every rounding: a value that is exact stays, every other one has to move.
+        """
+        changed = ~_mask(self.type, "fits", format)
+        return self.count(changed | _mask(self.type, "flushed", format) if flush_subnormals else changed)
 
     def fits(self, to: str | Format) -> int:
         """Number of values that are exact in a format: a round trip gives them back.

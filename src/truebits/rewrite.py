@@ -42,12 +42,6 @@ COPY_BYTES = 64 << 20
 CHECK_BYTES = 32 << 20
 """Compared at a time."""
 
-Change = Callable[[np.ndarray], int]
-"""Changes words in place and returns how many changed."""
-
-Check = Callable[[np.ndarray, np.ndarray], bool]
-"""Tells whether the second words are what `Change` makes of the first."""
-
 
 class Piece(NamedTuple):
     """Part of a tensor, small enough for a buffer."""
@@ -56,17 +50,55 @@ class Piece(NamedTuple):
     start: int
     stop: int
 
+    @property
+    def first(self) -> int:
+        """Index of its first value in the tensor."""
+        return (self.start - self.tensor.offset) // FLOAT_BYTES[self.tensor.type]
 
-def pieces(tensors: Iterable[Tensor]) -> Iterator[Piece]:
-    """Cut tensors of one file, in file order, at multiples of `BLOCK_BYTES` or at the end of the value across one."""
+
+Change = Callable[[Piece, np.ndarray], int]
+"""Changes the words of a piece in place and returns how many changed."""
+
+Check = Callable[[Piece, np.ndarray, np.ndarray], bool]
+"""Tells whether the second words are what `Change` makes of the first."""
+
+Blocks = Callable[[Tensor], int]
+"""Tells how many values of a tensor have to stay together."""
+
+
+def single_values(tensor: Tensor) -> int:
+    """Let a tensor be cut between any two values."""
+    return 1
+
+
+def pieces(tensors: Iterable[Tensor], blocks: Blocks = single_values, size: int | None = None) -> Iterator[Piece]:
+    """Cut tensors of one file, in file order, at multiples of `size` or at the end of the block across one.
+
+    Parameters
+    ----------
+    tensors : iterable of Tensor
+    blocks : callable
+    size : int, optional
+        `BLOCK_BYTES` if not given.
+    """
+    size = size or BLOCK_BYTES
     for tensor in sorted(tensors, key=lambda tensor: tensor.offset):
-        item = FLOAT_BYTES[tensor.type]
+        block = blocks(tensor) * FLOAT_BYTES[tensor.type]
         start, end = tensor.offset, tensor.offset + tensor.nbytes
         while start < end:
-            stop = start + BLOCK_BYTES - start % BLOCK_BYTES
-            stop = min(end, stop + -(stop - start) % item)
+            stop = start + size - start % size
+            stop = min(end, stop + -(stop - start) % block)
             yield Piece(tensor, start, stop)
             start = stop
+
+
+def read_pieces(part: Part, tensors: Iterable[Tensor], blocks: Blocks) -> Iterator[tuple[Piece, np.ndarray]]:
+    """Give each piece with its words, to be looked at until the next."""
+    with part.map() as file:
+        for piece in pieces(tensors, blocks):
+            file.check()
+            yield piece, words_of(piece.tensor, _view(file, piece.start, piece.stop))
+            file.forget(piece.start, piece.stop)
 
 
 def words_of(tensor: Tensor, data: bytes | bytearray | np.ndarray) -> np.ndarray:
@@ -157,7 +189,14 @@ def outputs(model: Model, out: Path) -> list[Path]:
     return paths
 
 
-def write_copy(part: Part, out: int, tensors: list[Tensor], change: Change, progress: Callable[[int], None]) -> int:
+def write_copy(
+    part: Part,
+    out: int,
+    tensors: list[Tensor],
+    change: Change,
+    progress: Callable[[int], None],
+    blocks: Blocks = single_values,
+) -> int:
     """Copy one file of a model, changing the words of some tensors; return how many changed.
 
     One thread changes words in a buffer while a second writes the buffer before it.
@@ -173,9 +212,11 @@ def write_copy(part: Part, out: int, tensors: list[Tensor], change: Change, prog
     change : callable
     progress : callable
         Called with the number of bytes each step has dealt with.
+    blocks : callable
     """
     changed = 0
-    buffers = [np.empty(BLOCK_BYTES, np.uint8) for _ in range(2)]
+    longest = max((blocks(tensor) * FLOAT_BYTES[tensor.type] for tensor in tensors), default=0)
+    buffers = [np.empty(BLOCK_BYTES + longest, np.uint8) for _ in range(2)]
     writes: list[Future[None] | None] = [None, None]
     interrupted = Event()
     with part.map() as source, ThreadPoolExecutor(1) as writer, set_on_error(interrupted):
@@ -189,12 +230,12 @@ def write_copy(part: Part, out: int, tensors: list[Tensor], change: Change, prog
                 write_all(out, data, start)
                 start_writeback(out, start, len(data))
 
-        for number, piece in enumerate(pieces(tensors)):
+        for number, piece in enumerate(pieces(tensors, blocks)):
             if (before := writes[number % 2]) is not None:
                 before.result()
             buffer = buffers[number % 2][: piece.stop - piece.start]
             buffer[:] = _view(source, piece.start, piece.stop)
-            changed_here = change(words_of(piece.tensor, buffer))
+            changed_here = change(piece, words_of(piece.tensor, buffer))
             writes[number % 2] = writer.submit(write, at, piece.start, buffer.data, changed_here)
             source.forget(piece.start, piece.stop)
             progress(piece.stop - at)
@@ -287,7 +328,7 @@ def others(tensors: Iterable[Tensor], size: int) -> Iterator[tuple[int, int]]:
         yield at, size
 
 
-def check_copy(part: Part, out: Path, tensors: list[Tensor], is_changed: Check) -> None:
+def check_copy(part: Part, out: Path, tensors: list[Tensor], is_changed: Check, blocks: Blocks = single_values) -> None:
     """Compare a written copy with what it must be: the tensors changed, every other byte as in the input.
 
     Raises
@@ -304,14 +345,13 @@ def check_copy(part: Part, out: Path, tensors: list[Tensor], is_changed: Check) 
                 raise VerificationFailed(f"{out}: bytes {start} to {stop} are not the input's")
             source.forget(start, stop)
             copy.forget(start, stop)
-        for tensor in tensors:
-            for start, stop in _blocks([(tensor.offset, tensor.offset + tensor.nbytes)], CHECK_BYTES):
-                if not is_changed(
-                    words_of(tensor, _view(source, start, stop)), words_of(tensor, _view(copy, start, stop))
-                ):
-                    raise VerificationFailed(f"{out}: bytes {start} to {stop}, of {tensor.label}, are not as planned")
-                source.forget(start, stop)
-                copy.forget(start, stop)
+        for piece in pieces(tensors, blocks, CHECK_BYTES):
+            tensor, start, stop = piece
+            old, new = (words_of(tensor, _view(file, start, stop)) for file in (source, copy))
+            if not is_changed(piece, old, new):
+                raise VerificationFailed(f"{out}: bytes {start} to {stop}, of {tensor.label}, are not as planned")
+            source.forget(start, stop)
+            copy.forget(start, stop)
 
 
 def sum_of_others(part: Part, descriptor: int, tensors: list[Tensor]) -> tuple[int, int]:

@@ -193,6 +193,18 @@ def low_bits(
     return counts
 
 
+def negative_zeros(model: Model, tensors: Iterable[Tensor], threads: int | None = None) -> dict[str, int]:
+    """Count, in each tensor, the values that are -0: a profile does not tell them from 0."""
+    counts = {tensor.name: 0 for tensor in tensors}
+    for batch in batches(model, tensors):
+        bits = LAYOUTS[batch.tensors[0].type].word_bits
+        whole = (1 << bits) - 1
+        found = native.matching_counts(batch.words, batch.starts, batch.stops, whole, 1 << (bits - 1), threads)
+        for tensor, count in zip(batch.tensors, found.tolist(), strict=True):
+            counts[tensor.name] += count
+    return counts
+
+
 def floating(tensors: Iterable[Tensor], types: Iterable[str], asked: bool) -> list[Tensor]:
     """Keep the tensors of the given types; if none is left and some were `asked` for, refuse."""
     tensors, types = list(tensors), tuple(types)

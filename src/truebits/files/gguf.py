@@ -67,6 +67,15 @@ def read_header(data: mmap.mmap | bytes, path: Path, part: int, limits: Limits) 
     return _Walk(data, path, limits).header(part)
 
 
+def value_bytes(data: mmap.mmap | bytes, header: Header, key: str) -> bytes:
+    """Return the bytes of one metadata value, as they stand in the file."""
+    kind, start = header.keys[key]
+    walk = _Walk(data, header.path, Limits(*[header.header_bytes] * len(Limits._fields)))
+    walk.at = start
+    walk.skip(kind)
+    return data[start : walk.at]
+
+
 class _Walk:
     """One pass over a header; `at` is the byte offset of the next record."""
 

@@ -120,8 +120,13 @@ class Model:
 def _patterns(regexes: Iterable[str] | str | None) -> list[re.Pattern[str]]:
     if regexes is None:
         return []
+    return [pattern(regex) for regex in ([regexes] if isinstance(regexes, str) else regexes)]
+
+
+def pattern(regex: str) -> re.Pattern[str]:
+    """Compile a regex for names; raises `SelectionError` if it is none."""
     try:
-        return [re.compile(regex) for regex in ([regexes] if isinstance(regexes, str) else regexes)]
+        return re.compile(regex)
     except re.error as error:
         raise errors.SelectionError(f"not a regular expression: {error.pattern!r} ({error})") from error
 

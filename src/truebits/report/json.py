@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
+from math import isfinite
 from typing import TYPE_CHECKING, Any
 
 from truebits.errors import printable
@@ -16,9 +17,14 @@ from truebits.files.model import Model
 from truebits.profile import PrecisionProfile
 from truebits.report.table import Table
 from truebits.scan import Report
+from truebits_native.reference import Difference
 
 if TYPE_CHECKING:
-    from truebits.truncate import Rewrite
+    from truebits.diff import Diff, Place
+    from truebits.evaluate import Evaluation
+    from truebits.experiment import Comparison, Experiment
+    from truebits.fakequant import Trial
+    from truebits.operation import Rewrite
 
 
 def document(verb: str, content: dict[str, Any]) -> str:
@@ -93,9 +99,140 @@ def rewrite(verb: str, source: str, output: str | None, result: Rewrite) -> str:
             "changed": result.changed,
             "written": result.written,
             "reason": result.reason,
-            "tensors": [{**change._asdict(), "name": printable(change.name)} for change in result.tensors],
+            "tensors": [
+                {"name": printable(change.name), "values": change.values, "changed": change.changed}
+                for change in result.tensors
+            ],
         },
     )
+
+
+def fakequant(source: str, output: str | None, result: Rewrite, bits: float | None) -> str:
+    total = {"values": result.values, "changed": result.changed, **_errors(result.difference), "bits_per_weight": bits}
+    tensors = [
+        {
+            "name": printable(change.name),
+            "to": change.to,
+            "values": change.values,
+            "changed": change.changed,
+            **_errors(change.difference),
+        }
+        for change in result.tensors
+    ]
+    about = {"file": source, "output": output, "written": result.written, "reason": result.reason}
+    return document("fakequant", {**about, "tensors": tensors, "total": total})
+
+
+def sweep(source: str, found: Sequence[Trial]) -> str:
+    rows = [
+        {
+            "to": trial.to,
+            "bits_per_weight": trial.bits,
+            "problem": trial.problem,
+            "values": of.values if (of := trial.difference) else None,
+            "changed": of.changed if of else None,
+            **_errors(of),
+        }
+        for trial in found
+    ]
+    return document("fakequant-sweep", {"file": source, "formats": rows})
+
+
+def diff(found: Diff, failed: Sequence[str]) -> str:
+    tensors = [
+        {
+            "name": tensor.name,
+            "types": tensor.types,
+            "shapes": tensor.shapes,
+            "values": tensor.values,
+            "changed": tensor.changed,
+            "same": tensor.is_same,
+            "problem": tensor.problem,
+            **_errors(tensor.difference),
+            "first": _place(tensor.first),
+            "worst": _place(tensor.worst),
+        }
+        for tensor in found.tensors
+    ]
+    return document(
+        "diff",
+        {
+            "a": found.a,
+            "b": found.b,
+            "same": found.is_same,
+            "failed": list(failed),
+            "only_a": found.only_a,
+            "only_b": found.only_b,
+            "metadata": [key._asdict() for key in found.metadata],
+            "tensors": tensors,
+            "total": {"values": found.values, "changed": found.changed, **_errors(found.total)},
+        },
+    )
+
+
+def evaluation(found: Evaluation) -> str:
+    return document("eval", _evaluation(found))
+
+
+def _evaluation(found: Evaluation) -> dict[str, Any]:
+    return {**asdict(found), "has_effect": found.has_effect}
+
+
+def experiment(done: Experiment) -> str:
+    from truebits.report.story import conclusion
+
+    plan, total = done.plan, done.diff.total if done.diff else None
+    return document(
+        "experiment",
+        {
+            "model": done.model,
+            "operation": done.operation,
+            "types": done.types,
+            "plan": {"values": plan.values, "changed": plan.changed, "reason": plan.reason},
+            "proved_without_effect": done.is_proved,
+            "changed_when_done_again": done.again,
+            "candidate": done.candidate,
+            "difference": {"changed": done.diff.changed, **_errors(total)} if done.diff else None,
+            "evaluation": _evaluation(done.evaluation) if done.evaluation else None,
+            "conclusion": conclusion(done),
+        },
+    )
+
+
+def comparisons(model: str, found: Sequence[Comparison]) -> str:
+    rows = [
+        {
+            "to": one.to,
+            "bits_per_weight": one.bits,
+            "changed": one.plan.changed,
+            **_errors(one.plan.difference),
+            "evaluation": _evaluation(one.evaluation),
+        }
+        for one in found
+    ]
+    return document("experiment-sweep", {"model": model, "formats": rows})
+
+
+def _place(place: Place | None) -> dict[str, Any] | None:
+    if place is None:
+        return None
+    return {
+        key: None if isinstance(value, float) and not isfinite(value) else value
+        for key, value in place._asdict().items()
+    }
+
+
+def _errors(of: Difference | None) -> dict[str, Any]:
+    """Error figures; infinite ones are null, as JSON has no Inf: ``saturated`` and ``changed`` tell which.
+
+    All are null where nothing was measured.
+    """
+    if of is None:
+        return dict.fromkeys(_errors(Difference()))
+    figures = {"max_abs": of.max_abs, "max_rel": of.max_rel, "squared_error": of.squared_error, "rms": of.rms}
+    figures |= {"mse": of.mse, "squares": of.squares, "snr_db": of.snr_db, "cosine": of.cosine}
+    finite = {key: figure if isfinite(figure) else None for key, figure in figures.items()}
+    return {"flushed": of.flushed, "saturated": of.saturated, "max_ulp": of.max_ulp, **finite}
 
 
 def _about(model: Model) -> dict[str, Any]:

@@ -15,8 +15,8 @@ PATIENCE = 0.4
 
 
 @contextmanager
-def progress_bar(what: str) -> Iterator[Progress | None]:
-    """Give a callback for `scan` and `truncate`; None where nobody would see the bar."""
+def progress_bar(what: str, in_bytes: bool = True) -> Iterator[Progress | None]:
+    """Give a callback for `scan` and the like; None where nobody would see the bar."""
     if not sys.stderr.isatty():
         yield None
         return
@@ -30,9 +30,17 @@ def progress_bar(what: str) -> Iterator[Progress | None]:
             if time.monotonic() - started < PATIENCE:
                 return
             from rich.console import Console
-            from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+            from rich.progress import (
+                BarColumn,
+                DownloadColumn,
+                MofNCompleteColumn,
+                Progress,
+                TextColumn,
+                TimeRemainingColumn,
+            )
 
-            columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
+            count = DownloadColumn() if in_bytes else MofNCompleteColumn()
+            columns = (TextColumn("{task.description}"), BarColumn(), count, TimeRemainingColumn())
             bar = Progress(*columns, console=Console(stderr=True), transient=True)
             bar.start()
             task = bar.add_task(what, total=total)

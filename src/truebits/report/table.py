@@ -10,6 +10,11 @@ from dataclasses import dataclass, field
 
 Cell = str | int | float | None
 
+
+class Scientific(float):
+    """A number that is shown as ``3.05e-05``."""
+
+
 STYLES = ("text", "md", "csv")
 
 
@@ -72,6 +77,8 @@ def _shown(cell: Cell) -> str:
         return "-"
     if isinstance(cell, int):
         return f"{cell:,}"
+    if isinstance(cell, Scientific):
+        return f"{cell:.2e}"
     if isinstance(cell, float):
         return f"{cell:.2f}"
     return cell

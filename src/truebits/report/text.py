@@ -15,7 +15,7 @@ from truebits.report.table import Table, nbytes, percent
 from truebits.scan import Report
 
 if TYPE_CHECKING:
-    from truebits.truncate import Rewrite
+    from truebits.operation import Rewrite
 
 
 class Row(NamedTuple):
@@ -198,4 +198,4 @@ def rewritten(result: Rewrite, output: str | None, in_place: bool) -> str:
     if not result.written:
         return f"{reason}.\nNothing was written: this is the plan."
     where = "in place" if in_place else f"to {printable(str(output))}"
-    return f"{reason}.\nWritten {where}; scanned again; all other bytes are equal."
+    return f"{reason}.\nWritten {where}; verified; all other bytes are equal."

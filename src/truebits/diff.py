@@ -1,0 +1,431 @@
+"""Model against model: which values differ, by how much, and where.
+
+Equal bytes are proved by comparing them. Only tensors that differ are measured: in their own words if both
+are plain and of one type, else as the F32 values that each of them means.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from math import isfinite, lcm
+from typing import NamedTuple
+
+import numpy as np
+
+import truebits_native as native
+from truebits.errors import UsageError, printable
+from truebits.files.gguf import value_bytes
+from truebits.files.layout import FLOAT_BYTES, Tensor
+from truebits.files.mapping import MappedFile
+from truebits.files.model import Model, open_model
+from truebits.files.types import TYPES
+from truebits.quantize import to_singles
+from truebits.scan import Progress, Regexes
+from truebits_native import reference
+from truebits_native.reference import Difference, merged
+
+PIECE_VALUES = 1 << 20
+"""Compared at a time."""
+
+METRICS = ("changed", "max_abs", "max_rel", "max_ulp", "mse", "rms")
+"""What a gate can limit: less is better, 0 is the same."""
+
+
+class Place(NamedTuple):
+    """One value of a tensor, on both sides.
+
+    Attributes
+    ----------
+    at : int
+        Index of the value in its tensor.
+    a, b : float
+    word_a, word_b : str
+        In hex: the words in the file, or F32 words where the sides differ in type or are quantized.
+    """
+
+    at: int
+    a: float
+    b: float
+    word_a: str
+    word_b: str
+
+
+@dataclass(frozen=True)
+class TensorDiff:
+    """One tensor in both models.
+
+    Attributes
+    ----------
+    name : str
+    types : (str, str)
+    shapes : (tuple of int, tuple of int)
+    values : int
+        Of the first side.
+    difference : Difference or None
+        None where the bytes are equal, or where values cannot be compared.
+    first, worst : Place or None
+        The first value that differs, and the first of those with the largest error.
+    problem : str or None
+        Why values cannot be compared.
+    """
+
+    name: str
+    types: tuple[str, str]
+    shapes: tuple[tuple[int, ...], tuple[int, ...]]
+    values: int
+    difference: Difference | None = None
+    first: Place | None = None
+    worst: Place | None = None
+    problem: str | None = None
+
+    @property
+    def changed(self) -> int:
+        """Values that differ."""
+        return self.difference.changed if self.difference else 0
+
+    @property
+    def is_same(self) -> bool:
+        """Type, shape and every byte are the same: only what differs in bytes is measured."""
+        is_alike = self.types[0] == self.types[1] and self.shapes[0] == self.shapes[1]
+        return is_alike and self.difference is None and self.problem is None
+
+
+class KeyDiff(NamedTuple):
+    """A metadata key whose value differs; None where a side does not have it."""
+
+    key: str
+    a: str | None
+    b: str | None
+
+
+@dataclass(frozen=True)
+class Diff:
+    """What `diff` found.
+
+    Attributes
+    ----------
+    a, b : str
+        Paths.
+    tensors : tuple of TensorDiff
+        Those in both, in the first model's order.
+    only_a, only_b : tuple of str
+        Names of tensors that the other side does not have.
+    metadata : tuple of KeyDiff
+    """
+
+    a: str
+    b: str
+    tensors: tuple[TensorDiff, ...] = field(repr=False)
+    only_a: tuple[str, ...] = ()
+    only_b: tuple[str, ...] = ()
+    metadata: tuple[KeyDiff, ...] = ()
+
+    @property
+    def is_same(self) -> bool:
+        """Tensors and metadata are the same."""
+        return not (self.only_a or self.only_b or self.metadata) and all(tensor.is_same for tensor in self.tensors)
+
+    @property
+    def values(self) -> int:
+        """Values in tensors that both have."""
+        return sum(tensor.values for tensor in self.tensors)
+
+    @property
+    def changed(self) -> int:
+        return sum(tensor.changed for tensor in self.tensors)
+
+    @property
+    def total(self) -> Difference:
+        """Figures over all tensors that differ."""
+        return merged(tensor.difference for tensor in self.tensors if tensor.difference is not None)
+
+    def over(self, metric: str, limit: float) -> list[str]:
+        """Say what is above a limit, or cannot be compared; nothing if the gate is passed.
+
+        Raises
+        ------
+        UsageError
+            No such metric, or a limit that could never be exceeded, or only by mistake.
+        """
+        check_limit(metric, limit)
+        failed = [
+            f"{name} is only in {printable(side)}"
+            for side, names in ((self.a, self.only_a), (self.b, self.only_b))
+            for name in names
+        ]
+        for tensor in self.tensors:
+            if tensor.problem:
+                failed.append(f"{tensor.name}: {tensor.problem}")
+            elif tensor.difference is not None and not figure(tensor.difference, metric) <= limit:
+                failed.append(
+                    f"{tensor.name}: {metric} is {figure(tensor.difference, metric):.6g}, more than {limit:g}"
+                )
+        return failed
+
+
+def check_limit(metric: str, limit: float) -> None:
+    """Raise `UsageError` for a gate that lets nothing or everything pass."""
+    if metric not in METRICS:
+        raise UsageError(f"no metric is called {metric!r}; there are {', '.join(METRICS)}")
+    if not isfinite(limit) or limit < 0:
+        raise UsageError(f"a limit of {limit} for {metric} lets nothing or everything pass: give 0 or more")
+
+
+def figure(of: Difference, metric: str) -> float:
+    """Return one of `METRICS`."""
+    return float(getattr(of, metric))
+
+
+def diff(
+    a: Model | str | os.PathLike[str],
+    b: Model | str | os.PathLike[str],
+    select: Regexes = None,
+    exclude: Regexes = None,
+    *,
+    threads: int | None = None,
+    progress: Progress | None = None,
+) -> Diff:
+    """Compare two models tensor by tensor.
+
+    Parameters
+    ----------
+    a, b : Model or path-like
+    select, exclude : regex or regexes, optional
+        Which tensors of each.
+    threads, progress
+        As for `scan`.
+
+    Returns
+    -------
+    Diff
+
+    Raises
+    ------
+    SelectionError, ModelFileError, OSError
+    """
+    ours, theirs = (side if isinstance(side, Model) else open_model(side) for side in (a, b))
+    chosen = [{tensor.name: tensor for tensor in side.select(select, exclude)} for side in (ours, theirs)]
+    both = [(tensor, chosen[1][name]) for name, tensor in chosen[0].items() if name in chosen[1]]
+    native.expect_work("rounding", sum(tensor.values for tensor, _ in both))
+    total, done, found = sum(tensor.nbytes for tensor, _ in both), 0, []
+    for old, new in both:
+        found.append(_compared(_Side(ours, old), _Side(theirs, new), threads))
+        done += old.nbytes
+        if progress is not None:
+            progress(done, total)
+    only = [tuple(tensor.label for name, tensor in chosen[i].items() if name not in chosen[1 - i]) for i in (0, 1)]
+    return Diff(str(ours.path), str(theirs.path), tuple(found), only[0], only[1], tuple(_metadata(ours, theirs)))
+
+
+class _Side(NamedTuple):
+    """One side of a comparison."""
+
+    model: Model
+    tensor: Tensor
+
+    def map(self) -> MappedFile:
+        return self.model.parts[self.tensor.part].map()
+
+    @property
+    def block(self) -> tuple[int, int]:
+        """Values and bytes of a block."""
+        if self.tensor.type in FLOAT_BYTES:
+            return 1, FLOAT_BYTES[self.tensor.type]
+        layout = next(layout for layout in TYPES.values() if layout.name == self.tensor.type)
+        return layout.values, layout.nbytes
+
+    def bytes(self, file: MappedFile, first: int, count: int) -> np.ndarray:
+        """View the bytes of `count` values, whole blocks, from value `first` on."""
+        values, nbytes = self.block
+        return np.frombuffer(
+            file.data, np.uint8, count // values * nbytes, self.tensor.offset + first // values * nbytes
+        )
+
+    def words(self, file: MappedFile, first: int, count: int, type: str) -> np.ndarray:
+        """Return values as words of `type`: their own, F32, or F64."""
+        data = self.bytes(file, first, count)
+        own = self.tensor.type
+        if own in FLOAT_BYTES:
+            words = data.view(f"<u{FLOAT_BYTES[own]}")
+            return words if own == type else _as_type(words, own, type)
+        import gguf
+
+        rows = data.reshape(-1, self.block[1])
+        with np.errstate(invalid="ignore", over="ignore"):  # scales that are NaN or Inf
+            values = gguf.quants.dequantize(rows, gguf.GGMLQuantizationType[own]).ravel()
+        return _as_type(values.view(np.uint32), "F32", type)
+
+
+def _as_type(words: np.ndarray, own: str, type: str) -> np.ndarray:
+    if type != "F64":
+        return to_singles(words, own)
+    if own == "F64":
+        return words
+    with np.errstate(invalid="ignore"):  # a signalling NaN becomes a quiet one
+        return to_singles(words, own).view("<f4").astype("<f8").view("<u8")
+
+
+def _compared(ours: _Side, theirs: _Side, threads: int | None) -> TensorDiff:
+    """Compare one tensor with its namesake."""
+    a, b = ours.tensor, theirs.tensor
+    same = TensorDiff(a.label, (a.type, b.type), (a.shape, b.shape), a.values)
+    problem = _problem(a, b)
+    with ours.map() as left, theirs.map() as right:
+        if problem is None and a.type == b.type and _same_bytes(ours, theirs, left, right, threads):
+            return same
+        if problem is None:
+            return _measured(same, ours, theirs, left, right, threads)
+        if (a.type, a.shape, a.nbytes) == (b.type, b.shape, b.nbytes) and _equal(left, a, right, b):
+            return same
+    return TensorDiff(same.name, same.types, same.shapes, same.values, problem=problem)
+
+
+def _problem(a: Tensor, b: Tensor) -> str | None:
+    """Say why the values of two tensors cannot be compared."""
+    if a.shape != b.shape:
+        shapes = (" x ".join(map(str, tensor.shape)) for tensor in (a, b))
+        return f"its shapes differ: {' and '.join(shapes)}"
+    import gguf
+
+    for tensor in (a, b):
+        if tensor.type not in FLOAT_BYTES:
+            number = gguf.GGMLQuantizationType.__members__.get(tensor.type)
+            if tensor.opaque or number is None or number not in gguf.quants._type_traits:
+                return f"the bytes differ, and {tensor.type} has no values that could be compared"
+    return None
+
+
+def _equal(left: MappedFile, a: Tensor, right: MappedFile, b: Tensor) -> bool:
+    if not a.nbytes:  # its offset may be past the end of the file
+        return True
+    old = np.frombuffer(left.data, np.uint8, a.nbytes, a.offset)
+    return np.array_equal(old, np.frombuffer(right.data, np.uint8, b.nbytes, b.offset))
+
+
+def _spans(values: int, *blocks: int) -> Iterator[tuple[int, int]]:
+    """Yield the first value and the number of values of each piece, in whole blocks of both sides."""
+    together = lcm(*blocks)
+    step = max(1, PIECE_VALUES // together) * together
+    for first in range(0, values, step):
+        yield first, min(step, values - first)
+
+
+def _same_bytes(ours: _Side, theirs: _Side, left: MappedFile, right: MappedFile, threads: int | None) -> bool:
+    """Tell whether two tensors of one type are the same, byte for byte."""
+    for first, count in _spans(ours.tensor.values, ours.block[0]):
+        old, new = ours.bytes(left, first, count), theirs.bytes(right, first, count)
+        whole = old.size // 4 * 4
+        if native.differing_count(old[:whole].view("<u4"), new[:whole].view("<u4"), threads=threads):
+            return False
+        if not np.array_equal(old[whole:], new[whole:]):
+            return False
+        _forget(ours, left, first, count)
+        _forget(theirs, right, first, count)
+    return True
+
+
+def _forget(side: _Side, file: MappedFile, first: int, count: int) -> None:
+    values, nbytes = side.block
+    start = side.tensor.offset + first // values * nbytes
+    file.forget(start, start + count // values * nbytes)
+
+
+def _measured(
+    same: TensorDiff, ours: _Side, theirs: _Side, left: MappedFile, right: MappedFile, threads: int | None
+) -> TensorDiff:
+    """Measure two tensors of one shape, and find where they differ first and most."""
+    type = _common(*same.types)
+
+    def words(span: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+        return ours.words(left, *span, type), theirs.words(right, *span, type)
+
+    parts: list[Difference] = []
+    first_span = worst_span = None
+    for span in _spans(ours.tensor.values, ours.block[0], theirs.block[0]):
+        old, new = words(span)
+        part = _difference(old, new, type, threads)
+        if part.changed:
+            part = _judged(part, old, new, type)
+        if part.changed and first_span is None:
+            first_span = span
+        if part.changed and (worst_span is None or part.max_abs > max(one.max_abs for one in parts)):
+            worst_span = span
+        parts.append(part)
+        _forget(ours, left, *span)
+        _forget(theirs, right, *span)
+    first = _place(*words(first_span), first_span[0], type, worst=False) if first_span else None
+    worst = _place(*words(worst_span), worst_span[0], type, worst=True) if worst_span else None
+    return TensorDiff(same.name, same.types, same.shapes, same.values, merged(parts), first, worst)
+
+
+def _common(a: str, b: str) -> str:
+    """Return the type in whose words two types are compared."""
+    if a == b and a in FLOAT_BYTES:
+        return a
+    return "F64" if "F64" in (a, b) else "F32"
+
+
+def _difference(old: np.ndarray, new: np.ndarray, type: str, threads: int | None) -> Difference:
+    if old.itemsize != 2:
+        return native.compare(old, new, threads)
+    found = native.compare(to_singles(old, type, threads), to_singles(new, type, threads), threads)
+    return found._replace(max_ulp=reference.half_distance(old, new, type))
+
+
+def _judged(of: Difference, old: np.ndarray, new: np.ndarray, type: str) -> Difference:
+    """Count what was NaN or Inf and is another value now as infinitely wrong, and relatively what was zero.
+
+    `native.compare` gives them no error: rounding leaves them as they are.
+    """
+    a, b = _values(old, type), _values(new, type)
+    if not np.isfinite(a).all():
+        lost = (old != new) & ~np.isfinite(a) & ~(np.isnan(a) & np.isnan(b))
+        if lost.any():
+            farthest = 1 << (8 * old.itemsize)
+            return of._replace(max_abs=np.inf, max_rel=np.inf, squared_error=np.inf, max_ulp=farthest)
+    magnitude = old.dtype.type((1 << (8 * old.itemsize - 1)) - 1)
+    was_zero = (old & magnitude) == 0
+    if was_zero.any() and (new[was_zero] & magnitude).any():
+        of = of._replace(max_rel=np.inf)
+    return of
+
+
+def _values(words: np.ndarray, type: str) -> np.ndarray:
+    """Return words as numbers, float32 or float64."""
+    return words.view("<f8") if type == "F64" else to_singles(words, type).view("<f4")
+
+
+def _place(old: np.ndarray, new: np.ndarray, start: int, type: str, worst: bool) -> Place:
+    """Find the first value that differs, or that differs most."""
+    differs = old != new
+    at = int(np.argmax(differs))
+    a, b = _values(old, type), _values(new, type)
+    if worst:
+        with np.errstate(invalid="ignore", over="ignore"):
+            error = np.nan_to_num(np.abs(b - a), nan=np.inf, posinf=np.inf)
+        error[np.isnan(a) & np.isnan(b)] = 0
+        error[~differs] = -1
+        at = int(np.argmax(error))
+    digits = 2 * old.itemsize
+    return Place(start + at, float(a[at]), float(b[at]), f"{old[at]:0{digits}x}", f"{new[at]:0{digits}x}")
+
+
+def _metadata(ours: Model, theirs: Model) -> Iterator[KeyDiff]:
+    """Yield the keys whose values differ, of the first file of each model."""
+    a, b = ours.parts[0], theirs.parts[0]
+    with a.map() as left, b.map() as right:
+        for key in dict.fromkeys([*a.header.keys, *b.header.keys]):
+            sides = [(part, file) for part, file in ((a, left), (b, right)) if key in part.header.keys]
+            raw = [(part.header.keys[key][0], value_bytes(file.data, part.header, key)) for part, file in sides]
+            if len(raw) == 1 or raw[0] != raw[1]:
+                texts = {id(part): _shown(part.header.value(file.data, key)) for part, file in sides}
+                yield KeyDiff(printable(key), texts.get(id(a)), texts.get(id(b)))
+
+
+def _shown(value: float | str | bool | None) -> str:
+    if value is None:
+        return "an array"
+    text = printable(str(value))
+    return text if len(text) <= 60 else text[:57] + "..."

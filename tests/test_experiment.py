@@ -1,0 +1,155 @@
+"""The experiment: real models, real inference, and a conclusion that follows from the counts."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from importlib.util import find_spec
+
+import pytest
+
+import truebits as tb
+from truebits import data
+from truebits.errors import MissingExtra, UsageError
+from truebits.report import story
+
+NEEDS_EVAL = pytest.mark.skipif(
+    find_spec("llama_cpp") is None and os.environ.get("CI") != "true", reason="needs the extra eval"
+)
+QUICK = {"chunks": 4, "rounds": 0, "answer_tokens": 8}
+
+
+@pytest.fixture(scope="module")
+def measured():
+    return tb.experiment(data.MODEL, to="fp8_e4m3fn", text=data.HELDOUT, **QUICK)
+
+
+def run(*arguments):
+    command = [sys.executable, "-m", "truebits.cli", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120)
+
+
+def told(done):
+    return story.render(story.story(done), "text")
+
+
+def test_where_nothing_can_change_it_stops_with_the_proof():
+    done = tb.experiment(data.MODEL_Q8_0, bits=16, text=data.HELDOUT)
+    assert (done.is_proved, done.diff, done.evaluation, done.plan.changed) == (True, None, None, 0)
+    text = told(done)
+    assert "Nothing changes: all 640 values have their low 16 bits zero: they already are BF16" in text
+    assert "Not one bit of the model can change, so nothing can be measured" in text
+    assert "WHAT WAS MEASURED" not in text
+    assert "The operation is the identity on every value here" in text
+
+
+def test_without_a_text_values_are_compared_and_the_rest_is_not_claimed():
+    done = tb.experiment(data.MODEL, bits=16)
+    assert done.evaluation is None
+    assert done.diff.changed == done.plan.changed == 361_850
+    assert done.again == 0
+    assert "was not measured: give a text" in told(done)
+
+
+def test_the_candidate_is_kept_only_where_asked(tmp_path):
+    out = tmp_path / "candidate.gguf"
+    done = tb.experiment(data.MODEL, to="int8", out=out)
+    assert done.candidate == str(out)
+    assert tb.diff(data.MODEL, out).changed == done.plan.changed
+    assert [path.name for path in tmp_path.iterdir()] == ["candidate.gguf"]
+
+
+def test_shapes_of_requests_that_are_refused(tmp_path):
+    for request in ({}, {"bits": 16, "to": "bf16"}, {"bits": 0}, {"to": "bf17"}, {"rules": ["nowhere=bf16"]}):
+        with pytest.raises(UsageError):
+            tb.experiment(data.MODEL, **request)
+
+
+def test_without_the_extra_one_line_says_how_to_get_it(monkeypatch, tmp_path):
+    monkeypatch.setattr(sys.modules["truebits.evaluate"], "find_spec", lambda name: None)
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    with pytest.raises(MissingExtra, match=r"pip install 'truebits\[eval\]'"):
+        tb.experiment(data.MODEL, bits=16, text=data.HELDOUT)
+    assert not list(tmp_path.iterdir())
+
+
+@NEEDS_EVAL
+def test_an_effect_is_measured_and_explained(measured):
+    assert measured.plan.changed == measured.diff.changed == 361_856
+    assert measured.evaluation.has_effect
+    assert measured.evaluation.divergence.mean > 10 * measured.evaluation.divergence.error
+    assert measured.evaluation.floor.max == 0
+    text = told(measured)
+    assert re.search(r"mean KL divergence of \d\.\d\de-03", text)
+    assert "100 % of the values change" in text
+    assert "Done again to its own result, the operation changes 0 values." in text
+
+
+@NEEDS_EVAL
+def test_markdown_has_the_same_sections(measured):
+    sections = story.story(measured)
+    page = story.render(sections, "md")
+    assert re.findall(r"^## (.*)$", page, re.MULTILINE) == [section.heading for section in sections]
+    rows = [line for line in page.splitlines() if line.startswith("| ")]
+    assert len({"numeric difference", "perplexity", "dialogue"} & {row.split("|")[1].strip() for row in rows}) == 3
+
+
+@NEEDS_EVAL
+def test_anyway_finds_zero_zero_identical():
+    done = tb.experiment(data.MODEL_Q8_0, bits=16, text=data.HELDOUT, anyway=True, **QUICK)
+    assert done.is_proved
+    assert done.diff.is_same
+    seen = done.evaluation.divergence
+    assert (seen.mean, seen.max, seen.changed, seen.top1, seen.log_ratio) == (0, 0, 0, 1, 0)
+    assert all(answer.first_difference is None for answer in done.evaluation.answers)
+    assert not done.evaluation.has_effect
+    assert "nothing can be measured, and nothing was" in told(done)
+
+
+@NEEDS_EVAL
+def test_the_commands_print_strict_json():
+    text = data.HELDOUT
+    options = ("--chunks", 2, "--rounds", 0, "--answer-tokens", 4, "--json")
+    for verb, arguments in (
+        ("eval", (data.MODEL, data.MODEL_Q8_0)),
+        ("experiment", (data.MODEL, "--bits", 16)),
+    ):
+        done = run(verb, *arguments, "--text", text, *options)
+        assert done.returncode == 0, done.stderr
+        document = json.loads(done.stdout, parse_constant=pytest.fail)
+        assert document["schema"] == f"truebits.{verb}/1"
+    assert document["difference"]["changed"] == document["plan"]["changed"]
+    assert document["evaluation"]["has_effect"] is True
+
+
+@NEEDS_EVAL
+def test_a_sweep_orders_formats_by_what_they_lose(tmp_path):
+    plot = tmp_path / "sweep.png"
+    options = ["--chunks", 4, "--rounds", 0, "--answer-tokens", 4, "--json"]
+    if find_spec("matplotlib"):
+        options += ["--plot", plot]
+    done = run("experiment", data.MODEL, "--sweep", "bf16,int8,int4,int3", "--text", data.HELDOUT, *options)
+    assert done.returncode == 0, done.stderr
+    rows = json.loads(done.stdout, parse_constant=pytest.fail)["formats"]
+    means = [row["evaluation"]["divergence"]["mean"] for row in rows]
+    assert means == sorted(means)
+    assert [row["bits_per_weight"] for row in rows] == [16, 9, 5, 4]
+    assert plot.exists() == bool(find_spec("matplotlib"))
+    if plot.exists():
+        assert plot.read_bytes().startswith(b"\x89PNG")
+
+
+def test_what_commands_refuse():
+    for arguments in (
+        ("--sweep", "bf16"),
+        ("--sweep", "bf16", "--to", "int8", "--text", data.HELDOUT),
+        ("--to", "bf16", "--plot", "x.png"),
+        ("--to", "bf16", "--rule", "nowhere=int8"),
+        (),
+    ):
+        done = run("experiment", data.MODEL, *arguments)
+        assert (done.returncode, done.stdout) == (2, ""), arguments
+        assert done.stderr.startswith("truebits: ")

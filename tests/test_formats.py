@@ -1,0 +1,286 @@
+"""The catalogue against ml_dtypes, and how formats are spelled, by every spelling and many that are none."""
+
+from __future__ import annotations
+
+import math
+import re
+
+import gguf
+import ml_dtypes
+import numpy as np
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from truebits.errors import UsageError
+from truebits.formats import ALIASES, BLOCK_TYPES, CATALOGUE, SHARED, Integer, find, target
+from words import grid
+
+DTYPES = {
+    "f64": np.float64,
+    "f32": np.float32,
+    "bf16": ml_dtypes.bfloat16,
+    "fp16": np.float16,
+    "fp8_e5m2": ml_dtypes.float8_e5m2,
+    "fp8_e4m3fn": ml_dtypes.float8_e4m3fn,
+    "fp8_e5m2fnuz": ml_dtypes.float8_e5m2fnuz,
+    "fp8_e4m3fnuz": ml_dtypes.float8_e4m3fnuz,
+    "fp8_e3m4": ml_dtypes.float8_e3m4,
+    "fp6_e2m3fn": ml_dtypes.float6_e2m3fn,
+    "fp6_e3m2fn": ml_dtypes.float6_e3m2fn,
+    "fp4_e2m1fn": ml_dtypes.float4_e2m1fn,
+}
+BY_DTYPE = pytest.mark.parametrize(("name", "dtype"), DTYPES.items())
+
+
+# --- what a format holds
+
+
+def test_all_but_tf32_are_in_ml_dtypes():
+    assert set(CATALOGUE) - set(DTYPES) == {"tf32"}
+
+
+@BY_DTYPE
+def test_a_float_format_has_the_widths_and_limits_of_ml_dtypes(name, dtype):
+    format = find(name)
+    limits = ml_dtypes.finfo(dtype)
+    assert (format.bits, format.mantissa_bits, format.exponent_bits) == (limits.bits, limits.nmant, limits.nexp)
+    assert format.largest == float(limits.max)
+    assert 2.0**format.quantum_exponent == float(limits.smallest_subnormal)
+    assert 2.0**format.smallest_normal_exponent == float(limits.smallest_normal)
+    assert format.largest_exponent == math.frexp(float(limits.max))[1] - 1
+
+
+@BY_DTYPE
+def test_a_float_format_has_the_specials_of_ml_dtypes(name, dtype):
+    format = find(name)
+    if name in ("f32", "f64"):
+        values = grid(name.upper()).view(dtype)
+    else:
+        values = np.arange(1 << format.bits).astype("<u2" if format.bits == 16 else "<u1").view(dtype)
+    with np.errstate(invalid="ignore"):  # a signalling NaN
+        values = values.astype(np.float64)
+    assert format.has_inf == np.isinf(values).any()
+    assert format.has_nan == np.isnan(values).any()
+    assert format.has_negative_zero == np.signbit(values[values == 0]).any()
+
+
+def test_tf32_is_f32_with_ten_bits_of_mantissa():
+    tf32 = find("tf32")
+    assert (tf32.bits, tf32.exponent_bits, tf32.mantissa_bits) == (19, 8, 10)
+    assert tf32.largest == float(np.uint32(0x7F7FE000).view(np.float32))
+    assert 2.0**tf32.quantum_exponent == float(np.uint32(1 << 13).view(np.float32))
+    assert tf32.has_inf
+    assert tf32.has_nan
+    assert tf32.has_negative_zero
+
+
+@pytest.mark.parametrize("mantissa_bits", range(24))
+@pytest.mark.parametrize("exponent_bits", range(2, 9))
+def test_exmy_is_ieee_by_its_widths(exponent_bits, mantissa_bits):
+    format = find(f"e{exponent_bits}m{mantissa_bits}")
+
+    def value(code):
+        exponent, mantissa = divmod(code, 1 << mantissa_bits)
+        hidden = min(exponent, 1)
+        return (hidden + mantissa / (1 << mantissa_bits)) * 2.0 ** (max(exponent, 1) - (1 << (exponent_bits - 1)) + 1)
+
+    infinity = ((1 << exponent_bits) - 1) << mantissa_bits
+    assert format.bits == 1 + exponent_bits + mantissa_bits
+    assert format.largest == value(infinity - 1)
+    assert 2.0**format.quantum_exponent == value(1)
+    assert 2.0**format.smallest_normal_exponent == value(1 << mantissa_bits)
+    assert format.has_inf
+    assert format.has_nan == (mantissa_bits > 0)
+
+
+# --- spelling: one name, one format
+
+
+@pytest.mark.parametrize("name", [*CATALOGUE, *ALIASES, *SHARED, *BLOCK_TYPES, "e5m7", "e2m0", "int8", "int4:row:mse"])
+def test_names_in_any_case(name):
+    expected = target(name)
+    for spelled in (name.upper(), name.title(), name.swapcase()):
+        assert target(spelled) == expected
+    assert target(expected.name) == expected
+
+
+@pytest.mark.parametrize(("alias", "name"), [*ALIASES.items(), ("e5m2", "fp8_e5m2"), ("fp4", "fp4_e2m1fn")])
+def test_aliases(alias, name):
+    assert find(alias) is target(alias) is CATALOGUE[name]
+
+
+def test_e4m3_is_ieee_and_e4m3fn_is_ocp():
+    assert find("e4m3").largest == 240
+    assert find("e4m3fn").largest == 448
+
+
+@pytest.mark.parametrize("name", [*SHARED, *BLOCK_TYPES, "int8"])
+def test_what_shares_scales_is_no_float_format(name):
+    assert target(name).name.startswith(name)
+    with pytest.raises(UsageError, match="no format is called"):
+        find(name)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    bits=st.integers(2, 16),
+    scale=st.sampled_from(["", "row", "tensor", "block2", "block32", "block128", "block65536"]),
+    affine=st.booleans(),
+    mse=st.booleans(),
+    order=st.randoms(use_true_random=False),
+)
+@example(bits=4, scale="block128", affine=True, mse=True, order=None)
+def test_options_of_integers_in_any_order(bits, scale, affine, mse, order):
+    options = [*[scale] * bool(scale), *["affine"] * affine, *["mse"] * mse]
+    if order:
+        order.shuffle(options)
+    got = target(":".join([f"int{bits}", *options]))
+    per, block = re.fullmatch(r"([a-z]*)(\d*)", scale or "block32").groups()
+    assert got == Integer(bits, per, int(block or 32), affine, mse)
+    assert target(got.name) == got
+
+
+@pytest.mark.parametrize(
+    ("name", "canonical"),
+    [
+        ("int8", "int8:block32"),
+        ("INT4:AFFINE:Block128", "int4:block128:affine"),
+        ("int2:mse:row:affine", "int2:row:affine:mse"),
+        ("int16:tensor", "int16:tensor"),
+        ("F16", "fp16"),
+        ("Q4_K", "q4_k"),
+        ("MXFP4", "mxfp4"),
+    ],
+)
+def test_the_name_of_a_format_tells_all_of_it(name, canonical):
+    assert target(name).name == canonical
+
+
+# --- spelling: refused
+
+
+@pytest.mark.parametrize(
+    ("name", "again"),
+    [
+        ("int8:row:tensor", "tensor"),
+        ("int8:row:row", "row"),
+        ("int8:block32:row", "row"),
+        ("int8:tensor:block64", "block64"),
+        ("int8:block32:block32", "block32"),
+        ("int4:affine:row:affine", "affine"),
+        ("int4:mse:mse", "mse"),
+    ],
+)
+def test_an_option_is_given_once(name, again):
+    with pytest.raises(UsageError, match=f"{name.split(':')[0]}: '{again}' says a second time"):
+        target(name)
+
+
+@pytest.mark.parametrize(
+    "option",
+    ["", "rows", "sym", "block", "block0", "block1", "block65537", "block9999999", "block-2", "block٣2", " row"],
+)
+def test_an_unknown_option_is_answered_with_those_there_are(option):
+    with pytest.raises(UsageError, match="no option") as caught:
+        target(f"int8:{option}")
+    for known_one in ("blockN", "row", "tensor", "affine", "mse", repr(option)):
+        assert known_one in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["bf16", "e5m7", "mxfp4", "nvfp4", "q8_0", "q4_k"])
+def test_only_integers_have_options(name):
+    with pytest.raises(UsageError, match=f"{name} has no option 'row': only intN has any"):
+        target(f"{name}:row")
+
+
+@pytest.mark.parametrize(
+    ("name", "near"),
+    [
+        ("fp8e4m3", "fp8_e4m3fn"),
+        ("q4k", "q4_k"),
+        ("int17", "int8"),
+        ("int1", "int4"),
+        ("mxfp5", "mxfp4"),
+        ("nvfp8", "nvfp4"),
+        ("bf17", "bf16"),
+        ("Float8_E5M2", "fp8_e5m2"),
+        ("q8", "q8_0"),
+        ("int4.row", "int4"),
+    ],
+)
+def test_an_unknown_name_is_answered_with_near_ones(name, near):
+    with pytest.raises(UsageError) as caught:
+        target(name)
+    assert near in re.split("[ ,]+", str(caught.value).split("did you mean ")[1].split("?")[0])
+    assert repr(name.lower()) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "name", ["", ":", ":row", "e1m3", "e9m3", "e5m24", "em", "e5m", "e٥m2", "int", "int0", "int100"]
+)
+def test_names_that_are_none(name):
+    with pytest.raises(UsageError, match="no format is called") as caught:
+        target(name)
+    assert caught.value.exit_code == 2
+
+
+# --- what it would take
+
+
+@pytest.mark.parametrize(
+    ("name", "per_value", "more"),
+    [
+        ("bf16", 16, 0),
+        ("tf32", 19, 0),
+        ("fp8_e4m3fn", 8, 0),
+        ("fp6_e2m3fn", 6, 0),
+        ("e5m7", 13, 0),
+        ("int8", 9, 0),
+        ("int4", 5, 0),
+        ("int4:affine", 5 + 4 / 32, 0),
+        ("int4:block128:affine", 4 + 36 / 128, 0),
+        ("int4:mse", 5, 0),
+        ("int8:row", 8 + 32 / 512, 0),
+        ("int8:row:affine", 8 + 40 / 512, 0),
+        ("int8:tensor", 8, 32),
+        ("int8:tensor:affine", 8, 40),
+        ("mxfp8", 8.25, 0),
+        ("mxfp8_e5m2", 8.25, 0),
+        ("mxfp6", 6.25, 0),
+        ("mxfp6_e3m2", 6.25, 0),
+        ("mxfp4", 4.25, 0),
+        ("nvfp4", 4.5, 32),
+        ("q8_0", 8.5, 0),
+        ("q4_0", 4.5, 0),
+        ("q4_1", 5, 0),
+        ("q5_0", 5.5, 0),
+        ("q5_1", 6, 0),
+        ("ggml_mxfp4", 4.25, 0),
+        ("tq1_0", 1.6875, 0),
+        ("tq2_0", 2.0625, 0),
+        ("q2_k", 2.625, 0),
+        ("q3_k", 3.4375, 0),
+        ("q4_k", 4.5, 0),
+        ("q5_k", 5.5, 0),
+        ("q6_k", 6.5625, 0),
+        ("iq4_nl", 4.5, 0),
+        ("iq4_xs", 4.25, 0),
+    ],
+)
+def test_stored_bits_have_the_scales_in_them(name, per_value, more):
+    """Of a tensor of 3 rows of 512."""
+    assert target(name).stored_bits(3 * 512, 512) == 3 * 512 * per_value + more
+
+
+@pytest.mark.parametrize("name", BLOCK_TYPES)
+def test_block_types_have_the_sizes_of_gguf_py(name):
+    format = target(name)
+    values, nbytes = gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[format.type]]
+    assert format.block == values
+    assert format.stored_bits(5 * values, values) == 5 * nbytes * 8
+
+
+@pytest.mark.parametrize("name", ["bf16", "int8", "int8:row", "int8:tensor:affine", "mxfp4", "nvfp4", "q4_k"])
+def test_no_values_take_no_more_than_a_scale(name):
+    assert 0 <= target(name).stored_bits(0, 0) <= 40
