@@ -69,6 +69,12 @@ GOALS = {
     "test_round_blocks": Goal(
         "Q8_0 there and back, with error figures, 64 MiB", "`gguf.quants.quantize` and `dequantize`", "speed", 5.0
     ),
+    "test_diff_c": Goal(
+        "`diff` of two 1 GiB files, warm", "read-only OR over 2 x 1 GiB in C, same threads", "speed", 0.4
+    ),
+    "test_diff_numpy": Goal(
+        "`diff` of two 1 GiB files, warm", "NumPy, one expression per figure, mapped", "speed", 10.0
+    ),
     "test_fakequant_memory": Goal(
         "peak memory, `truebits fakequant --dry-run` of 8 GiB", "the same of 2 GiB", "added memory", 16.0
     ),
