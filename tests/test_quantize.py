@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 from functools import cache
 from pathlib import Path
 
@@ -27,7 +28,9 @@ FLOATS = {"F32": np.float32, "F16": np.float16, "F64": np.float64, "BF16": ml_dt
 
 
 @pytest.fixture
-def folder(tmp_path):
+def folder(tmp_path, monkeypatch):
+    """Give a folder whose files need not outlive the machine: waiting for the disk takes a third of the time."""
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
     return tmp_path
 
 
@@ -733,7 +736,9 @@ def test_result_does_not_depend_on_where_the_file_is_cut(folder, monkeypatch, to
     assert results[0][0] != path.read_bytes()
 
 
-@pytest.mark.parametrize("to", EVERY_KIND)
+@pytest.mark.parametrize(
+    "to", ["fp8_e4m3fn", "int4:block1024:affine", "int8:row", "int3:tensor:mse", "mxfp8", "nvfp4", "q8_0", "tq2_0"]
+)
 def test_result_does_not_depend_on_where_tensors_lie(folder, monkeypatch, to):
     """At any byte, in pieces whose ends are inside of values."""
     monkeypatch.setattr(rewrite, "BLOCK_BYTES", 4096)
