@@ -343,6 +343,7 @@ def _measured(
 
     parts: list[Difference] = []
     first_span = worst_span = None
+    largest = -1.0
     for span in _spans(ours.tensor.values, ours.block[0], theirs.block[0]):
         old, new = words(span)
         part = _difference(old, new, type, threads)
@@ -350,8 +351,8 @@ def _measured(
             part = _judged(part, old, new, type)
         if part.changed and first_span is None:
             first_span = span
-        if part.changed and (worst_span is None or part.max_abs > max(one.max_abs for one in parts)):
-            worst_span = span
+        if part.changed and part.max_abs > largest:
+            worst_span, largest = span, part.max_abs
         parts.append(part)
         _forget(ours, left, *span)
         _forget(theirs, right, *span)

@@ -181,8 +181,7 @@ def evaluate_many(
     list of Evaluation
         In the candidates' order.
     """
-    if find_spec("llama_cpp") is None:
-        raise MissingExtra("evaluating with llama.cpp", "eval")
+    require_llama_cpp()
     _check_numbers(n_ctx=n_ctx, chunks=chunks, threads=threads, rounds=rounds, answer_tokens=answer_tokens)
     asked = list(PROMPTS if prompts is None else prompts)
     contents = read_text(text)
@@ -231,6 +230,12 @@ def evaluate_many(
         )
         for path, one, replies, (load, speed) in zip(paths[1:], scores, answers, timings, strict=True)
     ]
+
+
+def require_llama_cpp() -> None:
+    """Raise `MissingExtra` where llama-cpp-python is not installed."""
+    if find_spec("llama_cpp") is None:
+        raise MissingExtra("evaluating with llama.cpp", "eval")
 
 
 def _check_numbers(*, n_ctx: int, chunks: int | None, threads: int | None, rounds: int, answer_tokens: int) -> None:

@@ -14,9 +14,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
+from truebits.dialogue import read_text
 from truebits.diff import Diff, diff
 from truebits.errors import UsageError
-from truebits.evaluate import Evaluation, evaluate, evaluate_many
+from truebits.evaluate import Evaluation, evaluate, evaluate_many, require_llama_cpp
 from truebits.fakequant import bits_per_weight, fakequant
 from truebits.files.model import Model, open_model
 from truebits.formats import target
@@ -140,6 +141,8 @@ def experiment(
     about = str(model.path), _operation(bits, to, rules), report, model.types
     if not planned.changed and not anyway:
         return Experiment(*about, planned, again=0)
+    if text is not None:
+        _check_measurable(text)
     with _candidate(model, out) as path:
         _rewrite(model, path, planned, bits, to, rules, chosen, progress)
         again = plan(path, bits, to=to, rules=rules, **chosen).changed
@@ -177,6 +180,7 @@ def sweep_experiment(
     """
     if not formats:
         raise UsageError("give formats to compare: --sweep bf16,fp8_e4m3fn,int8")
+    _check_measurable(text)
     model = source if isinstance(source, Model) else open_model(source)
     chosen: dict[str, Any] = {"select": select, "exclude": exclude, "threads": threads}
     with TemporaryDirectory(prefix="truebits-") as folder:
@@ -190,6 +194,12 @@ def sweep_experiment(
     bits = [bits_per_weight(assign(model, to, (), select, exclude)) or 0.0 for to in formats]
     names = [target(to).name for to in formats]
     return [Comparison(*one) for one in zip(names, bits, plans, found, strict=True)]
+
+
+def _check_measurable(text: str | os.PathLike[str]) -> None:
+    """Find out before a model is written that it could not be evaluated."""
+    require_llama_cpp()
+    read_text(text)
 
 
 def _only(model: Model, names: set[str]) -> Model:

@@ -119,10 +119,10 @@ class FakeQuant:
     def plan(self, progress: Progress | None) -> Rewrite:
         """Tell what changes: from counts for floating-point formats, else by trying."""
         native.expect_work("rounding", sum(tensor.values for tensor in self.tensors))
-        counted = [tensor for tensor in self.tensors if isinstance(self.formats[tensor.name], Format)]
-        tried = self.tensors if self.measured else [tensor for tensor in self.tensors if tensor not in counted]
-        changed = self._counted(counted, progress)
-        differences = measure(self.model, [(tensor, self.quantizers[tensor.name]) for tensor in tried], self.threads)
+        changed = self._counted(self._floats(), progress)
+        tried = [tensor for tensor in self.tensors if self.measured or tensor.name not in changed]
+        pairs = [(tensor, self.quantizers[tensor.name]) for tensor in tried]
+        differences = measure(self.model, pairs, self.threads, progress)
         for name, difference in differences.items():
             if changed.setdefault(name, difference.changed) != difference.changed:
                 raise VerificationFailed(f"{name}: {difference.changed} values change, by their counts {changed[name]}")
@@ -132,6 +132,10 @@ class FakeQuant:
             for name in (tensor.name,)
         )
         return Rewrite(changes, _reason(changes))
+
+    def _floats(self) -> list[Tensor]:
+        """Return the tensors that go to floating-point formats: for them counts are enough."""
+        return [tensor for tensor in self.tensors if isinstance(self.formats[tensor.name], Format)]
 
     def _counted(self, tensors: list[Tensor], progress: Progress | None) -> dict[str, int]:
         """Count the values that their floating-point formats do not hold."""
@@ -172,7 +176,7 @@ class FakeQuant:
     def check_written(self, paths: list[Path]) -> None:
         """Scan what was written: every value must be exact in its floating-point format now."""
         parts = tuple(part.at(path) for part, path in zip(self.model.parts, paths, strict=True))
-        counted = [tensor for tensor in self.tensors if isinstance(self.formats[tensor.name], Format)]
+        counted = self._floats()
         if not counted:
             return
         for name, one in scan(replace(self.model, parts=parts, tensors=tuple(counted)), threads=self.threads).items():

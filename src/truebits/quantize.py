@@ -6,6 +6,7 @@ be known of the whole tensor before the first of them is rounded, and the roundi
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
 import numpy as np
@@ -36,7 +37,7 @@ def quantizer(target: Target, tensor: Tensor, manner: Manner) -> Quantizer:
     if (not isinstance(target, Integer) or target.per == "block") and row % block:
         raise UsageError(
             f"{tensor.label} has rows of {row} values, which are not whole blocks of {block}, as {target.name} "
-            f"needs; leave it alone with --rule '^{tensor.label}$=keep', or take int8:row"
+            f"needs; leave it alone with --rule '^{re.escape(tensor.label)}$=keep' or -L, or take int8:row"
         )
     if isinstance(target, Integer):
         return InSingles(IntegerQuantizer(target, tensor, manner), tensor)

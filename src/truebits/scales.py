@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from math import inf
 
 import numpy as np
@@ -164,7 +165,9 @@ class Q8Quantizer:
             inverse = np.where(scale == 0, np.float32(0), 1 / scale)
             stored = scale.astype(np.float16).astype(np.float32)
         if not (np.isfinite(stored).all() and np.isfinite(inverse).all()):
-            raise Refused(f"{self.tensor.label}: a block's scale is beyond F16, in which q8_0 keeps it")
+            raise Refused(
+                f"{self.tensor.label}: a block's scale is beyond F16, in which q8_0 keeps it, or has no inverse"
+            )
         end = np.full(scale.size, 127, np.float32)
         return native.round_scaled(
             words, self.block, 0, Scales(inverse, stored, -end, end), WHOLE, reference.AWAY, threads=threads
@@ -196,7 +199,7 @@ def extremes(words: Words, unit: int, units: int, tensor: Tensor) -> tuple[np.nd
     if np.isnan(low).any():
         raise Refused(
             f"{tensor.label} has NaN or Inf values, and values that share a scale with one would have none; "
-            f"`truebits scan` counts them; leave the tensor alone with --rule '^{tensor.label}$=keep'"
+            f"`truebits scan` counts them; leave the tensor alone with --rule '^{re.escape(tensor.label)}$=keep' or -L"
         )
     return low, high
 
