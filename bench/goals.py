@@ -75,6 +75,12 @@ GOALS = {
     "test_diff_numpy": Goal(
         "`diff` of two 1 GiB files, warm", "NumPy, one expression per figure, mapped", "speed", 10.0
     ),
+    "test_evaluate": Goal(
+        "`evaluate`: perplexity and KL of two models over 30 KB",
+        "each decoding it alone, one after the other",
+        "time",
+        1.15,
+    ),
     "test_fakequant_memory": Goal(
         "peak memory, `truebits fakequant --dry-run` of 8 GiB", "the same of 2 GiB", "added memory", 16.0
     ),

@@ -305,7 +305,8 @@ def _totalled(values: int, counts: np.ndarray, sums: np.ndarray) -> Difference:
     """Add up a kernel's chunks, in order."""
     if not values:
         return Difference()
-    changed, saturated, flushed = counts[:, :3].sum(axis=0).tolist()
+    changed, saturated, flushed, _, raised, replaced = counts.sum(axis=0).tolist()
     totals = np.add.accumulate(sums[:, 2:], axis=0)[-1].tolist()
     max_abs, max_rel = sums[:, :2].max(axis=0).tolist()
-    return Difference(values, changed, flushed, saturated, int(counts[:, 3].max()), max_abs, max_rel, *totals)
+    farthest = int(counts[:, 3].max())
+    return Difference(values, changed, flushed, saturated, farthest, max_abs, max_rel, *totals, raised, replaced)

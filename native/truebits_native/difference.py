@@ -5,12 +5,14 @@ from __future__ import annotations
 import numpy as np
 from numba import prange
 
-from truebits_native.jit import inner, kernel
-from truebits_native.reference import LANES
+from truebits_native.jit import fused, inner, kernel
+from truebits_native.reference import LANES, ROWS
 
 INFINITY = np.uint32(0x7F800000)
 MAGNITUDE = np.uint32(0x7FFFFFFF)
 ZERO = np.uint32(0)
+
+STEP = LANES * ROWS
 
 
 @kernel
@@ -28,22 +30,33 @@ def count_differing(before, after, begin, end, mask):
 
 @inner
 def set_specials_aside(old, new):
-    """Make pairs that have no error equal, and what became NaN the Inf of its sign."""
+    """Make pairs that have no error equal, and what became NaN the Inf of its sign.
+
+    Returns how many that were Inf or NaN are another value now.
+    """
+    replaced = ZERO
     for i in range(old.size):
-        if np.uint32(old[i] & MAGNITUDE) >= INFINITY:
+        ours, theirs = np.uint32(old[i] & MAGNITUDE), np.uint32(new[i] & MAGNITUDE)
+        if ours >= INFINITY:
+            is_nan = (ours > INFINITY) & (theirs > INFINITY)
+            replaced = np.uint32(replaced + np.uint32((old[i] != new[i]) & (not is_nan)))
             old[i] = new[i] = ZERO
-        elif np.uint32(new[i] & MAGNITUDE) > INFINITY:
+        elif theirs > INFINITY:
             new[i] = np.uint32(new[i] & np.uint32(~MAGNITUDE | INFINITY))
+    return replaced
 
 
 @inner
 def furthest(old, new):
-    """Return how many words became zero, the largest distance in words, and the largest errors."""
+    """Return how many words differ, became zero and were zero, the largest distance in words, and the largest errors."""
     before, after = old.view(np.float32), new.view(np.float32)
-    flushed, apart, error, relative = ZERO, ZERO, ZERO, ZERO
+    changed, flushed, raised = ZERO, ZERO, ZERO
+    apart, error, relative = ZERO, ZERO, ZERO
     for i in range(np.uint64(old.size)):
         ours, theirs = np.uint32(old[i] & MAGNITUDE), np.uint32(new[i] & MAGNITUDE)
+        changed = np.uint32(changed + np.uint32(old[i] != new[i]))
         flushed = np.uint32(flushed + np.uint32((ours != ZERO) & (theirs == ZERO)))
+        raised = np.uint32(raised + np.uint32((ours == ZERO) & (theirs != ZERO)))
         is_same_side = np.uint32(old[i] ^ new[i]) <= MAGNITUDE
         distance = np.uint32(ours - theirs) if ours > theirs else np.uint32(theirs - ours)
         distance = distance if is_same_side else np.uint32(ours + theirs)
@@ -55,46 +68,73 @@ def furthest(old, new):
         whole = whole if whole > np.float32(0) else np.float32(np.inf)
         share = np.float32(off / whole).view(np.uint32)
         relative = share if share > relative else relative
-    return flushed, apart, error, min(relative, INFINITY)
+    return changed, flushed, raised, apart, error, min(relative, INFINITY)
+
+
+@fused
+def terms(ours, theirs, at):
+    """Return the squared error, the squares of both values and their product."""
+    value, other = np.float64(ours[at]), np.float64(theirs[at])
+    error = np.float64(np.float32(theirs[at] - ours[at]))
+    return error * error, value * value, value * other, other * other
+
+
+@fused
+def add_step(ours, theirs, lanes):
+    """Add the rows of one step up, and these to the lanes."""
+    for lane in range(np.uint64(LANES)):
+        error, square, product, other = terms(ours, theirs, lane)
+        for row in range(1, ROWS):
+            more = terms(ours, theirs, lane + np.uint64(row * LANES))
+            error, square, product, other = error + more[0], square + more[1], product + more[2], other + more[3]
+        lanes[0, lane] += error
+        lanes[1, lane] += square
+        lanes[2, lane] += product
+        lanes[3, lane] += other
 
 
 @inner
 def add_up(old, new, sums):
     """Add squared errors, squares of both sides and products up, in the order of `reference.LANES`."""
-    errors, squares, products, others = np.zeros(LANES), np.zeros(LANES), np.zeros(LANES), np.zeros(LANES)
+    lanes = np.zeros((4, LANES))
     before, after = old.view(np.float32), new.view(np.float32)
-    for at in range(0, before.size, LANES):
-        stop = min(at + LANES, before.size)
-        ours, theirs = before[at:stop], after[at:stop]
-        for lane in range(np.uint64(stop - at)):
-            value, other = np.float64(ours[lane]), np.float64(theirs[lane])
-            error = np.float64(np.float32(theirs[lane] - ours[lane]))
-            errors[lane] += error * error
-            squares[lane] += value * value
-            products[lane] += value * other
-            others[lane] += other * other
+    whole = before.size // STEP * STEP
+    for at in range(0, whole, STEP):
+        add_step(before[at : at + STEP], after[at : at + STEP], lanes)
+    if whole < before.size:
+        ours, theirs = np.zeros(STEP, np.float32), np.zeros(STEP, np.float32)
+        ours[: before.size - whole], theirs[: before.size - whole] = before[whole:], after[whole:]
+        add_step(ours, theirs, lanes)
     half = np.uint64(LANES // 2)
     while half:
         for lane in range(half):
-            errors[lane] += errors[lane + half]
-            squares[lane] += squares[lane + half]
-            products[lane] += products[lane + half]
-            others[lane] += others[lane + half]
+            for kind in range(4):
+                lanes[kind, lane] += lanes[kind, lane + half]
         half = half >> np.uint64(1)
-    sums[2], sums[3] = errors[0], squares[0]
-    sums[5] = others[0]
-    sums[4] = products[0] if abs(products[0]) < np.inf else np.inf
+    sums[2], sums[3] = lanes[0, 0], lanes[1, 0]
+    sums[4] = lanes[2, 0] if abs(lanes[2, 0]) < np.inf else np.inf
+    sums[5] = lanes[3, 0]
 
 
 @inner
 def tally(old, new, counts, sums):
-    """Measure a chunk as `reference.compare` does, but for what changed or saturated; may change `old`."""
-    flushed, apart, error, relative = furthest(old, new)
-    if error >= INFINITY:
-        new = new.copy()
-        set_specials_aside(old, new)
-        flushed, apart, error, relative = furthest(old, new)
-    counts[2], counts[3] = flushed, apart
+    """Measure a chunk as `reference.compare` does, but for what saturated."""
+    changed, flushed, raised, apart, error, relative = furthest(old, new)
+    counts[0] = changed
+    if error < INFINITY:
+        counts[2], counts[3], counts[4] = flushed, apart, raised
+        sums[0], sums[1] = np.uint32(error).view(np.float32), np.uint32(relative).view(np.float32)
+        add_up(old, new, sums)
+    else:
+        tally_usual(old.copy(), new.copy(), counts, sums)
+
+
+@inner
+def tally_usual(old, new, counts, sums):
+    """Measure a chunk with Inf or NaN in it; changes both sides."""
+    counts[5] = set_specials_aside(old, new)
+    _, flushed, raised, apart, error, relative = furthest(old, new)
+    counts[2], counts[3], counts[4] = flushed, apart, raised
     sums[0], sums[1] = np.uint32(error).view(np.float32), np.uint32(relative).view(np.float32)
     add_up(old, new, sums)
 
@@ -102,18 +142,8 @@ def tally(old, new, counts, sums):
 @kernel
 def measure(before, after, begin, end):
     """Measure each chunk as `reference.compare` does; returns what `rounding.round_to_grid` does."""
-    counts, sums = np.zeros((begin.size, 4), np.int64), np.zeros((begin.size, 6))
+    counts, sums = np.zeros((begin.size, 6), np.int64), np.zeros((begin.size, 6))
     for chunk in prange(begin.size):
-        old, new = before[begin[chunk] : end[chunk]].copy(), after[begin[chunk] : end[chunk]].copy()
-        counts[chunk, 0] = differing(old, new)
+        old, new = before[begin[chunk] : end[chunk]], after[begin[chunk] : end[chunk]]
         tally(old, new, counts[chunk], sums[chunk])
     return counts, sums
-
-
-@inner
-def differing(ours, theirs):
-    """Count the words that differ."""
-    count = ZERO
-    for i in range(np.uint64(ours.size)):
-        count = np.uint32(count + np.uint32(ours[i] != theirs[i]))
-    return count

@@ -190,9 +190,9 @@ NEAREST, TRUNCATE, STOCHASTIC, AWAY = range(4)
 ROUND_CHUNK = 1 << 13
 """Words whose errors are summed up together."""
 
-LANES = 256
-"""Partial sums of a chunk: value i goes to lane ``i % LANES``, in order; then the lanes' upper half is added
-to the lower until one is left."""
+LANES, ROWS = 256, 4
+"""Partial sums of a chunk: value i goes to lane ``i % LANES``, `ROWS` rows added up before they are added to
+the lanes, in order; then the lanes' upper half is added to the lower until one is left."""
 
 
 class Grid(NamedTuple):
@@ -248,6 +248,10 @@ class Difference(NamedTuple):
     squared_error, squares, products, other_squares : float
         Sums of squared errors, of the squared values, of values times what they are compared with, and of
         the squares of that.
+    raised : int
+        Were zero, and are not now.
+    replaced : int
+        Were Inf or NaN, and are another value now.
     """
 
     values: int = 0
@@ -261,6 +265,8 @@ class Difference(NamedTuple):
     squares: float = 0.0
     products: float = 0.0
     other_squares: float = 0.0
+    raised: int = 0
+    replaced: int = 0
 
     @property
     def cosine(self) -> float:
@@ -401,6 +407,7 @@ def compare(before: np.ndarray, after: np.ndarray) -> Difference:
 
 def _compared(before: np.ndarray, after: np.ndarray) -> Difference:
     changed = before != after
+    replaced = changed & _is_replaced(before, after)
     before, after = _specials_aside(before, after)
     old, new = (words.view(f"<f{words.itemsize}") for words in (before, after))
     with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
@@ -430,7 +437,15 @@ def _compared(before: np.ndarray, after: np.ndarray) -> Difference:
         squares,
         products if math.isfinite(products) else math.inf,
         other_squares,
+        int(np.count_nonzero((ours == 0) & (theirs != 0))),
+        int(np.count_nonzero(replaced)),
     )
+
+
+def _is_replaced(before: np.ndarray, after: np.ndarray) -> np.ndarray:
+    """Tell which words were Inf or NaN, but for a NaN that is one still."""
+    old, new = (words.view(f"<f{words.itemsize}") for words in (before, after))
+    return ~np.isfinite(old) & ~(np.isnan(old) & np.isnan(new))
 
 
 def _specials_aside(before: np.ndarray, after: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -443,9 +458,11 @@ def _specials_aside(before: np.ndarray, after: np.ndarray) -> tuple[np.ndarray, 
 
 def _in_lanes(terms: np.ndarray) -> float:
     """Sum up at most `ROUND_CHUNK` float64, in the order that `LANES` defines."""
-    rows = np.zeros(-(-terms.size // LANES) * LANES)
-    rows[: terms.size] = terms
-    lanes = np.add.accumulate(rows.reshape(-1, LANES), axis=0)[-1]
+    step = LANES * ROWS
+    padded = np.zeros(-(-terms.size // step) * step)
+    padded[: terms.size] = terms
+    rows = np.add.accumulate(padded.reshape(-1, ROWS, LANES), axis=1)[:, -1]
+    lanes = np.add.accumulate(rows, axis=0)[-1]
     while lanes.size > 1:
         lanes = lanes[: lanes.size // 2] + lanes[lanes.size // 2 :]
     return float(lanes[0])

@@ -237,7 +237,7 @@ def round_to_grid(words, begin, end, grid, rounding, key, first, measured):
     Returns, by chunk, the numbers of `reference.Difference`: counts as int64, the rest as float64;
     without `measured` only how many changed and were beyond the grid.
     """
-    counts, sums = np.zeros((begin.size, 4), np.int64), np.zeros((begin.size, 6))
+    counts, sums = np.zeros((begin.size, 6), np.int64), np.zeros((begin.size, 6))
     for chunk in prange(begin.size):
         piece = words[begin[chunk] : end[chunk]]
         old = piece.copy() if measured else piece

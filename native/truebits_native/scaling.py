@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numba import prange
 
-from truebits_native.difference import differing, tally
+from truebits_native.difference import tally
 from truebits_native.jit import inner, kernel
 from truebits_native.reference import STOCHASTIC
 from truebits_native.rounding import INFINITY, MAGNITUDE, ZERO, random_word, round_magnitude
@@ -78,7 +78,7 @@ def round_unit(words, inverse, scale, low, high, grid, rounding, key, first):
 @kernel
 def round_in_units(words, begin, end, unit, offset, inverse, scale, low, high, grid, rounding, key, first):
     """Round each chunk as `reference.round_scaled` does; returns what `rounding.round_to_grid` does."""
-    counts, sums = np.zeros((begin.size, 4), np.int64), np.zeros((begin.size, 6))
+    counts, sums = np.zeros((begin.size, 6), np.int64), np.zeros((begin.size, 6))
     for chunk in prange(begin.size):
         piece = words[begin[chunk] : end[chunk]]
         old = piece.copy()
@@ -91,6 +91,5 @@ def round_in_units(words, begin, end, unit, offset, inverse, scale, low, high, g
                 words[at:until], inverse[of], scale[of], low[of], high[of], grid, rounding, key, position
             )
             at = until
-        counts[chunk, 0] = differing(old, piece)
         tally(old, piece, counts[chunk], sums[chunk])
     return counts, sums

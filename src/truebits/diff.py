@@ -26,7 +26,7 @@ from truebits.scan import Progress, Regexes
 from truebits_native import reference
 from truebits_native.reference import Difference, merged
 
-PIECE_VALUES = 1 << 20
+PIECE_VALUES = 1 << 21
 """Compared at a time."""
 
 METRICS = ("changed", "max_abs", "max_rel", "max_ulp", "mse", "rms")
@@ -346,9 +346,7 @@ def _measured(
     largest = -1.0
     for span in _spans(ours.tensor.values, ours.block[0], theirs.block[0]):
         old, new = words(span)
-        part = _difference(old, new, type, threads)
-        if part.changed:
-            part = _judged(part, old, new, type)
+        part = _judged(_difference(old, new, type, threads), 8 * old.itemsize)
         if part.changed and first_span is None:
             first_span = span
         if part.changed and part.max_abs > largest:
@@ -375,22 +373,14 @@ def _difference(old: np.ndarray, new: np.ndarray, type: str, threads: int | None
     return found._replace(max_ulp=reference.half_distance(old, new, type))
 
 
-def _judged(of: Difference, old: np.ndarray, new: np.ndarray, type: str) -> Difference:
+def _judged(of: Difference, bits: int) -> Difference:
     """Count what was NaN or Inf and is another value now as infinitely wrong, and relatively what was zero.
 
     `native.compare` gives them no error: rounding leaves them as they are.
     """
-    a, b = _values(old, type), _values(new, type)
-    if not np.isfinite(a).all():
-        lost = (old != new) & ~np.isfinite(a) & ~(np.isnan(a) & np.isnan(b))
-        if lost.any():
-            farthest = 1 << (8 * old.itemsize)
-            return of._replace(max_abs=np.inf, max_rel=np.inf, squared_error=np.inf, max_ulp=farthest)
-    magnitude = old.dtype.type((1 << (8 * old.itemsize - 1)) - 1)
-    was_zero = (old & magnitude) == 0
-    if was_zero.any() and (new[was_zero] & magnitude).any():
-        of = of._replace(max_rel=np.inf)
-    return of
+    if of.replaced:
+        return of._replace(max_abs=np.inf, max_rel=np.inf, squared_error=np.inf, max_ulp=1 << bits)
+    return of._replace(max_rel=np.inf) if of.raised else of
 
 
 def _values(words: np.ndarray, type: str) -> np.ndarray:

@@ -32,6 +32,7 @@ def draw(found: Sequence[Comparison], path: Path) -> None:
     for one, mean in zip(found, means, strict=True):
         axes.errorbar(one.bits, max(mean, least), yerr=one.evaluation.divergence.error, fmt="o", capsize=3)
         axes.annotate(one.to, (one.bits, max(mean, least)), textcoords="offset points", xytext=(6, 4))
+    axes.margins(0.15)
     axes.set(yscale="log", xlabel="bits per weight", ylabel="mean KL divergence, nats per token")
     axes.grid(True, which="both", alpha=0.3)
     figure.savefig(path, dpi=150)
