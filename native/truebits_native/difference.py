@@ -48,7 +48,7 @@ def set_specials_aside(old, new):
 
 @inner
 def furthest(old, new):
-    """Return how many words differ, became zero and were zero, the largest distance in words, and the largest errors."""
+    """Return how many words differ, became zero and were zero, the largest distance, and the largest errors."""
     before, after = old.view(np.float32), new.view(np.float32)
     changed, flushed, raised = ZERO, ZERO, ZERO
     apart, error, relative = ZERO, ZERO, ZERO
