@@ -306,7 +306,20 @@ def _totalled(values: int, counts: np.ndarray, sums: np.ndarray) -> Difference:
     if not values:
         return Difference()
     changed, saturated, flushed, _, raised, replaced = counts.sum(axis=0).tolist()
-    totals = np.add.accumulate(sums[:, 2:], axis=0)[-1].tolist()
+    squared_error, squares, products, other_squares = np.add.accumulate(sums[:, 2:], axis=0)[-1].tolist()
     max_abs, max_rel = sums[:, :2].max(axis=0).tolist()
-    farthest = int(counts[:, 3].max())
-    return Difference(values, changed, flushed, saturated, farthest, max_abs, max_rel, *totals, raised, replaced)
+    return Difference(
+        values=values,
+        changed=changed,
+        flushed=flushed,
+        saturated=saturated,
+        max_ulp=int(counts[:, 3].max()),
+        max_abs=max_abs,
+        max_rel=max_rel,
+        squared_error=squared_error,
+        squares=squares,
+        products=products,
+        other_squares=other_squares,
+        raised=raised,
+        replaced=replaced,
+    )
