@@ -383,6 +383,21 @@ def test_groups_of_several_types_stand_by_type(tmp_path):
     assert groups["blk.*.a (F16)"] == profile_of(tensors["blk.1.a"][1], "F16")
 
 
+def test_exceptions_have_a_place(tmp_path, small_batches):
+    values = np.random.default_rng(0).normal(0, 0.02, 5_000).astype(np.float32)
+    bfloats = values.view(np.uint32) & np.uint32(0xFFFF0000)
+    doubles = values.astype(np.float64).view(np.uint64)
+    clean = bfloats.copy()
+    bfloats[[17, 4_321]] |= 1
+    doubles[[0, 2_222]] |= np.uint64(1)
+    tensors = {"a": ("F32", bfloats), "b": ("F64", doubles), "c": ("F32", clean)}
+    report = scan(write(tmp_path / "m.gguf", tensors))
+    assert [str(report[name].origin) for name in "abc"] == ["f32 (bf16 but for 2)", "f64 (f32 but for 2)", "bf16"]
+    assert report.exceptions("a") == [(at, f"{bfloats[at]:08x}") for at in (17, 4_321)]
+    assert report.exceptions("b", limit=1) == [(0, f"{doubles[0]:016x}")]
+    assert report.exceptions("c") == []
+
+
 def test_totals(path):
     totals = scan(path).totals()
     assert set(totals) == set(TYPES)

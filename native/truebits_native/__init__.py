@@ -18,6 +18,7 @@ from truebits_native.changing import (
 from truebits_native.choice import expect_work, uses_kernels
 from truebits_native.chunks import CHUNK
 from truebits_native.counting import (
+    bins_of,
     differing_count,
     low_zero_count,
     low_zero_counts,
@@ -28,6 +29,7 @@ from truebits_native.counting import (
 
 __all__ = [
     "CHUNK",
+    "bins_of",
     "compare",
     "differing_count",
     "expect_work",

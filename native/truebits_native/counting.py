@@ -23,6 +23,24 @@ def half_lookup(kind: str) -> np.ndarray:
     return reference.half_bins() if kind == "F16" else reference.bfloat_bins()
 
 
+def bins_of(words: np.ndarray, kind: str = "F32") -> np.ndarray:
+    """Return the bin in which `profiles` counts each word.
+
+    Parameters
+    ----------
+    words : ndarray of uint32 (F32), uint16 (F16, BF16) or uint64 (F64), shape (n,)
+    kind : {"F32", "F16", "BF16", "F64"}
+
+    Returns
+    -------
+    ndarray of unsigned integers, shape (n,)
+    """
+    check_words(words, WORD[kind])
+    if kind in ("F16", "BF16"):
+        return half_lookup(kind)[words]
+    return reference.double_bins(words) if kind == "F64" else reference.single_bins(words)
+
+
 def low_zero_count(words: np.ndarray, bits: int, threads: int | None = None) -> int:
     """Count the words whose low `bits` bits are zero.
 

@@ -223,9 +223,9 @@ class PrecisionProfile:
     @property
     def origin(self) -> Origin:
         """The format the values came from, and how sure that is."""
-        from truebits.origin import judge
+        from truebits.origin import origin_of
 
-        return judge(self)
+        return origin_of([self])
 
     def __add__(self, other: PrecisionProfile) -> PrecisionProfile:
         return PrecisionProfile.merge([self, other])

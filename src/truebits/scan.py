@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import groupby
 from operator import attrgetter
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -21,8 +22,13 @@ from truebits import errors
 from truebits.files.layout import FLOAT_BYTES, Tensor
 from truebits.files.mapping import MappedFile
 from truebits.files.model import Model, open_model
+from truebits.formats import find
 from truebits.profile import LAYOUTS, PrecisionProfile
 from truebits_native.chunks import cut
+
+if TYPE_CHECKING:
+    from truebits.evidence import Evidence
+    from truebits.origin import Origin
 
 BATCH_BYTES = 32 << 20
 """Read per kernel call: about a millisecond of work when the file is in memory."""
@@ -44,9 +50,19 @@ class TensorPrecision(PrecisionProfile):
     Attributes
     ----------
     tensor : Tensor
+    before : Evidence or None
+        Of values that converters change, unless they are BF16 as they stand: what they were before.
     """
 
     tensor: Tensor
+    before: Evidence | None = None
+
+    @property
+    def origin(self) -> Origin:
+        """The format the values came from, and how sure that is; before the converter changed them."""
+        from truebits.origin import origin_of
+
+        return origin_of([self])
 
 
 @dataclass(frozen=True)
@@ -58,10 +74,13 @@ class Report(Mapping[str, TensorPrecision]):
     model : Model
     tensors : dict of str to TensorPrecision
         The selected F32, F16, BF16 and F64 tensors, in file order.
+    architecture : str or None
+        What the file says it is, as ``llama``: from it follows what converters changed.
     """
 
     model: Model
     tensors: dict[str, TensorPrecision] = field(repr=False)
+    architecture: str | None = None
 
     def __getitem__(self, name: str) -> TensorPrecision:
         return self.tensors[name]
@@ -84,16 +103,64 @@ class Report(Mapping[str, TensorPrecision]):
         types = Counter(group for group, _ in members)
         return {group if types[group] == 1 else f"{group} ({type})": of for (group, type), of in members.items()}
 
+    def exceptions(self, name: str, limit: int = 3) -> list[tuple[int, str]]:
+        """Find the first values of a tensor that the format of most of its values does not hold.
+
+        Parameters
+        ----------
+        name : str
+        limit : int
+
+        Returns
+        -------
+        list of (int, str)
+            Index, and the word in hex; none where `Origin.exceptions` is 0.
+
+        Raises
+        ------
+        OSError
+            The file has changed since the scan.
+        """
+        precision = self[name]
+        origin, tensor = precision.origin, precision.tensor
+        if not origin.exceptions or precision.before is not None:
+            return []
+        from truebits.evidence import at_scale
+
+        layout, format = precision.layout, at_scale(precision, find(str(origin.holds_most)))
+        held = layout.fits(format) | layout.is_nan
+        found: list[tuple[int, str]] = []
+        first = 0
+        for batch in batches(self.model, [tensor]):
+            for start, stop in zip(batch.starts, batch.stops, strict=True):
+                words = batch.words[start:stop]
+                at = np.flatnonzero(~held[native.bins_of(words, tensor.type)])[: limit - len(found)]
+                found += [(first + i, f"{words[i]:0{2 * words.itemsize}x}") for i in at.tolist()]
+                first += words.size
+            if len(found) == limit:
+                break
+        return found
+
+    def origins(self) -> dict[str, Origin]:
+        """Judge all tensors of each storage type together."""
+        from truebits.origin import origin_of
+
+        return {type: origin_of(members) for type, members in self.by_type().items()}
+
     def groups(self) -> dict[str, PrecisionProfile]:
         """Merge the profiles of each group of `members`."""
         return {name: PrecisionProfile.merge(members) for name, members in self.members().items()}
 
     def totals(self) -> dict[str, PrecisionProfile]:
         """Merge all profiles of each storage type."""
-        members: dict[str, list[PrecisionProfile]] = {}
+        return {type: PrecisionProfile.merge(members) for type, members in self.by_type().items()}
+
+    def by_type(self) -> dict[str, list[TensorPrecision]]:
+        """Put together the tensors of each storage type."""
+        members: dict[str, list[TensorPrecision]] = {}
         for precision in self.tensors.values():
             members.setdefault(precision.type, []).append(precision)
-        return {type: PrecisionProfile.merge(profiles) for type, profiles in members.items()}
+        return members
 
 
 @dataclass(frozen=True)
@@ -150,11 +217,36 @@ def scan(
     model = source if isinstance(source, Model) else open_model(source)
     chosen = floating(model.select(select, exclude), FLOAT_BYTES, asked=bool(select or exclude))
     native.expect_work("profiles", sum(tensor.values for tensor in chosen))
+    architecture = model.architecture
     pieces: dict[str, list[Piece]] = {tensor.name: [] for tensor in chosen}
     for batch in batches(model, chosen, progress):
         for tensor, piece in _pieces(batch, threads):
             pieces[tensor.name].append(piece)
-    return Report(model, {tensor.name: _joined(tensor, pieces[tensor.name]) for tensor in chosen})
+    found = {tensor.name: _joined(tensor, pieces[tensor.name]) for tensor in chosen}
+    report = Report(model, found, architecture)
+    _undo_conversion(report)
+    return report
+
+
+def _undo_conversion(report: Report) -> None:
+    """Judge the F32 tensors whose values converters change as they were before; these are small."""
+    if report.architecture is None:
+        return
+    from truebits.converted import before, change_of
+    from truebits.evidence import Evidence
+
+    for precision in report.values():
+        if precision.type != "F32" or precision.fits("bf16") == precision.values:
+            continue
+        change = change_of(report.architecture, precision.tensor.name)
+        if change is not None:
+            parts = [
+                before(
+                    np.concatenate([batch.words[a:b] for a, b in zip(batch.starts, batch.stops, strict=True)]), change
+                )
+                for batch in batches(report.model, [precision.tensor])
+            ]
+            precision.before = Evidence.merge(parts)
 
 
 def low_bits(

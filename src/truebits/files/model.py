@@ -83,6 +83,12 @@ class Model:
         """Decode one metadata value (``general.architecture``); None if absent or an array."""
         return self.parts[0].value(key)
 
+    @property
+    def architecture(self) -> str | None:
+        """What the file says it is, as ``llama``."""
+        name = self.value("general.architecture")
+        return name if isinstance(name, str) else None
+
     def select(self, include: Iterable[str] | str | None, exclude: Iterable[str] | str | None) -> tuple[Tensor, ...]:
         """Pick tensors by name.
 

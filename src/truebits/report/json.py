@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 from truebits.errors import printable
 from truebits.files.layout import Tensor
 from truebits.files.model import Model
+from truebits.origin import origin_of
 from truebits.profile import PrecisionProfile
 from truebits.report.table import Table
-from truebits.scan import Report
+from truebits.scan import Report, TensorPrecision
 from truebits_native.reference import Difference
 
 if TYPE_CHECKING:
@@ -66,7 +67,10 @@ def scan(report: Report) -> str:
         "scan",
         {
             **_about(report.model),
-            "tensors": [{**_named(one.tensor), **_answers([one])} for one in report.tensors.values()],
+            "tensors": [
+                {**_named(one.tensor), **_answers([one]), "exceptions": _exceptions(report, one)}
+                for one in report.tensors.values()
+            ],
             "groups": groups,
             "total": _total(report),
             "totals": {type: of.answers() for type, of in report.totals().items()},
@@ -213,6 +217,11 @@ def comparisons(model: str, found: Sequence[Comparison]) -> str:
     return document("experiment-sweep", {"model": model, "formats": rows})
 
 
+def _exceptions(report: Report, one: TensorPrecision) -> list[dict[str, Any]]:
+    """The first values that the format of most of a tensor does not hold."""
+    return [{"at": at, "word": word} for at, word in report.exceptions(one.tensor.name)]
+
+
 def _place(place: Place | None) -> dict[str, Any] | None:
     if place is None:
         return None
@@ -251,7 +260,7 @@ def _answers(members: Sequence[PrecisionProfile]) -> dict[str, Any]:
         "exponent_range": profile.exponent_range,
         "exponent_entropy": profile.exponent_entropy,
         "bytes_saved": sum(one.bytes_saved for one in members),
-        "origin": asdict(profile.origin),
+        "origin": asdict(origin_of(members)),
     }
 
 

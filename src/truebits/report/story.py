@@ -10,7 +10,6 @@ from truebits.errors import printable
 from truebits.evaluate import Evaluation
 from truebits.experiment import Comparison, Experiment
 from truebits.files.model import open_model
-from truebits.profile import PrecisionProfile
 from truebits.report import text
 from truebits.report.table import Scientific, Table, percent
 from truebits.statistics import Divergence, Perplexity, Timing
@@ -211,7 +210,9 @@ def _proofs(of: Experiment) -> list[str | Table]:
 
 def conclusion(of: Experiment) -> str:
     """What follows, in plain words, from the counts and from what was measured."""
-    origins = "; ".join(_origin(type, whole) for type, whole in of.report.totals().items() if whole.values)
+    origins = "; ".join(
+        f"The {type} values' origin is {origin.format}: {origin.reason}" for type, origin in of.report.origins().items()
+    )
     if of.is_proved:
         reason = of.plan.reason[0].upper() + of.plan.reason[1:]
         said = f"{reason}. Not one bit of the model can change, so nothing can be measured"
@@ -241,10 +242,6 @@ def _size(seen: Divergence) -> str:
         return "Perplexity cannot tell this from noise; the divergence can."
     direction = "worse" if seen.log_ratio > 0 else "better"
     return f"Perplexity gets {direction} by {100 * abs(seen.log_ratio):.3g} %."
-
-
-def _origin(type: str, whole: PrecisionProfile) -> str:
-    return f"The {type} values' origin is {whole.origin.format}: {whole.origin.reason}"
 
 
 def comparisons(found: Sequence[Comparison]) -> Table:

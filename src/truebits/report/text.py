@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from truebits.converters import is_known
 from truebits.errors import SelectionError, printable
 from truebits.files.layout import FLOAT_BYTES, group_of
 from truebits.files.model import Model
+from truebits.origin import Origin, origin_of
 from truebits.profile import LAYOUTS, REPORTED_FORMATS, PrecisionProfile
 from truebits.report.table import Table, nbytes, percent
 from truebits.scan import Report
@@ -19,17 +21,18 @@ if TYPE_CHECKING:
 
 
 class Row(NamedTuple):
-    """What a scan's tables have one row for: tensors, their merged profile, and what each would save."""
+    """What a scan's tables have one row for: tensors, their merged profile and origin, and what each would save."""
 
     name: str
     tensors: int
     profile: PrecisionProfile
+    origin: Origin
     bytes_saved: int
 
     @classmethod
     def of(cls, name: str, members: Sequence[PrecisionProfile]) -> Row:
         saved = sum(one.bytes_saved for one in members)
-        return cls(printable(name), len(members), PrecisionProfile.merge(members), saved)
+        return cls(printable(name), len(members), PrecisionProfile.merge(members), origin_of(members), saved)
 
 
 def rows_of(report: Report, by_tensor: bool) -> list[Row]:
@@ -38,11 +41,7 @@ def rows_of(report: Report, by_tensor: bool) -> list[Row]:
         return [Row.of(name, [one]) for name, one in report.tensors.items()]
     rows = [Row.of(name, members) for name, members in report.members().items()]
     if len(rows) > 1:
-        for type in dict.fromkeys(row.profile.type for row in rows):
-            of_type = [row for row in rows if row.profile.type == type]
-            whole = PrecisionProfile.merge(row.profile for row in of_type)
-            saved = sum(row.bytes_saved for row in of_type)
-            rows.append(Row(f"all {type}", sum(row.tensors for row in of_type), whole, saved))
+        rows += [Row.of(f"all {type}", members) for type, members in report.by_type().items()]
     return rows
 
 
@@ -62,11 +61,11 @@ def precision(rows: list[Row], bits: int) -> Table:
             "origin",
         )
     )
-    for name, count, of, _ in rows:
+    for name, count, of, origin, _ in rows:
         zero = of.low_zero(bits) if bits < LAYOUTS[of.type].word_bits else None
         share = (zero, percent(zero, of.values), of.values - zero) if zero is not None else (None, None, None)
         bits_used = of.mantissa_bits(), of.mantissa_bits(0.999)
-        table.rows.append((name, of.type, count, of.values, *share, *bits_used, of.origin.format))
+        table.rows.append((name, of.type, count, of.values, *share, *bits_used, str(origin)))
     return table
 
 
@@ -80,13 +79,13 @@ def counts(rows: list[Row], bits: int) -> Table:
             *("bytes_saved", "origin"),
         )
     )
-    for name, count, of, saved in rows:
+    for name, count, of, origin, saved in rows:
         answers = of.answers()
         exact = [answers["fits"][format] for format in REPORTED_FORMATS]
         kinds = [answers[key] for key in ("zero", "subnormal", "inf", "nan")]
         shape = *(of.exponent_range or (None, None)), of.exponent_entropy, of.mantissa_bits(), of.mantissa_bits(0.999)
         start = name, of.type, count, of.values, answers["low_zero"].get(str(bits))
-        table.rows.append((*start, *exact, *kinds, *shape, saved, of.origin.format))
+        table.rows.append((*start, *exact, *kinds, *shape, saved, origin.format))
     return table
 
 
@@ -94,7 +93,7 @@ def contents(rows: list[Row]) -> Table:
     """What the values are exact in, and what else they are."""
     formats = (name.removeprefix("fp8_").upper() for name in REPORTED_FORMATS)
     table = Table(("tensors", *formats, "zero", "subnormal", "Inf", "NaN", "exponents", "entropy", "saves"))
-    for name, _, of, saved in rows:
+    for name, _, of, _, saved in rows:
         fits = (percent(of.fits(format), of.values) for format in REPORTED_FORMATS)
         reach = f"2^{of.exponent_range[0]} .. 2^{of.exponent_range[1]}" if of.exponent_range else "-"
         kinds = of.zero, of.subnormal, of.inf, of.nan, reach, of.exponent_entropy, nbytes(saved) if saved else "-"
@@ -106,11 +105,15 @@ def conclusion(report: Report) -> str:
     """What a scan comes to, in a sentence for each storage type."""
     if not report.tensors:
         return "No F32, F16, BF16 or F64 tensor: every value is in a block-quantized or integer type."
-    return "\n".join(_concluded(type, of) for type, of in report.totals().items() if of.values)
+    origins = report.origins()
+    lines = [_concluded(type, of, origins[type]) for type, of in report.totals().items() if of.values]
+    if report.architecture is not None and not is_known(report.architecture):
+        of = printable(report.architecture)
+        lines.append(f"What converters do to values of {of} is not known here: they are judged as they stand.")
+    return "\n".join(lines)
 
 
-def _concluded(type: str, of: PrecisionProfile) -> str:
-    verdict = of.origin
+def _concluded(type: str, of: PrecisionProfile, verdict: Origin) -> str:
     if of.narrowest is None:
         return f"Origin of the {type} values: {verdict.format}; {verdict.reason}."
     name = of.narrowest.upper()
