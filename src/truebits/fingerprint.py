@@ -27,7 +27,7 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from hashlib import sha256
-from itertools import groupby
+from itertools import chain, groupby
 from operator import attrgetter
 from struct import pack
 from typing import NamedTuple
@@ -39,12 +39,15 @@ from truebits.files.mapping import MappedFile
 from truebits.files.model import Model, open_model
 from truebits.profile import LAYOUTS
 from truebits.quantize import to_singles
-from truebits.scan import Progress, Regexes
+from truebits.scan import RUN_GAP, Progress, Regexes
 from truebits_native import reference
 
 ALGORITHM = "sha256"
 PIECE_VALUES = 1 << 20
 PIECE_BYTES = 1 << 22
+
+MOST_PIECES = 64
+"""Hashed by one thread before the next ones: small tensors, at most `PIECE_BYTES` together."""
 
 
 class TensorFingerprint(NamedTuple):
@@ -204,18 +207,24 @@ def hashes(model: Model, tensors: Iterable[Tensor], threads: int | None, progres
 
 
 def _jobs(tensors: Iterable[Tensor]) -> Iterator[list[_Piece]]:
-    """Yield pieces, small ones together: a thread gets enough to do each time."""
+    """Yield pieces, small neighbours together: a thread gets enough to do each time."""
     job: list[_Piece] = []
-    for tensor in tensors:
-        end = tensor.offset + tensor.nbytes
-        step = PIECE_VALUES * FLOAT_BYTES[tensor.type] if tensor.type in FLOAT_BYTES else PIECE_BYTES
-        for start in range(tensor.offset, end, step):
-            job.append(_Piece(tensor, start, min(start + step, end)))
-            if sum(piece.stop - piece.start for piece in job) >= PIECE_BYTES // 2 or len(job) == 64:
-                yield job
-                job = []
+    for piece in chain.from_iterable(map(_pieces, tensors)):
+        if job and (
+            len(job) == MOST_PIECES or piece.stop - job[0].start > PIECE_BYTES or piece.start - job[-1].stop > RUN_GAP
+        ):
+            yield job
+            job = []
+        job.append(piece)
     if job:
         yield job
+
+
+def _pieces(tensor: Tensor) -> Iterator[_Piece]:
+    end = tensor.offset + tensor.nbytes
+    step = PIECE_VALUES * FLOAT_BYTES[tensor.type] if tensor.type in FLOAT_BYTES else PIECE_BYTES
+    for start in range(tensor.offset, end, step):
+        yield _Piece(tensor, start, min(start + step, end))
 
 
 def _digests(
@@ -225,8 +234,7 @@ def _digests(
     waiting: deque[tuple[list[_Piece], Future[list[bytes]]]] = deque()
     for job in jobs:
         file.check()
-        for piece in job:
-            file.expect(piece.start, piece.stop)
+        file.expect(job[0].start, job[-1].stop)
         waiting.append((job, pool.submit(_hashed, file, job)))
         if len(waiting) == most:
             pieces, digests = waiting.popleft()
@@ -244,7 +252,7 @@ def _hashed(file: MappedFile, job: list[_Piece]) -> list[bytes]:
         else:
             words = data
         digests.append(bytes([words.itemsize]) + sha256(words.data).digest())
-        file.forget(start, stop)
+    file.forget(job[0].start, job[-1].stop)
     return digests
 
 
