@@ -13,8 +13,8 @@ from truebits.errors import ModelFileError, printable
 from truebits.fingerprint import ALGORITHM, Fingerprint, TensorFingerprint, name_bytes
 
 SCHEMA = "truebits.fingerprint/1"
-LARGEST_FILE = 64 << 20
-"""In bytes: a row takes about 200 of them."""
+LARGEST_FILE = 32 << 20
+"""In bytes: a row takes about 200 of them, and 65,536 tensors are the most that a header may have."""
 
 MOST_DIMENSIONS = 64
 TOO_LARGE = 1 << 63
