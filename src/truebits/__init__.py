@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from truebits.fakequant import sweep as sweep
     from truebits.files.model import Model as Model
     from truebits.files.model import open_model
+    from truebits.fingerprint import fingerprint as fingerprint
     from truebits.operation import Rewrite as Rewrite
     from truebits.plan import plan as plan
     from truebits.profile import PrecisionProfile as PrecisionProfile
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from truebits.synth import synth as synth
     from truebits.truncate import truncate as truncate
     from truebits.undo import undo as undo
+    from truebits.verify import verify as verify
 
     open = open_model
 
@@ -45,10 +47,12 @@ _HOMES = {
     "evaluate": "evaluate",
     "experiment": "experiment",
     "fakequant": "fakequant",
+    "fingerprint": "fingerprint",
     "plan": "plan",
     "sweep": "fakequant",
     "truncate": "truncate",
     "undo": "undo",
+    "verify": "verify",
     "PrecisionProfile": "profile",
     "TruebitsError": "errors",
     "ModelFileError": "errors",

@@ -6,7 +6,8 @@ import io
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -106,6 +107,7 @@ def show(model: Path, include: tuple[str, ...], exclude: tuple[str, ...], as_jso
         "--low-bits-only", is_flag=True, help="Only count F32 values whose low bits are zero, at memory speed."
     ),
     click.option("--bits-view", metavar="TENSOR", help="Print sample values of one tensor bit by bit."),
+    click.option("--fingerprint", is_flag=True, help="Hash the values, however stored; --json: manifest for `verify`."),
     THREADS,
     JSON,
     STYLE,
@@ -118,11 +120,15 @@ def scan(
     by_tensor: bool,
     low_bits_only: bool,
     bits_view: str | None,
+    fingerprint: bool,
     threads: int | None,
     as_json: bool,
     style: str,
 ) -> None:
     """Count what precision each tensor really has."""
+    if fingerprint:
+        _fingerprint(model, include, exclude, threads, as_json, style)
+        return
     opened = _open(model)
     from truebits.report import listing, text
     from truebits.report.progress import progress_bar
@@ -166,6 +172,68 @@ def scan(
         click.echo(f"\n{text.contents(rows).render(style)}")
     if style == "text":
         click.echo(f"\n{text.conclusion(report)}")
+
+
+def _fingerprint(
+    model: Path, include: tuple[str, ...], exclude: tuple[str, ...], threads: int | None, as_json: bool, style: str
+) -> None:
+    """Print the fingerprint, or the hash of each tensor."""
+    from click.core import ParameterSource
+
+    from truebits.errors import UsageError
+
+    context = click.get_current_context()
+    for option in ("bits", "by_tensor", "low_bits_only", "bits_view"):
+        if context.get_parameter_source(option) is ParameterSource.COMMANDLINE:
+            raise UsageError(f"--{option.replace('_', '-')} says nothing of a fingerprint: leave it out")
+    from truebits.fingerprint import fingerprint
+    from truebits.report import identity, json
+    from truebits.report.progress import progress_bar
+
+    opened = _open(model)
+    with progress_bar("fingerprint") as progress:
+        found = fingerprint(opened, include, exclude, threads=threads, progress=progress)
+    if as_json:
+        click.echo(json.fingerprint(found))
+    else:
+        click.echo(identity.headline(found) if style == "text" else identity.tensors(found).render(style))
+
+
+@app.command()
+@options(
+    MODEL,
+    click.argument("manifest", type=click.Path(path_type=Path)),
+    SELECTION,
+    THREADS,
+    JSON,
+    STYLE,
+)
+def verify(
+    model: Path,
+    manifest: Path,
+    include: tuple[str, ...],
+    exclude: tuple[str, ...],
+    threads: int | None,
+    as_json: bool,
+    style: str,
+) -> None:
+    """Check every tensor against MANIFEST; exit code 0 if all are the same, 1 if not.
+
+    `truebits scan MODEL --fingerprint --json > MANIFEST` makes one. Floating-point tensors may be stored in
+    another type, order or number of files: what counts is their values.
+    """
+    from truebits.report import identity, json
+    from truebits.report.progress import progress_bar
+    from truebits.verify import verify as verify_model
+
+    opened = _open(model)
+    with progress_bar("verify") as progress:
+        found = verify_model(opened, manifest, include, exclude, threads=threads, progress=progress)
+    text = json.verification(found, str(manifest)) if as_json else identity.verified(found, style)
+    with _closed_pipe_is_no_error():
+        click.echo(text)
+    if not found.is_same:
+        raise Different
 
 
 @app.command()
@@ -388,13 +456,11 @@ def diff(
     with progress_bar("diff") as progress:
         found = compare(ours, theirs, include or None, exclude, threads=threads, progress=progress)
     failed = [line for metric, limit in gates for line in found.over(metric, limit)]
-    try:
+    with _closed_pipe_is_no_error():
         if as_json:
             click.echo(json.diff(found, failed))
         else:
             _print_diff(figures, found, failed, style)
-    except BrokenPipeError:  # who stops reading still gets the exit code
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     if failed or not (gates or found.is_same):
         raise Different
 
@@ -647,6 +713,15 @@ def _open(path: Path) -> Model:
                 f"warning: a rewrite in place was left unfinished: {printable(marker.name)} tells which", err=True
             )
     return model
+
+
+@contextmanager
+def _closed_pipe_is_no_error() -> Iterator[None]:
+    """Let whoever stops reading still get the exit code."""
+    try:
+        yield
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _print(title: str, table: Table, style: str) -> None:

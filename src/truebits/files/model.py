@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Protocol, TypeVar
 
 from truebits import errors
 from truebits.errors import printable
@@ -16,6 +17,16 @@ from truebits.files.layout import Finding, Tensor
 from truebits.files.mapping import Identity, MappedFile
 
 SHARD_NAME = re.compile(r"(?P<stem>.*)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf")
+
+
+class Named(Protocol):
+    """What a selection is made of."""
+
+    @property
+    def name(self) -> str: ...
+
+
+N = TypeVar("N", bound=Named)
 
 
 @dataclass(frozen=True)
@@ -102,16 +113,9 @@ class Model:
         SelectionError
             A regex is malformed, or nothing is left.
         """
-        wanted, unwanted = _patterns(include), _patterns(exclude)
-        if not wanted and not unwanted:
-            return self.tensors
-        chosen = tuple(
-            tensor
-            for tensor in self.tensors
-            if (not wanted or any(regex.search(tensor.name) for regex in wanted))
-            and not any(regex.search(tensor.name) for regex in unwanted)
-        )
-        if not chosen:
+        wanted, unwanted = patterns(include), patterns(exclude)
+        chosen = matching(self.tensors, wanted, unwanted)
+        if not chosen and (wanted or unwanted):
             asked = " ".join(
                 [f"--include {regex.pattern!r}" for regex in wanted]
                 + [f"--exclude {regex.pattern!r}" for regex in unwanted]
@@ -123,7 +127,18 @@ class Model:
         return chosen
 
 
-def _patterns(regexes: Iterable[str] | str | None) -> list[re.Pattern[str]]:
+def matching(named: Iterable[N], wanted: list[re.Pattern[str]], unwanted: list[re.Pattern[str]]) -> tuple[N, ...]:
+    """Pick what has a name by it: any pattern will do, none that is unwanted; nothing may be left."""
+    return tuple(
+        one
+        for one in named
+        if (not wanted or any(regex.search(one.name) for regex in wanted))
+        and not any(regex.search(one.name) for regex in unwanted)
+    )
+
+
+def patterns(regexes: Iterable[str] | str | None) -> list[re.Pattern[str]]:
+    """Compile regexes for names; raises `SelectionError` if one is none."""
     if regexes is None:
         return []
     return [pattern(regex) for regex in ([regexes] if isinstance(regexes, str) else regexes)]

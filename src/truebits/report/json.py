@@ -25,7 +25,9 @@ if TYPE_CHECKING:
     from truebits.evaluate import Evaluation
     from truebits.experiment import Comparison, Experiment
     from truebits.fakequant import Trial
+    from truebits.fingerprint import Fingerprint
     from truebits.operation import Rewrite
+    from truebits.verify import Verification
 
 
 def document(verb: str, content: dict[str, Any]) -> str:
@@ -90,6 +92,26 @@ def bits_view(model: Model, name: str, bits: int, table: Table) -> str:
         dict(zip(("index", "value", "hex", "sign", "exponent", "mantissa"), row, strict=True)) for row in table.rows
     ]
     return document("scan-bits-view", {**_about(model), "tensor": name, "bits": bits, "samples": rows})
+
+
+def fingerprint(found: Fingerprint) -> str:
+    """Return the manifest; names stand as they are, and not as they are printed, so that they can be found again."""
+    from truebits.fingerprint import ALGORITHM
+
+    content = {
+        "file": found.file,
+        "algorithm": ALGORITHM,
+        "fingerprint": found.value,
+        "whole": found.whole,
+        "tensors": [tensor._asdict() for tensor in found.tensors],
+    }
+    return document("fingerprint", content)
+
+
+def verification(found: Verification, manifest: str) -> str:
+    checks = [{**check._asdict(), "name": printable(check.name)} for check in found.checks]
+    about = {"file": found.file, "manifest": manifest, "same": found.is_same}
+    return document("verify", {**about, "counts": found.counts, "tensors": checks})
 
 
 def rewrite(verb: str, source: str, output: str | None, result: Rewrite) -> str:

@@ -1,0 +1,61 @@
+"""Fingerprints and what became of them, for a reader."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+from truebits.errors import printable
+from truebits.fingerprint import Fingerprint
+from truebits.report.table import Table
+from truebits.verify import Verification
+
+
+def headline(found: Fingerprint) -> str:
+    """One line on a fingerprint, which begins as those of sha256sum do."""
+    name, kept = printable(Path(found.file).name), found.unquantized
+    others = len(found.tensors) - len(kept)
+    if found.value is None:
+        return f"none  {name}: no F32, F16, BF16 or F64 tensor among {others}; -o csv lists the hash of each"
+    left_out = f"; not in it: {_tensors(others)} of block-quantized or integer type" if others else ""
+    return f"{found.value}  {name}: {sum(one.values for one in kept):,} values of {_tensors(len(kept))}{left_out}"
+
+
+def tensors(found: Fingerprint) -> Table:
+    """The hash of each tensor."""
+    table = Table(("tensor", "type", "shape", "values", "hash of", "hash"))
+    for name, type, shape, values, kind, hash in found.tensors:
+        table.rows.append((printable(name), type, " x ".join(map(str, shape)) or "scalar", values, kind, hash))
+    return table
+
+
+def verified(found: Verification, style: str) -> str:
+    """What became of a model: the tensors that are not the same and, as text, what that comes to."""
+    table = _differences(found)
+    if style != "text":
+        return table.render(style)
+    return "\n\n".join([*([table.render()] if table.rows else []), _conclusion(found)])
+
+
+def _differences(found: Verification) -> Table:
+    table = Table(("tensor", "verdict", "was", "now", "reason"))
+    for name, *rest in found.checks:
+        if rest[0] != "same":
+            table.rows.append((printable(name), *rest))
+    return table
+
+
+def _conclusion(found: Verification) -> str:
+    counts = found.counts
+    failed = ", ".join(f"{count} {verdict}" for verdict, count in counts.items() if count and verdict != "same")
+    if failed:
+        return f"Not the same model: of {_tensors(len(found.checks))} {counts['same']} are the same, {failed}."
+    stored = Counter((check.was, check.now) for check in found.checks if check.was != check.now)
+    otherwise = "".join(
+        f" {count} of them: same values, stored as {now}, not {was}." for (was, now), count in stored.items()
+    )
+    return f"Same: all {_tensors(len(found.checks))} are there and hold what they held.{otherwise}"
+
+
+def _tensors(count: int) -> str:
+    return f"{count:,} tensor{'s' * (count != 1)}"
