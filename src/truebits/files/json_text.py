@@ -54,9 +54,10 @@ class JsonText:
         self.fail(error, self.at, f"expected {what}, found {found or 'the end'}")
 
     def skip_space(self) -> int:
-        match = SPACE.match(self.data, self.at, self.stop)
-        assert match is not None
-        self.at = match.end()
+        if self.at < self.stop and self.data[self.at] <= 32:
+            match = SPACE.match(self.data, self.at, self.stop)
+            assert match is not None
+            self.at = match.end()
         return self.at
 
     def take(self, byte: bytes) -> bool:
