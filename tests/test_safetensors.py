@@ -226,6 +226,7 @@ def test_data_need_not_be_aligned(opened, padding):
 @pytest.mark.parametrize(
     ("data", "error", "code", "words"),
     [
+        (file_of(b""), errors.BadJson, "E_JSON", ["{", "the end"]),
         (b"\x02\0\0", errors.HeaderTruncated, "E_TRUNCATED", [3]),
         (GOLDEN[:8], errors.HeaderTruncated, "E_TRUNCATED", [192, 0]),
         (GOLDEN[:100], errors.HeaderTruncated, "E_TRUNCATED", [192, 92, "unfinished download"]),
@@ -760,6 +761,20 @@ def test_diff_of_both_formats(pair):
     assert len(found.tensors) == 5
     assert {one.shapes for one in found.tensors} >= {((32, 128), (32, 128)), ((2, 4, 512), (2, 4, 512))}
     assert tb.diff(pair[1], pair[0]).tensors[0].shapes == ((128, 32), (128, 32))
+
+
+@pytest.mark.parametrize("type", ["F64", "F32", "F16", "BF16"])
+def test_diff_of_data_that_is_not_aligned(opened, type):
+    kind = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": ml_dtypes.bfloat16}[type]
+    values = np.arange(1, 101).astype(kind)
+    odd: Tensors = {"odd": ("U8", (1,), b"\0"), "t": (type, (100,), values.tobytes())}
+    for padding in (8, 1):
+        ours = opened(safetensors(odd, padding=padding), "odd.safetensors")
+        assert tb.diff(ours, opened(same_in_gguf({"t": odd["t"]}), "even.gguf"), "t").is_same
+        values[50] = 7
+        (got,) = tb.diff(ours, opened(same_in_gguf({"t": (type, (100,), values.tobytes())}), "b.gguf"), "t").tensors
+        assert (got.changed, got.first.at, got.first.a, got.first.b) == (1, 50, 51, 7)
+        values[50] = 51
 
 
 def test_diff_of_a_shape_in_another_order(pair, opened):
