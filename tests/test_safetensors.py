@@ -592,6 +592,7 @@ def test_index_that_is_wrong(folder, places, error, words):
         (b'{"metadata":[1,2.5e-3,-0,true,false,null,{"a":[]},"x"]}', errors.BadIndex),
         (b'{"metadata":' + b"[" * 100_000, errors.LimitExceeded),
         (b'{"metadata":' + b'{"a":' * 100_000, errors.LimitExceeded),
+        (b'{"metadata":[' + b"0," * 70_000 + b'0],"weight_map":{}}', errors.LimitExceeded),
         (b'{"weight_map":{"\xff":"x"}}', errors.BadText),
         (b"[]", errors.NotGGUF),
         (b"\xef\xbb\xbf{}", errors.NotGGUF),
@@ -606,6 +607,21 @@ def test_index_that_is_damaged(folder, text, error):
         assert type(caught.value) in (error, errors.BadJson)
         assert 0 <= caught.value.offset <= len(text)
     assert type(caught.value) is error
+
+
+def test_an_index_of_too_many_tensors_is_not_read(folder, monkeypatch):
+    monkeypatch.setattr("truebits.files.json_text.MOST_MEMBERS", 3)
+    assert len(open_model(folder).tensors) == 3
+    write_index(folder, {"a": 1, "b": 1, "c": 2, "d": 2})
+    with pytest.raises(errors.LimitExceeded, match="more than 3 members"):
+        open_model(folder)
+
+
+def test_an_index_that_is_huge(folder):
+    with (folder / "model.safetensors.index.json").open("r+b") as file:
+        file.truncate(1 << 40)
+    with pytest.raises(errors.LimitExceeded, match="the limit is 100000000"):
+        open_model(folder)
 
 
 def test_a_tensor_in_two_files(folder):
