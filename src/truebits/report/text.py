@@ -104,13 +104,15 @@ def contents(rows: list[Row]) -> Table:
 def conclusion(report: Report) -> str:
     """What a scan comes to, in a sentence for each storage type."""
     if not report.tensors:
-        return "No F32, F16, BF16 or F64 tensor: every value is in a block-quantized or integer type."
+        types = ", ".join(report.model.types) or "no tensor at all"
+        return f"No F32, F16, BF16 or F64 tensor, only {types}: no plain words whose bits could be counted."
     origins = report.origins()
     lines = [_concluded(type, of, origins[type]) for type, of in report.totals().items() if of.values]
     if report.architecture is not None and not is_known(report.architecture):
         of = printable(report.architecture)
         lines.append(f"What converters do to values of {of} is not known here: they are judged as they stand.")
-    return "\n".join(lines)
+    return "
+".join(lines)
 
 
 def _concluded(type: str, of: PrecisionProfile, verdict: Origin) -> str:
