@@ -79,6 +79,7 @@ def scan(report: Report) -> str:
             "groups": groups,
             "total": _total(report),
             "totals": {type: of.answers() for type, of in report.totals().items()},
+            "origins": {type: asdict(origin) for type, origin in report.origins().items()},
         },
     )
 

@@ -111,8 +111,22 @@ def conclusion(report: Report) -> str:
     if report.architecture is not None and not is_known(report.architecture):
         of = printable(report.architecture)
         lines.append(f"What converters do to values of {of} is not known here: they are judged as they stand.")
-    return "
-".join(lines)
+    lines += _exceptions(report)
+    return "\n".join(lines)
+
+
+def _exceptions(report: Report, limit: int = 5) -> list[str]:
+    """Say where the values stand that keep tensors from being of a narrower format."""
+    told = []
+    for name, one in report.tensors.items():
+        places = report.exceptions(name)
+        if places:
+            shown = ", ".join(f"number {at:,} ({word})" for at, word in places)
+            others = f" and {one.origin.exceptions - len(places):,} more" if one.origin.exceptions > len(places) else ""
+            told.append(f"{one.tensor.label} is {one.origin.holds_most} but for {shown}{others}.")
+        if len(told) == limit:
+            break
+    return told
 
 
 def _concluded(type: str, of: PrecisionProfile, verdict: Origin) -> str:
