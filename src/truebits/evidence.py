@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cache
+from itertools import combinations
 
 import numpy as np
 
@@ -20,6 +21,9 @@ from truebits.formats import Format, find
 from truebits.profile import LAYOUTS, PrecisionProfile
 
 FEW_BITS = 1
+
+MOST = 0.999
+"""Share of the values for which the format that holds most of them is named, too."""
 
 LADDER = ("fp8_e5m2", "fp8_e4m3fn", "bf16", "fp16", "f32", "f64")
 """Formats by their mantissa, narrowest first."""
@@ -78,26 +82,14 @@ class Evidence:
     def of(cls, profile: PrecisionProfile) -> Evidence:
         """Read a profile's counts."""
         type, names = profile.type, ladder(profile.type)
-        formats = {name: at_scale(profile, find(name)) for name in names}
-        inside = {name: _held(type, formats[name])[profile.bins] for name in names}
-        tells = _tells(type)[profile.bins]
-        held = {name: np.where(inside[name] & tells, profile.counts, 0) for name in names}
-        is_constant = profile.bins.size == 1 and not tells.any()
-        return cls(
-            type,
-            profile.values,
-            {name: int(profile.counts[~inside[name]].sum()) for name in names},
-            {
-                (name, wider): int(held[name] @ _spare_bits(type, formats[name], formats[wider])[profile.bins])
-                for number, name in enumerate(names)
-                for wider in names[number + 1 :]
-            },
-            profile.count(_tells(type)),
-            int(profile.bins[0]) if is_constant else None,
-            int(profile.counts @ _flushed_bits(type)[profile.bins]),
-            profile.count(_is_at_end(type)),
-            profile.inf,
-        )
+        formats = tuple(at_scale(profile, find(name)) for name in names)
+        table = _questions(type, formats)[profile.bins]
+        numbers = iter((profile.counts @ table).tolist())
+        outside = {name: next(numbers) for name in names}
+        bits = {pair: next(numbers) for pair in combinations(names, 2)}
+        telling, flushed_bits, at_end, infinite = numbers
+        magnitude = int(profile.bins[0]) if profile.bins.size == 1 and not telling else None
+        return cls(type, profile.values, outside, bits, telling, magnitude, flushed_bits, at_end, infinite)
 
     @classmethod
     def merge(cls, parts: Iterable[Evidence]) -> Evidence:
@@ -132,49 +124,45 @@ class Evidence:
 def at_scale(profile: PrecisionProfile, format: Format) -> Format:
     """Return an FP8 format times the power of two that puts the largest value into its highest binade.
 
-    A format that holds every value as it is, and a wider one, stays.
+    A format that holds every value as it is stays, and so does one that has too few bits at any scale.
     """
-    if format.bits > 8 or profile.exponent_range is None or profile.fits(format) == profile.values:
+    if format.bits > 8 or profile.fits(format) == profile.values:
+        return format
+    finer = profile.count(_has_more_bits(profile.type, format.mantissa_bits))
+    if finer > most_exceptions(profile.values) or profile.exponent_range is None:
         return format
     shift = profile.exponent_range[1] - format.largest_exponent
     return replace(format, bias=format.bias - shift, special="ieee" if format.has_inf else "none")
 
 
-@cache
-def _held(type: str, format: Format) -> np.ndarray:
-    """Which bins a format holds exactly; NaN is no exception to any."""
-    layout = LAYOUTS[type]
-    return layout.fits(format) | layout.is_nan
+def most_exceptions(values: int) -> float:
+    """Return how many values may be exceptions from what most are."""
+    return max(1, (1 - MOST) * values)
 
 
 @cache
-def _tells(type: str) -> np.ndarray:
-    """Finite values, normal in the table's type, with more than `FEW_BITS` mantissa bits, by bin."""
+def _has_more_bits(type: str, bits: int) -> np.ndarray:
+    """Which bins' values have more mantissa bits than a number; by bin."""
     layout = LAYOUTS[type]
+    return ~layout.is_special & (layout.trailing < layout.table_bits - bits)
+
+
+@cache
+def _questions(type: str, formats: tuple[Format, ...]) -> np.ndarray:
+    """What each bin adds to the numbers of `Evidence.of`; int64 of shape (bins, numbers)."""
+    layout = LAYOUTS[type]
+    exponent = layout.exponent - layout.table_bias
+    held = {format: layout.fits(format) | layout.is_nan for format in formats}
     usual = ~layout.is_special & (layout.exponent > 0)
-    return usual & (layout.trailing < layout.table_bits - FEW_BITS)
-
-
-@cache
-def _spare_bits(type: str, format: Format, wider: Format) -> np.ndarray:
-    """Mantissa bits that a format lacks of a wider one, by bin; int64."""
-    layout = LAYOUTS[type]
-    exponent = layout.exponent - layout.table_bias
-    has, would_have = (np.clip(exponent - of.quantum_exponent, 0, of.mantissa_bits) for of in (format, wider))
-    return np.maximum(would_have - has, 0).astype(np.int64)
-
-
-@cache
-def _flushed_bits(type: str) -> np.ndarray:
-    """Bits that BF16 has below FP16's quantum, by bin; int64."""
-    layout = LAYOUTS[type]
-    exponent = layout.exponent - layout.table_bias
-    usual = ~layout.is_zero & ~layout.is_special & (exponent >= find("fp16").quantum_exponent)
-    return np.where(usual, np.maximum(LOST_BY_FP16 - exponent, 0), 0).astype(np.int64)
-
-
-@cache
-def _is_at_end(type: str) -> np.ndarray:
-    """The exponent and the trailing zeros of 65504, by bin."""
-    layout = LAYOUTS[type]
-    return (layout.exponent - layout.table_bias == 15) & (layout.trailing == layout.table_bits - 10)
+    tells = usual & (layout.trailing < layout.table_bits - FEW_BITS)
+    bits_of = {format: np.clip(exponent - format.quantum_exponent, 0, format.mantissa_bits) for format in formats}
+    below_fp16 = usual & (exponent >= find("fp16").quantum_exponent)
+    columns = [
+        *(~held[format] for format in formats),
+        *((held[a] & tells) * np.maximum(bits_of[b] - bits_of[a], 0) for a, b in combinations(formats, 2)),
+        tells,
+        below_fp16 * np.maximum(LOST_BY_FP16 - exponent, 0),
+        (exponent == 15) & (layout.trailing == layout.table_bits - find("fp16").mantissa_bits),
+        layout.is_inf,
+    ]
+    return np.stack(columns, axis=1).astype(np.int64)

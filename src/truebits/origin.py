@@ -13,16 +13,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from truebits.evidence import OWN, Evidence, ladder
+from truebits.evidence import OWN, Evidence, ladder, most_exceptions
 from truebits.profile import PrecisionProfile
 
 ODDS_WANTED = 1e-6
 """A verdict with a greater chance of being false is called ambiguous."""
 
 BITS_WANTED = -math.log2(ODDS_WANTED)
-
-MOST = 0.999
-"""Share of the values for which the format that holds most of them is named, too."""
 
 
 @dataclass(frozen=True)
@@ -155,7 +152,7 @@ def _own(evidence: Evidence) -> Origin:
 def _bits_of_most(evidence: Evidence, name: str, wider: str) -> int:
     """Return what speaks against chance where a format holds all but very few values; 0 where it does not."""
     few = evidence.outside[name]
-    if not 0 < few <= max(1, (1 - MOST) * evidence.values) or few == evidence.values:
+    if not 0 < few <= most_exceptions(evidence.values) or few == evidence.values:
         return 0
     choices = few * math.log2(math.e * evidence.values / few)
     return max(0, int(evidence.bits[name, wider] - choices))
