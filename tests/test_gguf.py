@@ -281,11 +281,6 @@ def test_empty_file(refused):
         (b"PK\x03\x04\x14\x00", "zip"),
         (b"\x7fELF\x02\x01", "executable"),
         (b"MZqFpD='\n", "llamafile"),
-        (b'\x40\0\0\0\0\0\0\0{"a":{"dtype":"F32"', "safetensors"),
-        (b'\x80\x02\0\0\0\0\0\0{"a":{"dtype":"F32"', "safetensors"),  # 640 bytes of JSON, not a pickle
-        (b'\x20\x7b\0\0\0\0\0\0{"a":{"dtype":"F32"', "safetensors"),  # 31,520 bytes: starts with " {"
-        (b"\x80\x02}q\x00(X\x05\x00", "pickle"),
-        (b"\x80\x04\x95\x10", "pickle"),
         (b"tjgg\x03\0\0\0", "old GGML"),
         (b"ggjt\x03\0\0\0", "old GGML"),
         (b"lmgg\x20\0\0\0", "old GGML"),

@@ -93,7 +93,7 @@ def show(model: Path, include: tuple[str, ...], exclude: tuple[str, ...], as_jso
         return
     from truebits.report import listing
 
-    _print(listing.headline(opened), listing.tensors(opened, chosen), style)
+    _print(listing.heading(opened), listing.tensors(opened, chosen), style)
 
 
 @app.command()

@@ -15,12 +15,12 @@ from typing import NamedTuple
 import numpy as np
 
 import truebits_native as native
-from truebits.errors import UsageError, printable
-from truebits.files.gguf import value_bytes
+from truebits.errors import UsageError, printable, shortened
 from truebits.files.layout import FLOAT_BYTES, Tensor
 from truebits.files.mapping import MappedFile
 from truebits.files.model import Model, open_model
 from truebits.files.types import TYPES
+from truebits.fp8 import FP8_FORMATS
 from truebits.quantize import to_singles
 from truebits.scan import Progress, Regexes
 from truebits_native import reference
@@ -28,6 +28,9 @@ from truebits_native.reference import Difference, merged
 
 PIECE_VALUES = 1 << 20
 """Compared at a time."""
+
+ITEM_BYTES = {**FLOAT_BYTES, **dict.fromkeys(FP8_FORMATS, 1)}
+"""Bytes per value of the types that have no blocks."""
 
 METRICS = ("changed", "max_abs", "max_rel", "max_ulp", "mse", "rms")
 """What a gate can limit: less is better, 0 is the same."""
@@ -61,6 +64,7 @@ class TensorDiff:
     name : str
     types : (str, str)
     shapes : (tuple of int, tuple of int)
+        Both with their dimensions in the order of the first side's file.
     values : int
         Of the first side.
     difference : Difference or None
@@ -231,8 +235,8 @@ class _Side(NamedTuple):
     @property
     def block(self) -> tuple[int, int]:
         """Values and bytes of a block."""
-        if self.tensor.type in FLOAT_BYTES:
-            return 1, FLOAT_BYTES[self.tensor.type]
+        if self.tensor.type in ITEM_BYTES:
+            return 1, ITEM_BYTES[self.tensor.type]
         layout = next(layout for layout in TYPES.values() if layout.name == self.tensor.type)
         return layout.values, layout.nbytes
 
@@ -247,8 +251,8 @@ class _Side(NamedTuple):
         """Return values as words of `type`: their own, F32, or F64."""
         data = self.bytes(file, first, count)
         own = self.tensor.type
-        if own in FLOAT_BYTES:
-            words = data.view(f"<u{FLOAT_BYTES[own]}")
+        if own in ITEM_BYTES:
+            words = data.view(f"<u{ITEM_BYTES[own]}")
             return words if own == type else _as_type(words, own, type)
         import gguf
 
@@ -270,6 +274,8 @@ def _as_type(words: np.ndarray, own: str, type: str) -> np.ndarray:
 def _compared(ours: _Side, theirs: _Side, threads: int | None) -> TensorDiff:
     """Compare one tensor with its namesake."""
     a, b = ours.tensor, theirs.tensor
+    if ours.model.format != theirs.model.format:  # GGUF has the fastest dimension first, safetensors last
+        b = b._replace(shape=b.shape[::-1])
     same = TensorDiff(a.label, (a.type, b.type), (a.shape, b.shape), a.values)
     problem = _problem(a, b)
     with ours.map() as left, theirs.map() as right:
@@ -290,7 +296,7 @@ def _problem(a: Tensor, b: Tensor) -> str | None:
     import gguf
 
     for tensor in (a, b):
-        if tensor.type not in FLOAT_BYTES:
+        if tensor.type not in ITEM_BYTES:
             number = gguf.GGMLQuantizationType.__members__.get(tensor.type)
             if tensor.opaque or number is None or number not in gguf.quants._type_traits:
                 return f"the bytes differ, and {tensor.type} has no values that could be compared"
@@ -419,14 +425,11 @@ def _metadata(ours: Model, theirs: Model) -> Iterator[KeyDiff]:
     with a.map() as left, b.map() as right:
         for key in dict.fromkeys([*a.header.keys, *b.header.keys]):
             sides = [(part, file) for part, file in ((a, left), (b, right)) if key in part.header.keys]
-            raw = [(part.header.keys[key][0], value_bytes(file.data, part.header, key)) for part, file in sides]
+            raw = [part.raw_value(file.data, key) for part, file in sides]
             if len(raw) == 1 or raw[0] != raw[1]:
                 texts = {id(part): _shown(part.header.value(file.data, key)) for part, file in sides}
                 yield KeyDiff(printable(key), texts.get(id(a)), texts.get(id(b)))
 
 
 def _shown(value: float | str | bool | None) -> str:
-    if value is None:
-        return "an array"
-    text = printable(str(value))
-    return text if len(text) <= 60 else text[:57] + "..."
+    return "an array" if value is None else shortened(str(value))

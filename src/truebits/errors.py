@@ -24,6 +24,12 @@ def printable(text: str | bytes) -> str:
     return "".join(c if c.isprintable() else _escaped(c) for c in text)
 
 
+def shortened(text: str) -> str:
+    """Return a value of a file's metadata `printable`, in 60 characters at most."""
+    text = printable(text)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
 def _escaped(character: str) -> str:
     if "\udc80" <= character <= "\udcff":  # a byte that is not UTF-8
         return f"\\x{ord(character) - 0xDC00:02x}"
@@ -44,6 +50,10 @@ class UsageError(TruebitsError, ValueError):
 
 class SelectionError(UsageError):
     """A selection of tensors that matches nothing it could be used for."""
+
+
+class NeedsGGUF(UsageError):
+    """A model of another format, given to what works on GGUF only."""
 
 
 class Refused(TruebitsError):
@@ -110,6 +120,16 @@ class EmptyFile(ModelFileError):
 
 class NotGGUF(ModelFileError):
     code = "E_NOT_GGUF"
+
+
+class NotSafetensors(ModelFileError):
+    code = "E_NOT_SAFETENSORS"
+
+
+class PickleRefused(ModelFileError):
+    """A checkpoint that runs code when it is loaded: never loaded here."""
+
+    code = "E_PICKLE"
 
 
 class BadVersion(ModelFileError):
@@ -206,6 +226,38 @@ class OddLayout(ModelFileError):
 
 class UnexplainedBytes(ModelFileError):
     code = "E_UNEXPLAINED"
+
+
+class BadJson(ModelFileError):
+    code = "E_JSON"
+
+
+class BadText(ModelFileError):
+    code = "E_TEXT"
+
+
+class BadField(ModelFileError):
+    code = "E_FIELD"
+
+
+class BadMetadata(ModelFileError):
+    code = "E_METADATA"
+
+
+class BadRange(ModelFileError):
+    code = "E_RANGE"
+
+
+class SizeMismatch(ModelFileError):
+    code = "E_SIZE"
+
+
+class BadIndex(ModelFileError):
+    code = "E_INDEX"
+
+
+class BadConfig(ModelFileError):
+    code = "E_CONFIG"
 
 
 class BadShardSet(ModelFileError):

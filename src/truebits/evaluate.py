@@ -18,7 +18,7 @@ import numpy as np
 
 from truebits.dialogue import PROMPTS, Answer, compare_replies, read_text
 from truebits.errors import MissingExtra, UsageError
-from truebits.files.model import Model, open_model
+from truebits.files.model import Model, open_gguf
 from truebits.inference import Settings, Vocabulary
 from truebits.scan import Progress
 from truebits.scoring import score_chunks, steps
@@ -185,7 +185,7 @@ def evaluate_many(
     _check_numbers(n_ctx=n_ctx, chunks=chunks, threads=threads, rounds=rounds, answer_tokens=answer_tokens)
     asked = list(PROMPTS if prompts is None else prompts)
     contents = read_text(text)
-    paths = [str(_opened(model).parts[0].path) for model in (base, *candidates)]
+    paths = [str(open_gguf(model).parts[0].path) for model in (base, *candidates)]
     if len(paths) == 1:
         raise UsageError("there is no candidate to evaluate")
     settings = Settings(n_ctx, min(n_ctx, BATCH), threads or len(os.sched_getaffinity(0)))
@@ -246,10 +246,6 @@ def _check_numbers(*, n_ctx: int, chunks: int | None, threads: int | None, round
             raise UsageError(f"{number} {name}: give at least 1")
     if rounds < 0 or 0 < rounds < SMALLEST_ROUNDS:
         raise UsageError(f"{rounds} rounds tell nothing from chance: give at least {SMALLEST_ROUNDS}, or 0 for none")
-
-
-def _opened(model: Model | str | os.PathLike[str]) -> Model:
-    return model if isinstance(model, Model) else open_model(model)
 
 
 def _stepper(progress: Progress | None, total: int) -> Callable[[], None]:

@@ -19,7 +19,7 @@ from truebits.diff import Diff, diff
 from truebits.errors import UsageError
 from truebits.evaluate import Evaluation, evaluate, evaluate_many, require_llama_cpp
 from truebits.fakequant import bits_per_weight, fakequant
-from truebits.files.model import Model, open_model
+from truebits.files.model import Model, open_gguf
 from truebits.formats import target
 from truebits.operation import Rewrite
 from truebits.plan import plan
@@ -132,7 +132,7 @@ def experiment(
     TruebitsError, OSError
         As the steps it takes.
     """
-    model = source if isinstance(source, Model) else open_model(source)
+    model = open_gguf(source)
     rules = tuple(rules)
     chosen: dict[str, Any] = {"select": select, "exclude": exclude, "threads": threads}
     planned = plan(model, bits, to=to, rules=rules, progress=progress, **chosen)
@@ -181,7 +181,7 @@ def sweep_experiment(
     if not formats:
         raise UsageError("give formats to compare: --sweep bf16,fp8_e4m3fn,int8")
     _check_measurable(text)
-    model = source if isinstance(source, Model) else open_model(source)
+    model = open_gguf(source)
     chosen: dict[str, Any] = {"select": select, "exclude": exclude, "threads": threads}
     with TemporaryDirectory(prefix="truebits-") as folder:
         paths, plans = [], []

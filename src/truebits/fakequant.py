@@ -18,7 +18,7 @@ import numpy as np
 import truebits_native as native
 from truebits.errors import Refused, UsageError, VerificationFailed
 from truebits.files.layout import Tensor
-from truebits.files.model import Model, open_model
+from truebits.files.model import Model, open_gguf
 from truebits.formats import Format, Target, target
 from truebits.manner import Manner, Quantizer, check
 from truebits.operation import Request, Rewrite, TensorChange, carry_out
@@ -94,7 +94,7 @@ def fakequant(
     request = Request(out, in_place, undo_file, force, tuple(allow), dry_run, progress)
     request.check()
     manner = Manner(rounding, seed, overflow, flush_subnormals)
-    model = source if isinstance(source, Model) else open_model(source)
+    model = open_gguf(source)
     return carry_out(FakeQuant(model, assign(model, to, rules, select, exclude), manner, dry_run, threads), request)
 
 
@@ -274,7 +274,7 @@ def sweep(
     manner = Manner(rounding, seed, overflow, flush_subnormals)
     for format in targets:
         check(format, manner)
-    model = source if isinstance(source, Model) else open_model(source)
+    model = open_gguf(source)
     tensors = floating(model.select(select, exclude), ("F32", "F16", "BF16", "F64"), asked=True)
     return [_tried(model, tensors, format, manner, threads, progress) for format in targets]
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 from truebits.errors import UsageError
 from truebits.fakequant import FakeQuant
-from truebits.files.model import Model, open_model
+from truebits.files.model import Model, open_gguf
 from truebits.manner import Manner
 from truebits.operation import Rewrite
 from truebits.rules import Rule, assign
@@ -59,6 +59,6 @@ def plan(
         raise UsageError("plan either a cut of low bits (bits) or a format (to, rules)")
     if bits is not None:
         return Cut(source, bits, select, exclude, threads).plan(progress)
-    model = source if isinstance(source, Model) else open_model(source)
+    model = open_gguf(source)
     manner = Manner(rounding, seed, overflow, flush_subnormals)
     return FakeQuant(model, assign(model, to, rules, select, exclude), manner, False, threads).plan(progress)

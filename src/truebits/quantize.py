@@ -15,6 +15,7 @@ import truebits_native as native
 from truebits.errors import UsageError
 from truebits.files.layout import Tensor
 from truebits.formats import Format, Integer, Shared, Target, find
+from truebits.fp8 import FP8_FORMATS, single_words
 from truebits.ggml import GgmlQuantizer
 from truebits.manner import ROUNDINGS, STORAGE, Manner, Quantizer, Words, grid_of, key_of
 from truebits.scales import IntegerQuantizer, Q8Quantizer, SharedQuantizer
@@ -118,4 +119,6 @@ def to_singles(words: np.ndarray, type: str, threads: int | None = None) -> np.n
     if type == "F64":
         with np.errstate(over="ignore", invalid="ignore"):  # a signaling NaN is invalid
             return words.view("<f8").astype("<f4").view("<u4")
+    if type in FP8_FORMATS:
+        return single_words(type)[words]
     return words if type == "F32" else native.widened(words, type, threads)

@@ -11,7 +11,7 @@ import numpy as np
 
 import truebits_native as native
 from truebits.errors import UsageError, VerificationFailed
-from truebits.files.model import Model, open_model
+from truebits.files.model import Model, open_gguf
 from truebits.formats import LEFT_BY_CUT
 from truebits.operation import Request, Rewrite, TensorChange, carry_out
 from truebits.rewrite import Piece, single_values
@@ -100,7 +100,7 @@ class Cut:
             raise UsageError(f"bits is {bits}, allowed are 1 to 31 of an F32's 32")
         self.bits = bits
         self.threads = threads
-        self.model = source if isinstance(source, Model) else open_model(source)
+        self.model = open_gguf(source)
         self.tensors = floating(self.model.select(select, exclude), ("F32",), asked=True)
         self.before: Report | None = None
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from truebits.errors import Refused, Unfinished, VerificationFailed
 from truebits.files.layout import FLOAT_BYTES
-from truebits.files.model import Part, open_model
+from truebits.files.model import Part, open_gguf
 from truebits.inplace import check_allowed, describe, locked
 from truebits.marker import clear_marker, read_marker, set_marker
 from truebits.rewrite import write_all
@@ -55,7 +55,7 @@ def undo(
     Refused
         The undo file is another model's, or the model was changed since.
     """
-    model, allowed = open_model(path), {*allow, "layout"}
+    model, allowed = open_gguf(path), {*allow, "layout"}
     with ExitStack() as stack:
         log = stack.enter_context(UndoLog.read(Path(undo_file)))
         numbers = [file["part"] for file in log.record["files"]]

@@ -14,7 +14,6 @@ from __future__ import annotations
 import mmap
 import struct
 from itertools import pairwise, repeat
-from operator import attrgetter
 from pathlib import Path
 from struct import Struct
 from typing import NamedTuple, NoReturn
@@ -22,8 +21,8 @@ from typing import NamedTuple, NoReturn
 from truebits import errors
 from truebits.errors import ModelFileError, printable
 from truebits.files.header import ARRAY, LAST_KIND, SCALAR, STRING, U64, UINT32, Header, aligned
-from truebits.files.layout import Tensor
-from truebits.files.magic import check_magic
+from truebits.files.layout import Tensor, check_overlap
+from truebits.files.magic import HEAD_BYTES, refuse
 from truebits.files.types import REMOVED_TYPES, TYPES
 
 U32, I32 = Struct("<I"), Struct("<i")
@@ -92,7 +91,8 @@ class _Walk:
         raise error(self.path, offset, message)
 
     def header(self, part: int) -> Header:
-        check_magic(self.data[:64], self.path)
+        if self.data[:4] != b"GGUF":
+            refuse(self.data[:HEAD_BYTES], self.path)
         self.at = 4
         version = self.number(U32)
         if version & 0xFFFF == 0 and version:
@@ -284,7 +284,7 @@ class _Walk:
             opaque = type_id not in TYPES
             tensors.append(Tensor(name, type_name, shape, data_start + relative, nbytes, values, part, opaque))
         tensors = self.bound_opaque(tensors)
-        self.check_overlap(tensors)
+        check_overlap(self.path, tensors)
         return tuple(tensors)
 
     def measure(self, start: int, name: str, shape: tuple[int, ...], type_id: int) -> tuple[int, str, int]:
@@ -311,15 +311,6 @@ class _Walk:
         if nbytes >= TOO_LARGE:
             self.fail(errors.SizeOverflow, start, f"tensor {printable(name)} claims {nbytes} bytes, 2^63 or more")
         return values, block.name, nbytes
-
-    def check_overlap(self, tensors: list[Tensor]) -> None:
-        end, before = 0, None
-        for tensor in sorted((t for t in tensors if t.nbytes), key=attrgetter("offset")):
-            if tensor.offset < end:
-                assert before is not None
-                message = f"tensor {tensor.label} starts at {tensor.offset}, inside {before.label}, which ends at {end}"
-                self.fail(errors.Overlap, tensor.offset, message)
-            end, before = tensor.offset + tensor.nbytes, tensor
 
     def bound_opaque(self, tensors: list[Tensor]) -> list[Tensor]:
         """Let a tensor of unknown type reach to the next one's offset."""

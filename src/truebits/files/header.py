@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from struct import Struct
+from typing import ClassVar
 
 from truebits import errors
 from truebits.files.layout import Finding, Tensor
@@ -38,6 +39,8 @@ class Header:
     header_bytes : int
         Where the header ends; padding follows.
     """
+
+    format: ClassVar[str] = "gguf"
 
     path: Path
     size: int

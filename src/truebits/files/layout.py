@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from operator import attrgetter
+from pathlib import Path
 from typing import NamedTuple
 
-from truebits.errors import ModelFileError, printable
+from truebits.errors import ModelFileError, Overlap, printable
 
 FLOAT_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
 """Bytes per value of the types whose values are plain floating-point words."""
@@ -18,9 +21,9 @@ class Tensor(NamedTuple):
     name : str
         As in the file; bytes that are not UTF-8 stand as surrogate escapes.
     type : str
-        ggml's name of the storage type, ``F32``, ``Q4_K``.
+        ggml's name of the storage type, ``F32``, ``Q4_K``; safetensors' where ggml has none, ``F8_E4M3``.
     shape : tuple of int
-        In the file's order: for GGUF the first dimension is the fastest.
+        In the file's order: for GGUF the first dimension is the fastest, for safetensors the last.
     offset, nbytes : int
         The byte range in its file.
     values : int
@@ -62,6 +65,17 @@ class Tensor(NamedTuple):
 def group_of(name: str) -> str:
     """Return a tensor's name with every number of its path replaced."""
     return ".".join("*" if word.isdigit() else word for word in name.split("."))
+
+
+def check_overlap(path: Path, tensors: Iterable[Tensor]) -> None:
+    """Raise `Overlap` if two tensors of a file share bytes."""
+    end, before = 0, None
+    for tensor in sorted((one for one in tensors if one.nbytes), key=attrgetter("offset")):
+        if tensor.offset < end:
+            assert before is not None
+            message = f"tensor {tensor.label} starts at {tensor.offset}, inside {before.label}, which ends at {end}"
+            raise Overlap(path, tensor.offset, message)
+        end, before = tensor.offset + tensor.nbytes, tensor
 
 
 class Finding(NamedTuple):

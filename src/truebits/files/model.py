@@ -1,28 +1,39 @@
-"""A model: one GGUF file, or all the files of a shard set."""
+"""A model: one file, GGUF or safetensors, or all the files of a shard set or of a Hugging Face folder."""
 
 from __future__ import annotations
 
+import mmap
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from truebits import errors
 from truebits.errors import printable
-from truebits.files.gguf import Header, Limits, read_header
+from truebits.files import checkpoint, gguf, safetensors
+from truebits.files.gguf import Limits
+from truebits.files.header import STRING, U64, Header
 from truebits.files.layout import Finding, Tensor
+from truebits.files.magic import HEAD_BYTES, format_of
 from truebits.files.mapping import Identity, MappedFile
+from truebits.files.safetensors import SafetensorsHeader
 
 SHARD_NAME = re.compile(r"(?P<stem>.*)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf")
+
+READERS: dict[str, Callable[[mmap.mmap | bytes, Path, int, Limits], Header | SafetensorsHeader]] = {
+    "gguf": gguf.read_header,
+    "safetensors": safetensors.read_header,
+}
 
 
 @dataclass(frozen=True)
 class Part:
     """One file of a model."""
 
-    header: Header
+    header: Header | SafetensorsHeader
     identity: Identity
     findings: tuple[Finding, ...] = field(repr=False)
 
@@ -50,6 +61,17 @@ class Part:
         with self.map() as file:
             return self.header.value(file.data, key)
 
+    def raw_value(self, data: mmap.mmap | bytes, key: str) -> tuple[int, bytes]:
+        """Return GGUF's type and bytes of one metadata value: what two models' values are compared by."""
+        if isinstance(self.header, Header):
+            return self.header.keys[key][0], gguf.value_bytes(data, self.header, key)
+        text = str(self.header.value(data, key)).encode()
+        return STRING, U64.pack(len(text)) + text
+
+    def key_offset(self, key: str) -> int:
+        """Return where the value of a metadata key stands in the file; 0 if the key is absent."""
+        return self.header.keys[key][1] if key in self.header.keys else 0
+
 
 @dataclass(frozen=True)
 class Model:
@@ -62,12 +84,28 @@ class Model:
     parts : tuple of Part
         One per file.
     tensors : tuple of Tensor
-        Of all parts, in file order.
+        Of all parts, in the order of their headers.
     """
 
     path: Path
     parts: tuple[Part, ...]
     tensors: tuple[Tensor, ...] = field(repr=False)
+
+    @property
+    def format(self) -> str:
+        """``gguf`` or ``safetensors``."""
+        return self.parts[0].header.format
+
+    @property
+    def config(self) -> Mapping[str, Any]:
+        """What ``config.json`` beside safetensors files says; empty if there is none, or for a GGUF.
+
+        Raises
+        ------
+        BadConfig, LimitExceeded, OSError
+        """
+        path = self.parts[0].path.with_name("config.json")
+        return checkpoint.read_config(path) if self.format == "safetensors" and path.exists() else {}
 
     @property
     def size(self) -> int:
@@ -132,7 +170,11 @@ def pattern(regex: str) -> re.Pattern[str]:
 
 
 def open_model(path: str | os.PathLike[str], **limits: int) -> Model:
-    """Read the header of a model file; of all its files if it is one of a shard set.
+    """Read the header of a model file; of all its files if it has several.
+
+    What a file is, its contents tell. One shard of a GGUF stands for its whole set; one safetensors file for
+    itself; an index (``model.safetensors.index.json``) for the files that it names, and a folder for
+    its index, or for its safetensors files if it has none.
 
     Parameters
     ----------
@@ -148,22 +190,71 @@ def open_model(path: str | os.PathLike[str], **limits: int) -> Model:
     Raises
     ------
     ModelFileError
-        A rule of the format is broken; the subclass says which.
+        A rule of the format is broken; the subclass says which. Pickle checkpoints are refused so.
     OSError
         The file is missing, unreadable or not a regular file.
     """
     path = Path(path)
     checked = Limits(**limits)
-    first = _read_part(path, 0, checked)
-    parts = _shards(first, checked) if "split.count" in first.header.keys or _is_shard(path) else (first,)
+    parts = _folder_parts(path, checked) if path.is_dir() else _file_parts(path, checked)
     tensors = tuple(tensor for part in parts for tensor in part.header.tensors)
-    _check_unique(parts)
     return Model(path, parts, tensors)
 
 
-def _read_part(path: Path, number: int, limits: Limits) -> Part:
+def open_gguf(source: Model | str | os.PathLike[str]) -> Model:
+    """Open, if it is not open yet, a model to be rewritten or run: a GGUF.
+
+    Raises
+    ------
+    NeedsGGUF
+        It is a safetensors model.
+    """
+    model = source if isinstance(source, Model) else open_model(source)
+    if model.format != "gguf":
+        raise errors.NeedsGGUF(
+            f"{printable(str(model.path))} is a {model.format} model, and truebits rewrites and runs GGUF only: "
+            "convert it first, with llama.cpp's convert_hf_to_gguf.py"
+        )
+    return model
+
+
+def _folder_parts(folder: Path, limits: Limits) -> tuple[Part, ...]:
+    found = checkpoint.find_files(folder)
+    return _indexed_parts(found, limits) if isinstance(found, Path) else _checkpoint_parts(found, limits)
+
+
+def _file_parts(path: Path, limits: Limits) -> tuple[Part, ...]:
     with MappedFile(path) as file:
-        header = read_header(file.data, path, number, limits)
+        format = format_of(file.data[:HEAD_BYTES], path)
+    if format == "index":
+        return _indexed_parts(path, limits)
+    first = _read_part(path, 0, limits, format)
+    is_split = format == "gguf" and ("split.count" in first.header.keys or _is_shard(path))
+    parts = _shards(first, limits) if is_split else (first,)
+    _check_unique(parts)
+    return parts
+
+
+def _indexed_parts(path: Path, limits: Limits) -> tuple[Part, ...]:
+    index = checkpoint.read_index(path)
+    parts = _checkpoint_parts(index.files, limits)
+    index.check((part.path, part.header.tensors) for part in parts)
+    return parts
+
+
+def _checkpoint_parts(paths: tuple[Path, ...], limits: Limits) -> tuple[Part, ...]:
+    parts = tuple(_read_part(path, number, limits, "safetensors") for number, path in enumerate(paths))
+    _check_unique(parts)
+    return parts
+
+
+def _read_part(path: Path, number: int, limits: Limits, format: str) -> Part:
+    """Read the header of one file of a model; all its files are of one format."""
+    with MappedFile(path) as file:
+        found = format_of(file.data[:HEAD_BYTES], path)
+        if found != format:
+            raise errors.BadShardSet(path, 0, f"a file of format {found} among {format} files")
+        header = READERS[format](file.data, path, number, limits)
         return Part(header, file.identity, tuple(header.findings(file.data)))
 
 
@@ -189,7 +280,7 @@ def _shards(opened: Part, limits: Limits) -> tuple[Part, ...]:
     if match is None or int(match["count"]) != count:
         named = f"its name says {int(match['count'])}" if match else "its name is not NAME-00001-of-0000N.gguf"
         message = f"split.count is {count}, but {named}"
-        raise errors.BadShardSet(path, opened.header.keys.get("split.count", (0, 0))[1], message)
+        raise errors.BadShardSet(path, opened.key_offset("split.count"), message)
     if not 1 <= int(match["number"]) <= count:
         message = f"its name says number {int(match['number'])}, allowed are 1 to {count}"
         raise errors.BadShardSet(path, 0, message)
@@ -199,11 +290,11 @@ def _shards(opened: Part, limits: Limits) -> tuple[Part, ...]:
         if not shard.exists():
             message = f"shard {number + 1} of {count} is missing: expected {printable(shard.name)} beside it"
             raise errors.BadShardSet(path, 0, message)
-        part = _read_part(shard, number, limits)
+        part = _read_part(shard, number, limits, "gguf")
         for key, expected in (("split.count", count), ("split.no", number)):
             if part.value(key) != expected:
                 message = f"{key} is {part.value(key)}, expected {expected}"
-                raise errors.BadShardSet(shard, part.header.keys.get(key, (0, 0))[1], message)
+                raise errors.BadShardSet(shard, part.key_offset(key), message)
         parts.append(part)
     return tuple(parts)
 

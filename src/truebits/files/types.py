@@ -1,4 +1,4 @@
-"""ggml's storage types: how many values a block holds, in how many bytes."""
+"""Storage types: ggml's, how many values a block holds in how many bytes, and those of safetensors."""
 
 from __future__ import annotations
 
@@ -31,3 +31,11 @@ TYPES = {
 """ggml's types (``ggml.h``, ``ggml-common.h``). Q8_1 is 36 bytes; gguf-py says 40, wrongly."""
 
 REMOVED_TYPES = {4, 5, 31, 32, 33, 36, 37, 38}
+
+SAFETENSORS_BITS = {
+    "BOOL": 8, "F4": 4, "F6_E2M3": 6, "F6_E3M2": 6, "U8": 8, "I8": 8,
+    "F8_E5M2": 8, "F8_E4M3": 8, "F8_E8M0": 8, "F8_E4M3FNUZ": 8, "F8_E5M2FNUZ": 8,
+    "I16": 16, "U16": 16, "F16": 16, "BF16": 16, "I32": 32, "U32": 32, "F32": 32,
+    "C64": 64, "F64": 64, "I64": 64, "U64": 64,
+}  # fmt: skip
+"""Bits per value of safetensors' dtypes (``Dtype`` in its ``tensor.rs``); what ggml has too is called the same."""

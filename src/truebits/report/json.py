@@ -12,9 +12,11 @@ from math import isfinite
 from typing import TYPE_CHECKING, Any
 
 from truebits.errors import printable
+from truebits.files.header import Header
 from truebits.files.layout import Tensor
 from truebits.files.model import Model
 from truebits.profile import PrecisionProfile
+from truebits.report.listing import metadata
 from truebits.report.table import Table
 from truebits.scan import Report
 from truebits_native.reference import Difference
@@ -38,9 +40,10 @@ def show(model: Model, tensors: tuple[Tensor, ...], verb: str = "show") -> str:
         verb,
         {
             **_about(model),
-            "version": header.version,
-            "alignment": header.alignment,
+            "version": header.version if isinstance(header, Header) else None,
+            "alignment": header.alignment if isinstance(header, Header) else None,
             "architecture": model.value("general.architecture"),
+            "metadata": {printable(key): printable(text) for key, text in metadata(model).items()},
             "warnings": [f"{part.path.name}: {finding.message}" for part in model.parts for finding in part.findings],
             "tensors": [
                 {
@@ -236,7 +239,13 @@ def _errors(of: Difference | None) -> dict[str, Any]:
 
 
 def _about(model: Model) -> dict[str, Any]:
-    return {"file": str(model.path), "size": model.size, "parts": len(model.parts), "types": model.types}
+    return {
+        "file": str(model.path),
+        "format": model.format,
+        "size": model.size,
+        "parts": len(model.parts),
+        "types": model.types,
+    }
 
 
 def _named(tensor: Tensor) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from truebits.errors import printable
+from truebits.errors import printable, shortened
 from truebits.files.layout import Tensor
 from truebits.files.model import Model
 from truebits.report.table import Table, nbytes
@@ -12,7 +12,23 @@ def headline(model: Model) -> str:
     """One line on a model: name, size, and the distribution of its tensors' types."""
     types = ", ".join(f"{count} {type}" for type, count in model.types.items())
     files = f" in {len(model.parts)} files" if len(model.parts) > 1 else ""
-    return f"{printable(model.path.name)}: {nbytes(model.size)}{files}, {len(model.tensors)} tensors: {types or 'none'}"
+    name = printable(model.path.name or str(model.path))
+    return f"{name}: {nbytes(model.size)}{files}, {len(model.tensors)} tensors: {types or 'none'}"
+
+
+def metadata(model: Model) -> dict[str, str]:
+    """The strings that a safetensors file keeps beside its tensors; of several files, the first one's."""
+    part = model.parts[0]
+    if model.format != "safetensors" or not part.header.keys:
+        return {}
+    with part.map() as file:
+        return {key: str(part.header.value(file.data, key)) for key in part.header.keys}
+
+
+def heading(model: Model) -> str:
+    """The headline, and a line for each string of `metadata`."""
+    lines = [f"metadata: {shortened(key)} = {shortened(text)}" for key, text in metadata(model).items()]
+    return "\n".join([headline(model), *lines])
 
 
 def tensors(model: Model, chosen: tuple[Tensor, ...]) -> Table:

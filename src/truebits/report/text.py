@@ -105,7 +105,8 @@ def contents(rows: list[Row]) -> Table:
 def conclusion(report: Report) -> str:
     """What a scan comes to, in a sentence for each storage type."""
     if not report.tensors:
-        return "No F32, F16, BF16 or F64 tensor: every value is in a block-quantized or integer type."
+        types = ", ".join(report.model.types) or "no tensor at all"
+        return f"No F32, F16, BF16 or F64 tensor, only {types}: no plain words whose bits could be counted."
     return "\n".join(_concluded(type, of) for type, of in report.totals().items() if of.values)
 
 

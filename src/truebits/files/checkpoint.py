@@ -1,0 +1,185 @@
+"""A checkpoint as Hugging Face keeps it: a folder of safetensors files, their index, and ``config.json``."""
+
+from __future__ import annotations
+
+import errno
+import json
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from truebits import errors
+from truebits.errors import printable
+from truebits.files.json_text import JsonText
+from truebits.files.layout import Tensor
+from truebits.files.magic import PICKLE_SUFFIXES, pickle_refused
+from truebits.files.mapping import MappedFile
+
+INDEX_SUFFIX = ".safetensors.index.json"
+SHARD_NAME = re.compile(r"(?P<stem>.*)-(?P<number>\d{5})-of-(?P<count>\d{5})\.safetensors")
+
+LONGEST_INDEX = 100_000_000
+LONGEST_CONFIG = 16 << 20
+
+
+class Index(NamedTuple):
+    """Which file of a checkpoint holds which tensor.
+
+    Attributes
+    ----------
+    path : Path
+    places : dict of str to (str, int)
+        File name, and the byte offset in the index that says so, by tensor name.
+    """
+
+    path: Path
+    places: dict[str, tuple[str, int]]
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The files, in the order of their names.
+
+        Raises
+        ------
+        BadShardSet
+            One is missing.
+        """
+        first: dict[str, int] = {}
+        for name, at in self.places.values():
+            first.setdefault(name, at)
+        for name, at in first.items():
+            if not self.path.with_name(name).exists():
+                message = f"{printable(name)} is missing: expected beside the index"
+                raise errors.BadShardSet(self.path, at, message)
+        return tuple(self.path.with_name(name) for name in sorted(first))
+
+    def check(self, files: Iterable[tuple[Path, tuple[Tensor, ...]]]) -> None:
+        """Raise `BadIndex` unless each tensor stands in the file that the index says, and no other does."""
+        found = {tensor.name: path.name for path, tensors in files for tensor in tensors}
+        for name, (file, at) in self.places.items():
+            if found.get(name) != file:
+                where = f"it is in {printable(found[name])}" if name in found else "which has no such tensor"
+                message = f"tensor {printable(name)} should be in {printable(file)}; {where}"
+                raise errors.BadIndex(self.path, at, message)
+        for name, file in found.items():
+            if name not in self.places:
+                message = f"{printable(file)} has a tensor {printable(name)}, which the index does not name"
+                raise errors.BadIndex(self.path, 0, message)
+
+
+def find_files(folder: Path) -> Path | tuple[Path, ...]:
+    """Find what to open in a folder: its index, or its files where it has none.
+
+    Raises
+    ------
+    BadShardSet
+        Several checkpoints, or one that is not complete.
+    PickleRefused
+        There are pickle checkpoints only.
+    IsADirectoryError
+        There is no checkpoint at all.
+    """
+    names = sorted(entry.name for entry in folder.iterdir())
+    for indexes in (["model" + INDEX_SUFFIX], [name for name in names if name.endswith(INDEX_SUFFIX)]):
+        if len(indexes) == 1 and indexes[0] in names:
+            return folder / indexes[0]
+    if "model.safetensors" in names:
+        return (folder / "model.safetensors",)
+    found = [name for name in names if name.endswith(".safetensors")]
+    if len(found) == 1 and not SHARD_NAME.fullmatch(found[0]):
+        return (folder / found[0],)
+    if found:
+        return _shards(folder, found)
+    pickles = [name for name in names if name.endswith(PICKLE_SUFFIXES)]
+    if pickles:
+        raise pickle_refused(folder / pickles[0])
+    ggufs = [name for name in names if name.endswith(".gguf")]
+    hint = f": give the file itself, {printable(ggufs[0])}" if ggufs else ", and has no safetensors file"
+    raise IsADirectoryError(errno.EISDIR, f"is a folder, not a model file{hint}", str(folder))
+
+
+def _shards(folder: Path, names: list[str]) -> tuple[Path, ...]:
+    """Check that files without an index are all the shards of one checkpoint."""
+    match = SHARD_NAME.fullmatch(names[0])
+    count = int(match["count"]) if match else 0
+    expected = (
+        [f"{match['stem']}-{number + 1:05d}-of-{match['count']}.safetensors" for number in range(count)]
+        if match
+        else []
+    )
+    if set(names) - set(expected):
+        some = ", ".join(printable(name) for name in names[:4])
+        message = f"the folder has {len(names)} safetensors files and no index: open one of them ({some})"
+        raise errors.BadShardSet(folder, 0, message)
+    missing = [name for name in expected if name not in names]
+    if missing:
+        message = f"{len(missing)} of {count} shards are missing, the first is {printable(missing[0])}"
+        raise errors.BadShardSet(folder, 0, message)
+    return tuple(folder / name for name in expected)
+
+
+def read_index(path: Path) -> Index:
+    """Read an index of safetensors files.
+
+    Raises
+    ------
+    ModelFileError
+        It is damaged, or names files anywhere but in its own folder.
+    """
+    with MappedFile(path) as file:
+        if file.identity.size > LONGEST_INDEX:
+            message = f"an index of {file.identity.size} bytes, the limit is {LONGEST_INDEX}"
+            raise errors.LimitExceeded(path, 0, message)
+        text = JsonText(file.data, path, 0, file.identity.size)
+        places: dict[str, tuple[str, int]] = {}
+        for _, key in text.members():
+            if key == "weight_map":
+                places = _places(text)
+            else:
+                text.skip()
+        text.end()
+    if not places:
+        raise errors.BadIndex(path, 0, "no weight_map that names tensors: not an index of safetensors files")
+    return Index(path, places)
+
+
+def _places(text: JsonText) -> dict[str, tuple[str, int]]:
+    places = {}
+    for at, name in text.members(errors.BadIndex, twice=errors.DuplicateTensor):
+        file = text.string(errors.BadIndex)
+        if file in ("", ".", "..") or any(c in file for c in "/\\\0"):
+            message = f"{printable(file[:64])!r} is not a plain file name: an index never leads out of its folder"
+            text.fail(errors.BadIndex, at, message)
+        places[name] = file, at
+    return places
+
+
+def read_config(path: Path) -> Mapping[str, Any]:
+    """Read a ``config.json``; NaN and Infinity are let through, as such files have them.
+
+    Raises
+    ------
+    BadConfig
+        Not a JSON object.
+    LimitExceeded
+        Longer than 16 MiB.
+    """
+    with MappedFile(path) as file:
+        if file.identity.size > LONGEST_CONFIG:
+            message = f"{file.identity.size} bytes, the limit is {LONGEST_CONFIG}"
+            raise errors.LimitExceeded(path, 0, message)
+        contents = bytes(file.data)
+    try:
+        config = json.loads(contents.decode())
+    except (ValueError, RecursionError) as error:
+        raise errors.BadConfig(
+            path, getattr(error, "pos", 0), f"not JSON that can be read: {_reason(error)}"
+        ) from error
+    if not isinstance(config, dict):
+        raise errors.BadConfig(path, 0, f"expected a JSON object, found {type(config).__name__}")
+    return config
+
+
+def _reason(error: Exception) -> str:
+    return "nested too deep" if isinstance(error, RecursionError) else printable(str(error))
