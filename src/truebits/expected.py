@@ -35,11 +35,15 @@ class Expected:
     def __init__(self, source: Model, files: Files, pair: Pair):
         self.pair = pair
         self.files = files
-        self.sides = [Side(source, tensor) for tensor in pair.sources]
         self.type = pair.sources[0].type
         self.values = pair.tensor.values
-        self.each = self.values // len(self.sides)
         shape = pair.sources[0].shape
+        sides = [(Side(source, tensor), 0) for tensor in pair.sources]
+        if pair.half is not None:
+            each = shape[-1] * (shape[-2] // 2)
+            sides = [(sides[0][0], (2 * i + pair.half) * each) for i in range(self.values // each)]
+        self.sides = sides
+        self.each = self.values // len(sides)
         self.row = shape[-1] if len(shape) > 1 else 1
         self.head = self.each // pair.heads if pair.heads else 1
         self.column = shape[0] if pair.has(Kind.TRANSPOSED) else 1
@@ -57,9 +61,7 @@ class Expected:
             return self._columns(first, count)
         found = []
         while count:
-            number, start = divmod(first, self.each)
-            some = min(count, self.each - start)
-            side = self.sides[number]
+            side, start, some = self._run(first, count)
             found.append(side.words(self.files[side.tensor.part], start, some, self.type))
             first, count = first + some, count - some
         words = found[0] if len(found) == 1 else np.concatenate(found)
@@ -69,7 +71,7 @@ class Expected:
         return words
 
     def _columns(self, first: int, count: int) -> np.ndarray:
-        side = self.sides[0]
+        side, _ = self.sides[0]
         matrix = side.words(self.files[side.tensor.part], 0, self.values, self.type).reshape(self.column, -1)
         return matrix[:, first // self.column : (first + count) // self.column].T.reshape(-1)
 
@@ -78,11 +80,15 @@ class Expected:
         if self.column > 1:
             return
         while count:
-            number, start = divmod(first, self.each)
-            some = min(count, self.each - start)
-            side = self.sides[number]
+            side, start, some = self._run(first, count)
             side.forget(self.files[side.tensor.part], start, some)
             first, count = first + some, count - some
+
+    def _run(self, first: int, count: int) -> tuple[Side, int, int]:
+        """Return where a piece begins: in which tensor, at which of its values, and how many follow there."""
+        number, start = divmod(first, self.each)
+        side, offset = self.sides[number]
+        return side, offset + start, min(count, self.each - start)
 
     @property
     def shift(self) -> float:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from math import prod
@@ -49,6 +49,10 @@ NUMBERED = re.compile(r"\.(experts|norms)\.(\d{1,6})(?=\.)")
 UNUSED = re.compile(r".*(\.attention\.(masked_)?bias|\.attn\.(masked_)?bias|\.rotary_emb\.inv_freq)")
 """Buffers that no converter writes: ``ModelBase.prepare_tensors``, and GPT-2's masks."""
 
+FUSED = ".gate_up_proj"
+HALVES = "_gate_", "_up_"
+"""What GGUF names of a tensor of both hold, in its order."""
+
 PLAUSIBLE = 0.5
 """Of a GGUF's tensors, so many must have a namesake of their shape in the checkpoint."""
 
@@ -71,6 +75,8 @@ class Pair:
         Why the two cannot be compared although they have one name.
     rows_left_out : int
         Rows at the end of the source that converters leave out: tokens that the vocabulary does not have.
+    half : int or None
+        Which half of each of the source's matrices it is, where that is split.
     """
 
     tensor: Tensor
@@ -79,6 +85,7 @@ class Pair:
     heads: int | None = None
     problem: str | None = None
     rows_left_out: int = 0
+    half: int | None = None
 
     def has(self, kind: Kind) -> bool:
         return any(row.kind is kind for row in self.transforms)
@@ -122,10 +129,10 @@ def match(model: Model, source: Model) -> Matching:
     for tensor in source.tensors:
         if UNUSED.fullmatch(tensor.name):
             continue
-        name, number = names.find(tensor.name, known)
-        if name is None or facts.is_beyond(name):
+        places = [place for place in names.find_all(tensor.name, known) if not facts.is_beyond(place[0])]
+        if not places:
             unmatched.append(tensor)
-        else:
+        for name, number in places:
             homes[name].setdefault(number, tensor)
     pairs = tuple(_pair(tensor, homes, facts) for tensor in model.tensors)
     _check_plausible(pairs)
@@ -265,15 +272,26 @@ class Names:
 
         known = {name: number for number, name in gguf.MODEL_ARCH_NAMES.items()}
         if architecture not in known:
-            raise UsageError(f"gguf-py knows no tensor names of the architecture {printable(architecture)!r}")
+            raise UsageError(f"gguf-py knows no tensor names of the architecture {printable(architecture)}")
         self.map = gguf.get_tensor_name_map(known[architecture], 1)
 
-    def find(self, name: str, known: Iterable[str]) -> tuple[str | None, int]:
+    def find_all(self, name: str, known: Collection[str]) -> list[tuple[str, int]]:
+        """Return the places of a tensor in a GGUF: two where it is split in halves, none if there is no name."""
+        found, number = self.find(name, known)
+        if found not in known and FUSED in name:
+            halves = [self.find(name.replace(FUSED, half), known) for half in (".gate_proj", ".up_proj")]
+            if all(half in known for half, _ in halves):
+                return [(half, number) for half, number in halves if half]
+        return [(found, number)] if found else []
+
+    def find(self, name: str, known: Collection[str]) -> tuple[str | None, int]:
         """Return the GGUF name of a Hugging Face name, and the expert's number; None if there is none.
 
         Of several readings, one that the GGUF has (`known`) is taken.
         """
         number = 0
+        if re.search(r"\.experts\.\w+_proj$", name):  # parameters, not modules
+            name += ".weight"
         if numbered := NUMBERED.search(name):
             number = int(numbered[2])
             name = name[: numbered.start()] + f".{numbered[1]}" + name[numbered.end() :]
@@ -318,12 +336,15 @@ def _pair(tensor: Tensor, homes: Mapping[str, Mapping[int, Tensor]], facts: Fact
     if of is None:
         return Pair(tensor, (), transforms)
     sources = tuple(of[number] for number in sorted(of))
-    if len(sources) == 1:
-        transforms = tuple(row for row in transforms if row.kind is not Kind.STACKED)
+    is_split = FUSED in sources[0].name and "_gate_up_" not in tensor.name
+    half = next(i for i, part in enumerate(HALVES) if part in tensor.name) if is_split else None
+    unused = {Kind.STACKED} if len(sources) == 1 else set()
+    unused |= set() if is_split else {Kind.SPLIT}
+    transforms = tuple(row for row in transforms if row.kind not in unused)
     is_named = all(re.search(r"[qk]_proj\.(weight|bias)$", source.name) for source in sources)
     if not is_named:  # Mistral's own checkpoints have wq and wk, in ggml's order already
         transforms = tuple(row for row in transforms if row.kind is not Kind.PERMUTED)
-    pair = Pair(tensor, sources, transforms, rows_left_out=_rows_left_out(tensor, sources))
+    pair = Pair(tensor, sources, transforms, rows_left_out=_rows_left_out(tensor, sources), half=half)
     heads = facts.heads(tensor.name) if pair.has(Kind.PERMUTED) else None
     return replace(pair, heads=heads, problem=_problem(pair, heads))
 
@@ -346,6 +367,8 @@ def _problem(pair: Pair, heads: int | None) -> str | None:
         theirs = theirs[::-1]
     if pair.rows_left_out:
         theirs = (theirs[0] - pair.rows_left_out, *theirs[1:])
+    if pair.has(Kind.SPLIT) and len(theirs) > 1:
+        theirs = (*theirs[:-2], theirs[-2] // 2, theirs[-1])
     theirs = tuple(d for d in theirs if d != 1)
     same = prod(ours) == prod(theirs) if pair.has(Kind.RESHAPED) else ours == theirs
     if not same:
