@@ -269,7 +269,7 @@ def test_truncation_instead_of_rounding(made):
     got = verdicts(found)
     assert got.pop(MATRIX) is Verdict.TRUNCATED
     assert Verdict.TRUNCATED not in got.values()
-    assert of(found, MATRIX).described == "truncated BF16"
+    assert of(found, MATRIX).described == "truncated to BF16"
 
 
 @pytest.mark.parametrize("largest", [65504.0, np.inf])

@@ -29,6 +29,11 @@ class Bound(NamedTuple):
     rms: float
     steps: int = 0
 
+    @property
+    def least(self) -> float:
+        """What a value may be off however small it is: the scale is FP16."""
+        return self.steps * 2.0**-25
+
 
 BOUNDS = {
     "Q8_0": Bound(0.0045, 0.015, 127),
@@ -36,7 +41,7 @@ BOUNDS = {
     "Q4_1": Bound(0.72, 0.14, 16),
     "Q5_0": Bound(0.35, 0.090, 16),
     "Q5_1": Bound(0.40, 0.065, 32),
-    "Q2_K": Bound(1.10, 0.42, 45),
+    "Q2_K": Bound(1.10, 0.50, 45),
     "Q3_K": Bound(0.60, 0.22, 128),
     "Q4_K": Bound(0.42, 0.13, 945),
     "Q5_K": Bound(0.20, 0.065, 1953),
@@ -88,7 +93,7 @@ class BlockErrors:
         with np.errstate(invalid="ignore", over="ignore"):
             error = np.abs(stored - expected)
             largest = np.abs(expected).reshape(-1, self.block).max(axis=1, keepdims=True)
-            allowed = np.float32(self.bound.share) * largest + np.float32(self.bound.steps * 2.0**-25)
+            allowed = np.float32(self.bound.share) * largest + np.float32(self.bound.least)
             off = ~(error.reshape(-1, self.block) <= np.nan_to_num(allowed, nan=np.inf)).reshape(-1)
             off = (off | ~np.isfinite(stored)) & ~_both_lost(stored, expected)
             self.squared_error += float(np.nansum(np.square(error, dtype=np.float64)))
@@ -105,7 +110,9 @@ class BlockErrors:
 
     @property
     def is_consistent(self) -> bool:
-        return not self.beyond and self.rms <= self.bound.rms
+        """No value, and not all together, are further off than the type makes them."""
+        allowed = self.bound.rms * np.sqrt(self.squares) + self.bound.least * np.sqrt(self.values)
+        return not self.beyond and bool(np.sqrt(self.squared_error) <= allowed)
 
 
 def _both_lost(stored: np.ndarray, expected: np.ndarray) -> np.ndarray:

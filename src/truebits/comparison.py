@@ -10,7 +10,7 @@ import numpy as np
 
 from truebits.blockerror import BOUNDS, REFERENCE_VALUES, WORST_RATIO, BlockErrors, is_deterministic, reference
 from truebits.casts import BF16, FP16, Cast, Verdict, Way, near, same, ways
-from truebits.diff import Place, Side
+from truebits.diff import ITEM_BYTES, Place, Side
 from truebits.expected import Expected
 from truebits.files.layout import FLOAT_BYTES
 from truebits.files.mapping import MappedFile
@@ -97,7 +97,8 @@ class Comparison:
         way = tally.way
         is_lossless = way.verdict in (Verdict.ROUNDED, Verdict.TRUNCATED) and not tally.changed
         if is_lossless and self.expected.type != "F64":
-            return Outcome(Verdict.NARROWED)
+            source, stored = (ITEM_BYTES[type] for type in self._types)
+            return Outcome(Verdict.UPCAST if source < stored else Verdict.NARROWED)
         detail = f"{way.detail} to one unit in the last place".strip() if self.expected.is_exponential else way.detail
         return Outcome(way.verdict, detail, tally.changed)
 

@@ -123,17 +123,18 @@ def match(model: Model, source: Model) -> Matching:
     facts = Facts(model, source)
     facts.check()
     names = Names(facts.architecture)
-    homes: dict[str, dict[int, Tensor]] = defaultdict(dict)
+    homes: defaultdict[str, dict[int, Tensor]] = defaultdict(dict)
     unmatched = []
     known = {tensor.name for tensor in model.tensors}
     for tensor in source.tensors:
         if UNUSED.fullmatch(tensor.name):
             continue
         places = [place for place in names.find_all(tensor.name, known) if not facts.is_beyond(place[0])]
+        places = [(name, number) for name, number in places if number not in homes[name]]
         if not places:
             unmatched.append(tensor)
         for name, number in places:
-            homes[name].setdefault(number, tensor)
+            homes[name][number] = tensor
     pairs = tuple(_pair(tensor, homes, facts) for tensor in model.tensors)
     _check_plausible(pairs)
     missing = [
@@ -371,10 +372,10 @@ def _problem(pair: Pair, heads: int | None) -> str | None:
         theirs = (*theirs[:-2], theirs[-2] // 2, theirs[-1])
     theirs = tuple(d for d in theirs if d != 1)
     same = prod(ours) == prod(theirs) if pair.has(Kind.RESHAPED) else ours == theirs
-    if not same:
+    if not same or (len(shape) != 2 and pair.has(Kind.TRANSPOSED)) or (len(shape) < 2 and pair.has(Kind.SPLIT)):
         return f"its shape is {_shown(ours)}, the source's {_shown(theirs)}"
     if pair.has(Kind.PERMUTED):
-        rows = pair.sources[0].shape[0]
+        rows = shape[0] if shape else 1
         if heads is None:
             return "the number of its heads is not known: the GGUF has no attention.head_count"
         if rows % (2 * heads):

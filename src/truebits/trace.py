@@ -83,12 +83,20 @@ class TensorTrace:
 
     @property
     def described(self) -> str:
-        """The verdict as a phrase: ``upcast, exact; transformed by permuting heads``."""
+        """All that is known as a phrase: ``upcast, exact; transformed by permuting heads``."""
+        return self._phrase(self.detail)
+
+    @property
+    def summary(self) -> str:
+        """The same without what is one tensor's own: figures, and where it is altered."""
+        return self._phrase("" if self.verdict in (Verdict.CONSISTENT, Verdict.ALTERED) else self.detail)
+
+    def _phrase(self, detail: str) -> str:
         text = f"{self.verdict} with {self.type}" if self.verdict is Verdict.CONSISTENT else str(self.verdict)
-        if self.verdict in (Verdict.ROUNDED, Verdict.TRUNCATED):
-            text += f" {self.detail}" if self.verdict is Verdict.TRUNCATED else f", {self.detail}"
-        elif self.detail:
-            text += f" ({self.detail})"
+        if detail and self.verdict in (Verdict.ROUNDED, Verdict.TRUNCATED):
+            text += f"{_joined(self.verdict)}{detail}"
+        elif detail:
+            text += f" ({detail})"
         return f"{text}; transformed by {', '.join(self.transforms)}" if self.transforms else text
 
     @property
@@ -176,8 +184,13 @@ def _outcome(tensor: TensorTrace) -> str:
     if tensor.verdict is Verdict.SAME_BLOCKS:
         return f"byte for byte the reference quantizer's {tensor.type}"
     if tensor.verdict in (Verdict.ROUNDED, Verdict.TRUNCATED):
-        return f"{tensor.verdict} {tensor.detail}"
+        return f"{tensor.verdict}{_joined(tensor.verdict)}{tensor.detail}"
     return str(tensor.verdict)
+
+
+def _joined(verdict: Verdict) -> str:
+    """Return what stands before a format: "rounded to nearest BF16", "truncated to BF16"."""
+    return " to " if verdict is Verdict.TRUNCATED else " "
 
 
 def trace(

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from truebits.casts import Verdict
 from truebits.errors import printable
 from truebits.files.layout import group_of
-from truebits.report.table import Table
+from truebits.report.table import Cell, Table
 from truebits.trace import TensorTrace, Trace
 
 MOST = 20
@@ -15,12 +16,14 @@ def groups(found: Trace) -> Table:
     """Tensors by group, and what became of them."""
     members: dict[tuple[str, ...], list[TensorTrace]] = {}
     for tensor in found.tensors:
-        key = group_of(tensor.name), tensor.type or "-", tensor.source_type or "-", tensor.described
+        key = group_of(tensor.name), tensor.type or "-", tensor.source_type or "-", tensor.summary
         members.setdefault(key, []).append(tensor)
-    table = Table(("tensors", "n", "type", "source", "values", "changed", "verdict"))
+    table = Table(("tensors", "n", "type", "source", "values", "changed", "error", "verdict"))
     for (group, type, source, verdict), of in members.items():
         values, changed = sum(one.values for one in of), sum(one.changed for one in of)
-        table.rows.append((printable(group), len(of), type, source, values, changed, verdict))
+        errors = [one.error for one in of if one.error is not None]
+        worst = f"{max(errors):.2g}" if errors else "-"
+        table.rows.append((printable(group), len(of), type, source, values, changed, worst, verdict))
     return table
 
 
@@ -43,13 +46,14 @@ def tensors(found: Trace) -> Table:
 
 
 def places(found: Trace) -> Table:
-    """Where altered tensors differ first."""
-    table = Table(("altered", "differ", "of", "index", "value", "expected", "word", "expected word"))
-    for one in [one for one in found.tensors if one.first is not None][:MOST]:
+    """What is altered, and where it differs first."""
+    table = Table(("altered", "differ", "of", "index", "value", "expected", "word", "expected word", "why"))
+    for one in [one for one in found.tensors if one.verdict is Verdict.ALTERED][:MOST]:
         place = one.first
-        assert place is not None
-        values = f"{place.a:.9g}", f"{place.b:.9g}"
-        table.rows.append((one.name, one.differing, one.values, place.at, *values, place.word_a, place.word_b))
+        where: tuple[Cell, ...] = (None,) * 5
+        if place is not None:
+            where = place.at, f"{place.a:.9g}", f"{place.b:.9g}", place.word_a, place.word_b
+        table.rows.append((one.name, one.differing, one.values, *where, one.detail or "-"))
     return table
 
 
@@ -68,7 +72,11 @@ def remarks(found: Trace) -> list[str]:
         for one in found.tensors
         if one.left_out
     ]
-    altered = [one for one in found.tensors if one.first is not None]
-    if len(altered) > MOST:
-        lines.append(f"{len(altered) - MOST:,} more tensors are altered")
+    for verdict in (Verdict.MISSING, Verdict.EXTRA):
+        of = [one.name for one in found.tensors if one.verdict is verdict]
+        if of:
+            lines.append(f"{verdict}: {', '.join(of[:MOST])}{', ...' if len(of) > MOST else ''}")
+    altered = found.counts.get(Verdict.ALTERED, 0)
+    if altered > MOST:
+        lines.append(f"{altered - MOST:,} more tensors are altered")
     return [*lines, f"{found.conclusion[0].upper()}{found.conclusion[1:]}."]
