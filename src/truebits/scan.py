@@ -256,10 +256,12 @@ def _batch(file: MappedFile, tensors: tuple[Tensor, ...], begin: np.ndarray, end
     if not (begin % item).any():
         words = np.frombuffer(file.data, dtype, count=file.identity.size // item)
         return Batch(tensors, words, begin // item, end // item)
-    copy = b"".join(file.data[a:b] for a, b in zip(begin.tolist(), end.tolist(), strict=True))
+    ranges = zip(begin.tolist(), end.tolist(), strict=True)
+    words = np.concatenate([np.frombuffer(file.data, np.uint8, b - a, a) for a, b in ranges]).view(dtype)
+    words.flags.writeable = False
     lengths = (end - begin) // item
     stops = np.cumsum(lengths)
-    return Batch(tensors, np.frombuffer(copy, dtype), stops - lengths, stops)
+    return Batch(tensors, words, stops - lengths, stops)
 
 
 def _runs(begin: np.ndarray, end: np.ndarray) -> Iterator[tuple[int, int]]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from truebits import errors
-from truebits.errors import printable
+from truebits.errors import printable, shortened
 from truebits.files.json_text import JsonText
 from truebits.files.layout import Tensor
 from truebits.files.magic import PICKLE_SUFFIXES, pickle_refused
@@ -50,7 +50,7 @@ class Index(NamedTuple):
             first.setdefault(name, at)
         for name, at in first.items():
             if not self.path.with_name(name).exists():
-                message = f"{printable(name)} is missing: expected beside the index"
+                message = f"{shortened(name)} is missing: expected beside the index"
                 raise errors.BadShardSet(self.path, at, message)
         return tuple(self.path.with_name(name) for name in sorted(first))
 
@@ -59,12 +59,12 @@ class Index(NamedTuple):
         found = {tensor.name: path.name for path, tensors in files for tensor in tensors}
         for name, (file, at) in self.places.items():
             if found.get(name) != file:
-                where = f"it is in {printable(found[name])}" if name in found else "which has no such tensor"
-                message = f"tensor {printable(name)} should be in {printable(file)}; {where}"
+                where = f"it is in {shortened(found[name])}" if name in found else "which has no such tensor"
+                message = f"tensor {shortened(name)} should be in {shortened(file)}; {where}"
                 raise errors.BadIndex(self.path, at, message)
         for name, file in found.items():
             if name not in self.places:
-                message = f"{printable(file)} has a tensor {printable(name)}, which the index does not name"
+                message = f"{shortened(file)} has a tensor {shortened(name)}, which the index does not name"
                 raise errors.BadIndex(self.path, 0, message)
 
 
@@ -102,19 +102,16 @@ def find_files(folder: Path) -> Path | tuple[Path, ...]:
 def _shards(folder: Path, names: list[str]) -> tuple[Path, ...]:
     """Check that files without an index are all the shards of one checkpoint."""
     match = SHARD_NAME.fullmatch(names[0])
-    count = int(match["count"]) if match else 0
-    expected = (
-        [f"{match['stem']}-{number + 1:05d}-of-{match['count']}.safetensors" for number in range(count)]
-        if match
-        else []
-    )
-    if set(names) - set(expected):
-        some = ", ".join(printable(name) for name in names[:4])
+    numbers = range(1, int(match["count"]) + 1) if match else ()
+    expected = [f"{match['stem']}-{number:05d}-of-{match['count']}.safetensors" for number in numbers if match]
+    present = set(names)
+    if present - set(expected):
+        some = ", ".join(shortened(name) for name in names[:4])
         message = f"the folder has {len(names)} safetensors files and no index: open one of them ({some})"
         raise errors.BadShardSet(folder, 0, message)
-    missing = [name for name in expected if name not in names]
+    missing = [name for name in expected if name not in present]
     if missing:
-        message = f"{len(missing)} of {count} shards are missing, the first is {printable(missing[0])}"
+        message = f"{len(missing)} of {len(expected)} shards are missing, the first is {printable(missing[0])}"
         raise errors.BadShardSet(folder, 0, message)
     return tuple(folder / name for name in expected)
 
@@ -149,7 +146,7 @@ def _places(text: JsonText) -> dict[str, tuple[str, int]]:
     for at, name in text.members(errors.BadIndex, twice=errors.DuplicateTensor):
         file = text.string(errors.BadIndex)
         if file in ("", ".", "..") or any(c in file for c in "/\\\0"):
-            message = f"{printable(file[:64])!r} is not a plain file name: an index never leads out of its folder"
+            message = f"{shortened(file)!r} is not a plain file name: an index never leads out of its folder"
             text.fail(errors.BadIndex, at, message)
         places[name] = file, at
     return places

@@ -23,7 +23,8 @@ LITERAL = re.compile(rb"(?:-?(?:0|[1-9][0-9]*+)(?:\.[0-9]++)?+(?:[eE][+-]?[0-9]+
 
 MOST_DIGITS = 20
 MOST_NESTED = 32
-MOST_MEMBERS = 1 << 20
+MOST_MEMBERS = 1 << 19
+MOST_SKIPPED = 1 << 16
 
 
 class JsonText:
@@ -44,6 +45,7 @@ class JsonText:
         self.path = path
         self.at = start
         self.stop = stop
+        self.skipped = 0
 
     def fail(self, error: type[ModelFileError], offset: int, message: str) -> NoReturn:
         raise error(self.path, offset, message)
@@ -54,9 +56,10 @@ class JsonText:
         self.fail(error, self.at, f"expected {what}, found {found or 'the end'}")
 
     def skip_space(self) -> int:
-        match = SPACE.match(self.data, self.at, self.stop)
-        assert match is not None
-        self.at = match.end()
+        if self.at < self.stop and self.data[self.at] <= 32:
+            match = SPACE.match(self.data, self.at, self.stop)
+            assert match is not None
+            self.at = match.end()
         return self.at
 
     def take(self, byte: bytes) -> bool:
@@ -139,8 +142,10 @@ class JsonText:
     def skip(self, depth: int = 0) -> None:
         """Step over any value, checking that it is one."""
         at = self.skip_space()
-        if depth > MOST_NESTED:
-            self.fail(errors.LimitExceeded, at, f"values nested more than {MOST_NESTED} deep")
+        self.skipped += 1
+        if depth > MOST_NESTED or self.skipped > MOST_SKIPPED:
+            message = f"more than {MOST_SKIPPED} values that nobody needs, or nested more than {MOST_NESTED} deep"
+            self.fail(errors.LimitExceeded, at, message)
         first = self.data[at : at + 1] if at < self.stop else b""
         if first == b"{":
             for _ in self.members():

@@ -1,0 +1,936 @@
+"""Safetensors files and Hugging Face folders, by files written here."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import random
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+from struct import pack
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+import truebits as tb
+from gguf_bytes import STRING, key_value, string, tensor
+from gguf_bytes import gguf as gguf_bytes
+from truebits import errors
+from truebits.errors import ModelFileError
+from truebits.files.gguf import Limits
+from truebits.files.model import open_model
+from truebits.files.safetensors import read_header
+from truebits.fp8 import FP8_FORMATS, single_words
+from truebits.profile import PrecisionProfile
+
+GOLDEN = (
+    b"\xc0\0\0\0\0\0\0\0"
+    b'{"__metadata__":{"format":"pt"},'
+    b'"norm.weight":{"dtype":"F32","shape":[3],"data_offsets":[0,12]},'
+    b'"layers.0.w":{"dtype":"BF16","shape":[2,2],"data_offsets":[12,20]}}                             '
+    b"\0\0\x80\x3f\0\0\0\x40\0\0\x40\x40"
+    b"\x80\x3f\0\x40\x40\x40\x80\x40"
+)
+
+Tensors = dict[str, tuple[str, tuple[int, ...], bytes]]
+
+
+def file_of(header: bytes, data: bytes = b"") -> bytes:
+    return pack("<Q", len(header)) + header + data
+
+
+def safetensors(tensors: Tensors, metadata: dict[str, str] | None = None, padding: int = 8) -> bytes:
+    """Return a whole file: a header padded to a multiple of `padding` bytes, and the tensors' bytes in order."""
+    entries: dict = {} if metadata is None else {"__metadata__": metadata}
+    data = b""
+    for name, (dtype, shape, raw) in tensors.items():
+        entries[name] = {"dtype": dtype, "shape": shape, "data_offsets": [len(data), len(data) + len(raw)]}
+        data += raw
+    header = json.dumps(entries).encode()
+    return file_of(header + b" " * (-len(header) % padding), data)
+
+
+def floats(*values: float) -> bytes:
+    return np.array(values, "<f4").tobytes()
+
+
+def entry(dtype: str = '"F32"', shape: str = "[2]", offsets: str = "[0,8]") -> bytes:
+    return f'{{"dtype":{dtype},"shape":{shape},"data_offsets":{offsets}}}'.encode()
+
+
+def one(dtype: str = '"F32"', shape: str = "[2]", offsets: str = "[0,8]", data: int = 8) -> bytes:
+    """Return a file of one tensor, each of its fields free text."""
+    return file_of(b'{"t":' + entry(dtype, shape, offsets) + b"}", bytes(data))
+
+
+@pytest.fixture
+def opened(tmp_path):
+    def call(data: bytes, name: str = "model.safetensors", **limits: int):
+        path = tmp_path / name
+        path.write_bytes(data)
+        return open_model(path, **limits)
+
+    return call
+
+
+@pytest.fixture
+def refused(opened):
+    """Check that a file is refused with this error, in one line, at a byte of the file."""
+
+    def call(data: bytes, error: type[ModelFileError], code: str, *words: object, **options):
+        with pytest.raises(ModelFileError) as caught:
+            opened(data, **options)
+        got = caught.value
+        assert type(got) is error, got
+        assert (got.code, got.exit_code) == (code, 3)
+        assert 0 <= got.offset <= len(data)
+        assert "\n" not in str(got)
+        assert str(got).isprintable()
+        for word in words:
+            assert str(word) in got.message
+
+    return call
+
+
+def findings(model) -> list[tuple[str, int]]:
+    """Return the codes of what was found in one file, and where in its data."""
+    (part,) = model.parts
+    assert all(finding.stops_writing for finding in part.findings)
+    return [(finding.error.code, finding.offset - part.header.data_start) for finding in part.findings]
+
+
+def run(*arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "truebits.cli", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120)
+
+
+# --- files that are good
+
+
+def test_golden_bytes(opened):
+    model = opened(GOLDEN)
+    norm, weight = model.tensors
+    assert norm == ("norm.weight", "F32", (3,), 200, 12, 3, 0, False)
+    assert weight == ("layers.0.w", "BF16", (2, 2), 212, 8, 4, 0, False)
+    assert (weight.role, weight.group) == ("w", "layers.*.w")
+    assert (model.format, model.size, model.types) == ("safetensors", len(GOLDEN), {"F32": 1, "BF16": 1})
+    assert model.value("format") == "pt"
+    assert model.value("absent") is None
+    assert model.parts[0].value("format") == "pt"
+    assert model.parts[0].header.data_start == 200
+    assert findings(model) == []
+    model.parts[0].check_layout()
+    with model.parts[0].map() as file:
+        assert bytes(file.data) == GOLDEN
+
+
+def test_writer_of_these_tests_writes_the_golden_bytes():
+    tensors = {
+        "norm.weight": ("F32", (3,), floats(1, 2, 3)),
+        "layers.0.w": ("BF16", (2, 2), np.array([1, 2, 3, 4], ml_dtypes.bfloat16).tobytes()),
+    }
+    got = safetensors(tensors, {"format": "pt"})
+    assert json.loads(got[8 : 8 + got[0]]) == json.loads(GOLDEN[8:200])
+    assert got[-20:] == GOLDEN[-20:]
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "model", "model.gguf", "model.bin", "model.json"])
+def test_contents_tell_what_a_file_is(opened, name):
+    assert opened(GOLDEN, name).format == "safetensors"
+    assert opened(gguf_bytes([], [tensor(b"t")], bytes(32)), name).format == "gguf"
+
+
+@pytest.mark.parametrize(
+    ("dtype", "bits"),
+    [
+        *((name, 64) for name in ("F64", "I64", "U64", "C64")),
+        *((name, 32) for name in ("F32", "I32", "U32")),
+        *((name, 16) for name in ("F16", "BF16", "I16", "U16")),
+        *((name, 8) for name in ("BOOL", "I8", "U8", "F8_E4M3", "F8_E5M2", "F8_E8M0", "F8_E4M3FNUZ", "F8_E5M2FNUZ")),
+        *(("F6_E2M3", 6), ("F6_E3M2", 6), ("F4", 4)),
+    ],
+)
+def test_dtypes(opened, dtype, bits):
+    (got,) = opened(safetensors({"t": (dtype, (3, 4), bytes(12 * bits // 8))})).tensors
+    assert (got.type, got.values, got.nbytes) == (dtype, 12, 12 * bits // 8)
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        b'{ "t" : { "data_offsets":[ 0 , 8 ] ,\t"shape":[2],\r\n"dtype" :"F32"} } \n',
+        b'{"\\u0074":{"dtype":"\\u0046\\u00332","shape":[1,2],"data_offsets":[0,8]}}',
+        b'{"t":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},"__metadata__":{}}',
+    ],
+)
+def test_any_json_says_the_same(opened, header):
+    (got,) = opened(file_of(header, bytes(8))).tensors
+    assert (got.name, got.type, got.values, got.offset) == ("t", "F32", 2, 8 + len(header))
+
+
+def test_scalars_and_empty_tensors(opened):
+    tensors: Tensors = {
+        "scalar": ("F32", (), bytes(4)),
+        "empty": ("F64", (0, 2**62, 2**62), b""),
+        "last": ("F16", (1,), bytes(2)),
+    }
+    model = opened(safetensors(tensors))
+    assert [(one.values, one.nbytes) for one in model.tensors] == [(1, 4), (0, 0), (1, 2)]
+    assert findings(model) == []
+
+
+def test_no_tensors(opened):
+    model = opened(file_of(b"{}"))
+    assert model.tensors == ()
+    assert findings(model) == []
+
+
+def test_tensors_in_another_order_than_their_data(opened):
+    header = b'{"b":' + entry(offsets="[8,16]") + b',"a":' + entry() + b"}"
+    model = opened(file_of(header, bytes(16)))
+    assert [one.name for one in model.tensors] == ["b", "a"]
+    assert findings(model) == []
+
+
+def test_metadata_is_any_text(opened):
+    text = 'a "quoted" \\ line\n\0 \U0001f600 é'
+    model = opened(safetensors({}, {"k\u00e9y": text, "empty": ""}))
+    assert model.value("k\u00e9y") == text
+    assert model.value("empty") == ""
+
+
+def test_names_may_be_any_text_without_nul(opened):
+    name = 'a"b\\c\n\x1b[31m\U0001f600'
+    (got,) = opened(safetensors({name: ("F32", (1,), bytes(4))})).tensors
+    assert got.name == name
+    assert got.label.isprintable()
+
+
+@pytest.mark.parametrize("padding", [1, 2, 3])
+def test_data_need_not_be_aligned(opened, padding):
+    values = np.random.default_rng(padding).standard_normal(1001).astype("<f4")
+    tensors: Tensors = {"odd": ("U8", (padding,), bytes(padding)), "t": ("F32", (7, 143), values.tobytes())}
+    report = tb.scan(opened(safetensors(tensors, padding=1)))
+    expected = int(np.count_nonzero(values.view(np.uint32) & 0xFFFF == 0))
+    assert report["t"].low_zero(16) == expected
+    assert report["t"].values == 1001
+
+
+# --- headers that are not
+
+
+@pytest.mark.parametrize(
+    ("data", "error", "code", "words"),
+    [
+        (file_of(b""), errors.BadJson, "E_JSON", ["{", "the end"]),
+        (b"\x02\0\0", errors.HeaderTruncated, "E_TRUNCATED", [3]),
+        (GOLDEN[:8], errors.HeaderTruncated, "E_TRUNCATED", [192, 0]),
+        (GOLDEN[:100], errors.HeaderTruncated, "E_TRUNCATED", [192, 92, "unfinished download"]),
+        (pack("<Q", 2**64 - 1) + b"{}", errors.HeaderTruncated, "E_TRUNCATED", [2**64 - 1, 2]),
+        (pack("<Q", 2**63) + b"{}", errors.HeaderTruncated, "E_TRUNCATED", [2**63]),
+        (file_of(b" {}"), errors.NotSafetensors, "E_NOT_SAFETENSORS", []),
+        (file_of(b"[]"), errors.NotSafetensors, "E_NOT_SAFETENSORS", []),
+        (b"\0" * 300, errors.NotSafetensors, "E_NOT_SAFETENSORS", ["unfinished download"]),
+        (b"<!DOCTYPE html>", errors.NotSafetensors, "E_NOT_SAFETENSORS", ["HTML"]),
+        (b"version https://git-lfs", errors.NotSafetensors, "E_NOT_SAFETENSORS", ["git lfs pull"]),
+        (b"", errors.EmptyFile, "E_EMPTY", [10]),
+        (file_of(b"{"), errors.BadJson, "E_JSON", ["a string", "the end"]),
+        (file_of(b"{}}"), errors.BadJson, "E_JSON", ["nothing more"]),
+        (file_of(b"{} x"), errors.BadJson, "E_JSON", ["nothing more"]),
+        (file_of(b"{}\0"), errors.BadJson, "E_JSON", ["\\x00"]),
+        (file_of(b"{'t':1}"), errors.BadJson, "E_JSON", []),
+        (file_of(b'{"t"}'), errors.BadJson, "E_JSON", ["a colon"]),
+        (file_of(b'{"t":' + entry() + b",}", bytes(8)), errors.BadJson, "E_JSON", ["a string"]),
+        (file_of(b'{"t":' + entry() + b' "u":1}', bytes(8)), errors.BadJson, "E_JSON", ["a comma"]),
+        (file_of(b'{"t\n":1}'), errors.BadJson, "E_JSON", []),
+        (file_of(b'{"\\q":1}'), errors.BadJson, "E_JSON", ["escape"]),
+        (file_of(b'{"\\u12":1}'), errors.BadJson, "E_JSON", ["escape"]),
+        (file_of(b'{"\xff":1}'), errors.BadText, "E_TEXT", ["UTF-8"]),
+        (file_of(b'{"\xc0\x80":1}'), errors.BadText, "E_TEXT", ["UTF-8"]),
+        (file_of(b'{"\\ud800":1}'), errors.BadText, "E_TEXT", ["surrogate"]),
+        (file_of(b'{"a":{"dtype":"\xff"'), errors.BadText, "E_TEXT", []),
+        (file_of(b'{"t":[1]}'), errors.BadField, "E_FIELD", ["an object"]),
+        (file_of(b'{"t":null}'), errors.BadField, "E_FIELD", []),
+        (file_of(b'{"t":NaN}'), errors.BadField, "E_FIELD", ["NaN"]),
+        (file_of(b'{"t":{}}'), errors.BadField, "E_FIELD", ["dtype", "shape", "data_offsets"]),
+        (file_of(b'{"t":{"dtype":"F32","shape":[]}}'), errors.BadField, "E_FIELD", ["no data_offsets"]),
+        (file_of(b'{"t":{"more":1}}'), errors.BadField, "E_FIELD", ["more"]),
+        (file_of(b'{"t":' * 100_000), errors.BadField, "E_FIELD", []),
+        (file_of(b'{"t":{"shape":' + b"[" * 100_000), errors.BadDimension, "E_DIM", []),
+        (file_of(b'{"t":{"shape":[],"shape":[]}}'), errors.DuplicateKey, "E_DUP_KEY", ["shape"]),
+        (file_of(b'{"t":' + entry() + b',"\\u0074":1}', bytes(8)), errors.DuplicateTensor, "E_DUP_TENSOR", ["t"]),
+        (file_of(b'{"__metadata__":{},"__metadata__":{}}'), errors.DuplicateTensor, "E_DUP_TENSOR", []),
+        (file_of(b'{"__metadata__":{"a":"","a":""}}'), errors.DuplicateKey, "E_DUP_KEY", ["a"]),
+        (file_of(b'{"__metadata__":[]}'), errors.BadMetadata, "E_METADATA", ["an object"]),
+        (file_of(b'{"__metadata__":{"a":1}}'), errors.BadMetadata, "E_METADATA", ["a string"]),
+        (file_of(b'{"__metadata__":{"a":{"b":""}}}'), errors.BadMetadata, "E_METADATA", []),
+        (file_of(b'{"a\\u0000b":1}'), errors.NulInName, "E_NUL", []),
+        (file_of(b'{"' + b"n" * 65_536 + b'":1}'), errors.BadName, "E_NAME", [65_536]),
+        (one(dtype='"F7"'), errors.BadTensorType, "E_TYPE", ["F7"]),
+        (one(dtype='"f32"'), errors.BadTensorType, "E_TYPE", ["f32"]),
+        (one(dtype="4"), errors.BadField, "E_FIELD", ["a string"]),
+        (one(dtype="Infinity"), errors.BadField, "E_FIELD", ["Infinity"]),
+        (one(shape="2"), errors.BadField, "E_FIELD", ["a list"]),
+        (one(shape="[-2]"), errors.BadDimension, "E_DIM", [-2]),
+        (one(shape="[2.0]"), errors.BadDimension, "E_DIM", ["2.0"]),
+        (one(shape="[2e0]"), errors.BadDimension, "E_DIM", ["2e0"]),
+        (one(shape="[true]"), errors.BadDimension, "E_DIM", ["true"]),
+        (one(shape='["2"]'), errors.BadDimension, "E_DIM", []),
+        (one(shape="[NaN]"), errors.BadDimension, "E_DIM", ["NaN"]),
+        (one(shape="[02]"), errors.BadDimension, "E_DIM", ["02"]),
+        (one(shape=f"[{2**63}]"), errors.BadDimension, "E_DIM", [2**63]),
+        (one(shape=f"[{'9' * 5001}]"), errors.BadDimension, "E_DIM", ["5001 digits"]),
+        (one(shape=f"[{','.join('1' * 65)}]"), errors.TooManyDimensions, "E_NDIMS", [64]),
+        (one(shape=f"[{2**62},4]"), errors.SizeOverflow, "E_OVERFLOW", [2**64]),
+        (one(shape=f"[{2**62}]"), errors.SizeOverflow, "E_OVERFLOW", [2**62]),
+        (one(shape="[3]"), errors.SizeMismatch, "E_SIZE", [8, 12]),
+        (one(shape="[]"), errors.SizeMismatch, "E_SIZE", [8, 4]),
+        (one(dtype='"F4"', shape="[3]", offsets="[0,1]"), errors.BadBlock, "E_BLOCK", ["F4", 3]),
+        (one(dtype='"F6_E2M3"', shape="[5]", offsets="[0,3]"), errors.BadBlock, "E_BLOCK", ["F6_E2M3", 5]),
+        (one(offsets="[8,0]"), errors.BadRange, "E_RANGE", [8, 0]),
+        (one(offsets="[-8,0]"), errors.BadRange, "E_RANGE", [-8]),
+        (one(offsets="[0]"), errors.BadField, "E_FIELD", [1]),
+        (one(offsets="[0,8,8]"), errors.BadField, "E_FIELD", ["two"]),
+        (one(offsets="[0,8.0]"), errors.BadField, "E_FIELD", ["8.0"]),
+        (one(offsets="[false,8]"), errors.BadField, "E_FIELD", ["false"]),
+        (one(offsets=f"[0,{10**30}]"), errors.BadField, "E_FIELD", ["31 digits"]),
+        (one(offsets="{}"), errors.BadField, "E_FIELD", ["a list"]),
+        (one(offsets="[1,9]"), errors.OutOfBounds, "E_BOUNDS", [9, 8]),
+        (one(offsets=f"[{2**64 - 8},{2**64}]"), errors.OutOfBounds, "E_BOUNDS", [2**64]),
+        (one(shape="[0]", offsets="[9,9]"), errors.OutOfBounds, "E_BOUNDS", [9]),
+        (
+            file_of(b'{"a":' + entry() + b',"b":' + entry(offsets="[4,12]") + b"}", bytes(12)),
+            errors.Overlap,
+            "E_OVERLAP",
+            ["a", "b"],
+        ),
+        (
+            file_of(b'{"a":' + entry() + b',"b":' + entry() + b"}", bytes(8)),
+            errors.Overlap,
+            "E_OVERLAP",
+            ["a", "b"],
+        ),
+    ],
+)
+def test_broken_rules(refused, data, error, code, words):
+    refused(data, error, code, *words)
+
+
+def test_a_header_longer_than_the_format_allows_is_not_read(tmp_path):
+    path = tmp_path / "long.safetensors"
+    with path.open("wb") as file:
+        file.write(pack("<Q", 100_000_001) + b"{")
+        file.truncate(100_000_100)  # a hole: no disk is used
+    with pytest.raises(errors.LimitExceeded, match="100000001 bytes, the limit is 100000000"):
+        open_model(path)
+
+
+@pytest.mark.parametrize(
+    ("limits", "words"),
+    [
+        ({"max_header_bytes": 191}, [192, 191]),
+        ({"max_tensors": 1}, ["limit of 1"]),
+        ({"max_keys": 0}, ["limit of 0"]),
+    ],
+)
+def test_limits(refused, opened, limits, words):
+    refused(GOLDEN, errors.LimitExceeded, "E_LIMIT", *words, **limits)
+    assert opened(GOLDEN, max_header_bytes=192, max_tensors=2, max_keys=1).tensors
+
+
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        (file_of(b'{"t":' + entry() + b"}", bytes(9)), [("E_UNEXPLAINED", 8)]),
+        (file_of(b'{"t":' + entry(offsets="[1,9]") + b"}", bytes(9)), [("E_LAYOUT", 0)]),
+        (file_of(b"{}", bytes(1)), [("E_UNEXPLAINED", 0)]),
+        (
+            file_of(b'{"a":' + entry(offsets="[8,16]") + b',"b":' + entry(offsets="[20,28]") + b"}", bytes(30)),
+            [("E_LAYOUT", 0), ("E_LAYOUT", 16), ("E_UNEXPLAINED", 28)],
+        ),
+    ],
+)
+def test_bytes_of_no_tensor_are_found(opened, data, expected):
+    model = opened(data)
+    assert findings(model) == expected
+    with pytest.raises(ModelFileError):
+        model.parts[0].check_layout()
+
+
+def test_truncation_at_every_byte():
+    for length in range(200):
+        with pytest.raises(ModelFileError) as caught:
+            read_header(GOLDEN[:length], Path("cut"), 0, Limits())
+        assert 0 <= caught.value.offset <= length
+    for length in range(200, len(GOLDEN)):
+        with pytest.raises(errors.OutOfBounds):
+            read_header(GOLDEN[:length], Path("cut"), 0, Limits())
+    assert len(read_header(GOLDEN, Path("whole"), 0, Limits()).tensors) == 2
+
+
+FRAGMENTS = rb'{ } [ ] " , : \ -1 1e9 2 99999999999999999999 null NaN "t": __metadata__ \ud800 \u0000 F64 F4'.split()
+
+
+def spoiled(choose: random.Random) -> bytes:
+    """Return the golden file, changed at one to three places; mostly the header's length is made to fit again."""
+    header, data = bytearray(GOLDEN[8:200]), GOLDEN[200:]
+    for _ in range(choose.randint(1, 3)):
+        at = choose.randrange(len(header))
+        kind = choose.randrange(4)
+        if kind == 0:
+            header[at] ^= 1 << choose.randrange(8)
+        elif kind == 1:
+            header[at : at + choose.randint(0, 4)] = choose.choice(FRAGMENTS)
+        elif kind == 2:
+            del header[at : at + choose.randint(1, 20)]
+        else:
+            header[at:at] = header[choose.randrange(len(header)) :][: choose.randint(1, 70)]
+    if choose.random() < 0.1:
+        data = data[: choose.randrange(20)]
+    return file_of(bytes(header), data) if choose.random() < 0.9 else GOLDEN[:8] + bytes(header) + data
+
+
+def test_fuzz():
+    """Anything else than a header or a ModelFileError fails; what is read has its bytes inside the file."""
+    choose, good = random.Random(5), 0
+    bad: list[tuple[ModelFileError, int]] = []
+    for _ in range(4000):
+        data = spoiled(choose)
+        try:
+            header = read_header(data, Path("fuzz"), 0, Limits())
+        except ModelFileError as error:
+            bad.append((error, len(data)))
+            continue
+        good += 1
+        assert all(header.data_start <= one.offset <= one.offset + one.nbytes <= len(data) for one in header.tensors)
+        assert all(header.value(data, key) is not None for key in header.keys)
+        assert all(finding.stops_writing for finding in header.findings(data))
+    assert good > 100
+    assert all(0 <= error.offset <= size and str(error).isprintable() for error, size in bad)
+    assert len({error.code for error, _ in bad}) > 10
+
+
+# --- pickles
+
+
+def pickled(path: Path) -> Path:
+    path.write_bytes(pickle.dumps({"weight": [1.0]}, 2))
+    return path
+
+
+def zipped(path: Path, name: str = "archive/data.pkl") -> Path:
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr(name, pickle.dumps({}, 2))
+    return path
+
+
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "model.pt", "model.pth", "model.ckpt", "model.safetensors", "x"])
+@pytest.mark.parametrize("write", [pickled, zipped])
+def test_pickles_are_refused_with_a_way_to_convert_them(tmp_path, name, write):
+    with pytest.raises(errors.PickleRefused) as caught:
+        open_model(write(tmp_path / name))
+    got = caught.value
+    assert (got.code, got.exit_code) == ("E_PICKLE", 3)
+    assert "\n" not in str(got)
+    assert "never loaded" in got.message
+    assert "weights_only=True" in got.message
+    command = got.message.split("python -c ")[1].split('"')[1]
+    compile(command, "command", "exec")
+    assert got.message.endswith(f"{name} {Path(name).with_suffix('.safetensors')}")
+
+
+def test_a_checkpoint_zip_of_any_inside_is_refused_by_its_name(tmp_path):
+    with pytest.raises(errors.PickleRefused):
+        open_model(zipped(tmp_path / "model.pt", "something/else"))
+    with pytest.raises(errors.NotGGUF, match="zip"):
+        open_model(zipped(tmp_path / "model.zip", "something/else"))
+
+
+def test_a_pickle_is_not_loaded(tmp_path):
+    class Bomb:
+        def __reduce__(self):
+            return os.mkdir, (str(tmp_path / "loaded"),)
+
+    path = tmp_path / "pytorch_model.bin"
+    path.write_bytes(pickle.dumps(Bomb()))
+    with pytest.raises(errors.PickleRefused):
+        open_model(path)
+    assert not (tmp_path / "loaded").exists()
+
+
+# --- folders
+
+
+def part_of(*names: str) -> bytes:
+    return safetensors({name: ("F32", (1,), bytes(4)) for name in names})
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A checkpoint of two files and their index."""
+    folder = tmp_path / "checkpoint"
+    folder.mkdir()
+    (folder / "model-00001-of-00002.safetensors").write_bytes(part_of("a", "b"))
+    (folder / "model-00002-of-00002.safetensors").write_bytes(part_of("c"))
+    write_index(folder, {"c": 2, "a": 1, "b": 1})
+    return folder
+
+
+def write_index(folder: Path, places: dict[str, int | str], **more: object) -> Path:
+    files = {
+        name: place if isinstance(place, str) else f"model-{place:05d}-of-00002.safetensors"
+        for name, place in places.items()
+    }
+    path = folder / "model.safetensors.index.json"
+    path.write_text(json.dumps({"metadata": {"total_size": 12}, "weight_map": files, **more}))
+    return path
+
+
+def names_and_parts(model) -> list[tuple[str, int]]:
+    return [(tensor.name, tensor.part) for tensor in model.tensors]
+
+
+def test_folder_with_an_index(folder):
+    for path in (folder, folder / "model.safetensors.index.json"):
+        model = open_model(path)
+        assert names_and_parts(model) == [("a", 0), ("b", 0), ("c", 1)]
+        assert [part.path.name[6:11] for part in model.parts] == ["00001", "00002"]
+        assert (model.path, model.format) == (path, "safetensors")
+
+
+def test_one_shard_is_opened_alone(folder):
+    model = open_model(folder / "model-00002-of-00002.safetensors")
+    assert names_and_parts(model) == [("c", 0)]
+
+
+def test_folder_without_an_index(folder):
+    (folder / "model.safetensors.index.json").unlink()
+    (folder / "README.md").touch()
+    assert names_and_parts(open_model(folder)) == [("a", 0), ("b", 0), ("c", 1)]
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "adapter_model.safetensors"])
+def test_folder_of_one_file(tmp_path, name):
+    (tmp_path / name).write_bytes(part_of("a"))
+    pickled(tmp_path / "pytorch_model.bin")
+    assert names_and_parts(open_model(tmp_path)) == [("a", 0)]
+
+
+def test_model_stands_before_other_files(tmp_path):
+    (tmp_path / "model.safetensors").write_bytes(part_of("a"))
+    (tmp_path / "consolidated.safetensors").write_bytes(part_of("b"))
+    assert names_and_parts(open_model(tmp_path)) == [("a", 0)]
+
+
+def test_index_of_another_name(folder):
+    (folder / "model.safetensors.index.json").rename(folder / "diffusion.safetensors.index.json")
+    assert len(open_model(folder).tensors) == 3
+
+
+def test_folder_of_links_as_the_hub_caches_it(folder, tmp_path):
+    blobs, snapshot = tmp_path / "blobs", tmp_path / "snapshots" / "1"
+    folder.rename(blobs)
+    snapshot.mkdir(parents=True)
+    for number, path in enumerate(sorted(blobs.iterdir())):
+        path.rename(blobs / str(number))
+        (snapshot / path.name).symlink_to(f"../../blobs/{number}")
+    assert len(open_model(snapshot).tensors) == 3
+    assert len(open_model(snapshot / "model.safetensors.index.json").tensors) == 3
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["../a.safetensors", "/etc/passwd", "sub/a.safetensors", "..", ".", "", "a\\b.safetensors", "a\0b", "./a"],
+)
+def test_an_index_never_leads_out_of_its_folder(folder, name):
+    (folder / "sub").mkdir()
+    for place in (folder.parent / "a.safetensors", folder / "sub" / "a.safetensors"):
+        place.write_bytes(part_of("c"))
+    path = write_index(folder, {"a": 1, "b": 1, "c": name})
+    with pytest.raises(errors.BadIndex, match="plain file name") as caught:
+        open_model(folder)
+    assert caught.value.offset == path.read_bytes().index(b'"c"')
+
+
+@pytest.mark.parametrize(
+    ("places", "error", "words"),
+    [
+        ({"a": 1, "b": 1, "c": 1}, errors.BadIndex, "tensor c should be in model-00001.*no such tensor"),
+        ({"a": 1, "b": 2, "c": 2}, errors.BadIndex, "tensor b should be in model-00002.*it is in model-00001"),
+        ({"a": 1, "b": 1, "c": 2, "d": 2}, errors.BadIndex, "tensor d should be in.*no such tensor"),
+        ({"a": 1, "c": 2}, errors.BadIndex, "tensor b, which the index does not name"),
+        ({"a": 1, "b": 1, "c": 3}, errors.BadShardSet, "model-00003-of-00002.safetensors is missing"),
+        ({"a": 1, "b": 1, "c": "model.gguf"}, errors.BadShardSet, "gguf among safetensors"),
+        ({"a": 1, "b": 1, "c": "model.safetensors.index.json"}, errors.BadShardSet, "index among safetensors"),
+        ({}, errors.BadIndex, "no weight_map"),
+    ],
+)
+def test_index_that_is_wrong(folder, places, error, words):
+    (folder / "model.gguf").write_bytes(gguf_bytes([], [tensor(b"c")], bytes(32)))
+    write_index(folder, places)
+    with pytest.raises(error, match=words) as caught:
+        open_model(folder)
+    assert caught.value.exit_code == 3
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "error"),
+    [
+        (b"{", errors.BadJson),
+        (b'{"metadata":{}}', errors.BadIndex),
+        (b'{"weight_map":[]}', errors.BadIndex),
+        (b'{"weight_map":{"a":1}}', errors.BadIndex),
+        (b'{"weight_map":{"a":"x","a":"x"}}', errors.DuplicateTensor),
+        (b'{"weight_map":{},"weight_map":{}}', errors.DuplicateKey),
+        (b'{"metadata":NaN}', errors.BadJson),
+        (b'{"metadata":[1,2.5e-3,-0,true,false,null,{"a":[]},"x",01]}', errors.BadJson),
+        (b'{"metadata":[1,2.5e-3,-0,true,false,null,{"a":[]},"x"]}', errors.BadIndex),
+        (b'{"metadata":' + b"[" * 100_000, errors.LimitExceeded),
+        (b'{"metadata":' + b'{"a":' * 100_000, errors.LimitExceeded),
+        (b'{"metadata":[' + b"0," * 70_000 + b'0],"weight_map":{}}', errors.LimitExceeded),
+        (b'{"weight_map":{"\xff":"x"}}', errors.BadText),
+        (b"[]", errors.NotGGUF),
+        (b"\xef\xbb\xbf{}", errors.NotGGUF),
+        (b"", errors.EmptyFile),
+    ],
+)
+def test_index_that_is_damaged(folder, text, error):
+    (folder / "model.safetensors.index.json").write_bytes(text)
+    for path in (folder, folder / "model.safetensors.index.json"):
+        with pytest.raises(ModelFileError) as caught:
+            open_model(path)
+        assert type(caught.value) in (error, errors.BadJson)
+        assert 0 <= caught.value.offset <= len(text)
+    assert type(caught.value) is error
+
+
+def test_an_index_of_too_many_tensors_is_not_read(folder, monkeypatch):
+    monkeypatch.setattr("truebits.files.json_text.MOST_MEMBERS", 3)
+    assert len(open_model(folder).tensors) == 3
+    write_index(folder, {"a": 1, "b": 1, "c": 2, "d": 2})
+    with pytest.raises(errors.LimitExceeded, match="more than 3 members"):
+        open_model(folder)
+
+
+def test_an_index_that_is_huge(folder):
+    with (folder / "model.safetensors.index.json").open("r+b") as file:
+        file.truncate(1 << 40)
+    with pytest.raises(errors.LimitExceeded, match="the limit is 100000000"):
+        open_model(folder)
+
+
+def test_a_tensor_in_two_files(folder):
+    (folder / "model-00002-of-00002.safetensors").write_bytes(part_of("c", "a"))
+    with pytest.raises(errors.DuplicateTensor, match="00001-of-00002"):
+        open_model(folder)
+
+
+def test_a_missing_shard_is_named(folder):
+    (folder / "model.safetensors.index.json").unlink()
+    (folder / "model-00001-of-00002.safetensors").unlink()
+    with pytest.raises(errors.BadShardSet, match=r"1 of 2 .*model-00001-of-00002.safetensors"):
+        open_model(folder)
+
+
+def test_a_shard_count_is_not_believed(tmp_path):
+    (tmp_path / "model-00001-of-99999.safetensors").write_bytes(part_of("a"))
+    with pytest.raises(errors.BadShardSet, match="99998 of 99999 "):
+        open_model(tmp_path)
+
+
+def test_several_checkpoints_in_one_folder(folder):
+    (folder / "model.safetensors.index.json").unlink()
+    (folder / "other.safetensors").write_bytes(part_of("z"))
+    with pytest.raises(errors.BadShardSet, match="open one of them"):
+        open_model(folder)
+
+
+def test_folder_of_pickles(tmp_path):
+    pickled(tmp_path / "pytorch_model.bin")
+    with pytest.raises(errors.PickleRefused, match=r"pytorch_model\.bin"):
+        open_model(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"), [("model.gguf", "give the file itself, model.gguf"), ("x", "no safetensors")]
+)
+def test_folder_without_a_checkpoint(tmp_path, name, words):
+    (tmp_path / name).touch()
+    with pytest.raises(IsADirectoryError, match=words):
+        open_model(tmp_path)
+
+
+def test_a_part_that_is_not_a_file(folder):
+    path = folder / "model-00002-of-00002.safetensors"
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(IsADirectoryError):
+        open_model(folder)
+
+
+# --- config.json
+
+
+def test_config(folder):
+    assert open_model(folder).config == {}
+    config = {"architectures": ["LlamaForCausalLM"], "num_attention_heads": 32, "time_step_limit": [0.0, float("inf")]}
+    (folder / "config.json").write_text(json.dumps(config))
+    assert open_model(folder).config == config
+    assert open_model(folder / "model-00001-of-00002.safetensors").config == config
+
+
+def test_a_gguf_has_no_config(tmp_path):
+    (tmp_path / "config.json").write_text("{}}")
+    path = tmp_path / "model.gguf"
+    path.write_bytes(gguf_bytes())
+    assert open_model(path).config == {}
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (b"", "not JSON"),
+        (b"{", "not JSON"),
+        (b"[]", "found list"),
+        (b"null", "found NoneType"),
+        (b'{"a":\xff}', "not JSON"),
+        (b"[" * 1_000_000, "nested too deep"),
+        (b'{"a":' * 1_000_000, "nested too deep"),
+        (b'{"a":' + b"9" * 5000 + b"}", "not JSON"),
+    ],
+)
+def test_config_that_is_wrong(folder, text, words):
+    (folder / "config.json").write_bytes(text)
+    model = open_model(folder)
+    with pytest.raises(errors.BadConfig, match=words) as caught:
+        _ = model.config
+    assert (caught.value.code, caught.value.exit_code) == ("E_CONFIG", 3)
+    assert str(caught.value).isprintable()
+
+
+def test_config_that_is_huge(folder):
+    with (folder / "config.json").open("wb") as file:
+        file.truncate(1 << 40)
+    with pytest.raises(errors.LimitExceeded):
+        _ = open_model(folder).config
+
+
+# --- what is done with them
+
+
+def same_in_gguf(tensors: Tensors, keys: dict[str, str] | None = None) -> bytes:
+    """Return the same tensors in a GGUF, which has the fastest dimension first."""
+    types = {"F32": 0, "F16": 1, "BF16": 30, "F64": 28}
+    infos, data = [], b""
+    for name, (dtype, shape, raw) in tensors.items():
+        infos.append(tensor(name.encode(), shape[::-1], types[dtype], len(data)))
+        data += raw + bytes(-len(raw) % 32)
+    records = [key_value(key.encode(), STRING, string(text.encode())) for key, text in (keys or {}).items()]
+    return gguf_bytes(records, infos, data)
+
+
+@pytest.fixture
+def pair(tmp_path):
+    """The same values in both formats."""
+    values = np.random.default_rng(7).standard_normal(4096)
+    tensors: Tensors = {
+        "layers.0.w": ("F32", (32, 128), values.astype("<f4").tobytes()),
+        "layers.0.exact": ("F32", (4096,), values.astype(ml_dtypes.bfloat16).astype("<f4").tobytes()),
+        "half": ("F16", (4096,), values.astype("<f2").tobytes()),
+        "brain": ("BF16", (2, 4, 512), values.astype(ml_dtypes.bfloat16).tobytes()),
+        "double": ("F64", (4096,), values.tobytes()),
+    }
+    paths = tmp_path / "model.safetensors", tmp_path / "model.gguf"
+    paths[0].write_bytes(safetensors(tensors, {"format": "pt"}))
+    paths[1].write_bytes(same_in_gguf(tensors, {"format": "pt"}))
+    return paths
+
+
+def test_scan_counts_what_it_counts_in_a_gguf(pair):
+    got, expected = (tb.scan(path) for path in pair)
+    assert list(got) == list(expected)
+    assert len(got) == 5
+    for name, precision in got.items():
+        assert PrecisionProfile.answers(precision) == PrecisionProfile.answers(expected[name])
+        assert np.array_equal(precision.bins, expected[name].bins)
+        assert np.array_equal(precision.counts, expected[name].counts)
+    assert got["layers.0.exact"].fits("bf16") == 4096
+    assert tb.low_bits(pair[0]) == tb.low_bits(pair[1])
+
+
+def test_scan_leaves_out_what_it_does_not_count(opened):
+    tensors: Tensors = {"q": ("F8_E4M3", (4,), bytes(4)), "t": ("F32", (1,), bytes(4)), "i": ("I64", (1,), bytes(8))}
+    model = opened(safetensors(tensors))
+    assert list(tb.scan(model)) == ["t"]
+    with pytest.raises(errors.SelectionError, match="only F8_E4M3"):
+        tb.scan(model, "q")
+
+
+def test_diff_of_both_formats(pair):
+    found = tb.diff(*pair)
+    assert found.is_same
+    assert len(found.tensors) == 5
+    assert {one.shapes for one in found.tensors} >= {((32, 128), (32, 128)), ((2, 4, 512), (2, 4, 512))}
+    assert tb.diff(pair[1], pair[0]).tensors[0].shapes == ((128, 32), (128, 32))
+
+
+@pytest.mark.parametrize("type", ["F64", "F32", "F16", "BF16"])
+def test_diff_of_data_that_is_not_aligned(opened, type):
+    kind = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": ml_dtypes.bfloat16}[type]
+    values = np.arange(1, 101).astype(kind)
+    odd: Tensors = {"odd": ("U8", (1,), b"\0"), "t": (type, (100,), values.tobytes())}
+    for padding in (8, 1):
+        ours = opened(safetensors(odd, padding=padding), "odd.safetensors")
+        assert tb.diff(ours, opened(same_in_gguf({"t": odd["t"]}), "even.gguf"), "t").is_same
+        values[50] = 7
+        (got,) = tb.diff(ours, opened(same_in_gguf({"t": (type, (100,), values.tobytes())}), "b.gguf"), "t").tensors
+        assert (got.changed, got.first.at, got.first.a, got.first.b) == (1, 50, 51, 7)
+        values[50] = 51
+
+
+def test_diff_of_a_shape_in_another_order(pair, opened):
+    tensors: Tensors = {"t": ("F32", (2, 3), bytes(24))}
+    ours = opened(safetensors(tensors))
+    transposed = opened(safetensors({"t": ("F32", (3, 2), bytes(24))}), "b.safetensors")
+    in_gguf = opened(gguf_bytes([], [tensor(b"t", (2, 3))], bytes(24)), "c.gguf")
+    for other in (transposed, in_gguf):
+        (got,) = tb.diff(ours, other).tensors
+        assert got.problem == "its shapes differ: 2 x 3 and 3 x 2"
+
+
+def test_diff_finds_one_changed_value(pair, tmp_path):
+    data = bytearray(pair[0].read_bytes())
+    at = open_model(pair[0]).tensors[0].offset + 4 * 77
+    data[at + 1] ^= 0x40
+    changed = tmp_path / "changed.safetensors"
+    changed.write_bytes(data)
+    for other in pair:
+        found = tb.diff(changed, other)
+        assert [(one.name, one.changed) for one in found.tensors if not one.is_same] == [("layers.0.w", 1)]
+        assert found.tensors[0].first.at == 77
+
+
+def test_diff_of_metadata(opened):
+    a = opened(safetensors({}, {"format": "pt", "same": "é", "a": "\x1b"}))
+    b = opened(safetensors({}, {"format": "tf", "same": "é"}), "b.safetensors")
+    assert tb.diff(a, b).metadata == (("format", "pt", "tf"), ("a", "\\x1b", None))
+    in_gguf = opened(same_in_gguf({}, {"format": "pt", "same": "é"}), "c.gguf")
+    assert tb.diff(in_gguf, b).metadata == (("format", "pt", "tf"),)
+
+
+@pytest.mark.parametrize(
+    ("type", "kind"),
+    [
+        ("F8_E4M3", "float8_e4m3fn"),
+        ("F8_E5M2", "float8_e5m2"),
+        ("F8_E4M3FNUZ", "float8_e4m3fnuz"),
+        ("F8_E5M2FNUZ", "float8_e5m2fnuz"),
+    ],
+)
+def test_fp8_codes(type, kind):
+    codes = np.arange(256, dtype=np.uint8)
+    expected = codes.view(getattr(ml_dtypes, kind)).astype(np.float32)
+    words = single_words(type)
+    nan = np.isnan(expected)
+    assert np.array_equal(np.isnan(words.view(np.float32)), nan)
+    assert [hex(word) for word in words[~nan]] == [hex(word) for word in expected.view(np.uint32)[~nan]]
+    assert len(set(words.tolist())) == 256  # what differs in bytes is told apart, NaNs too
+    assert type in FP8_FORMATS
+
+
+@pytest.mark.parametrize("type", ["F8_E4M3", "F8_E5M2"])
+def test_diff_of_fp8(opened, type):
+    old, new = bytes(range(16)), bytes([*range(9), 0x7F, *range(10, 16)])
+    words = single_words(type).view(np.float32)
+    a = opened(safetensors({"q": (type, (16,), old)}), "a.safetensors")
+    assert tb.diff(a, opened(safetensors({"q": (type, (16,), old)}), "b.safetensors")).is_same
+    (got,) = tb.diff(a, opened(safetensors({"q": (type, (16,), new)}), "c.safetensors")).tensors
+    assert (got.changed, got.first.at, got.first.a) == (1, 9, float(words[9]))
+    assert np.isnan(got.first.b)
+    wide = safetensors({"q": ("F32", (16,), words[:16].astype("<f4").tobytes())})
+    (got,) = tb.diff(a, opened(wide, "d.safetensors")).tensors
+    assert (got.types, got.changed) == ((type, "F32"), 0)
+
+
+@pytest.mark.parametrize("type", ["F8_E8M0", "U8", "BOOL", "F4", "C64", "I64"])
+def test_diff_of_what_has_no_values_to_compare(opened, type):
+    a = opened(safetensors({"q": (type, (4,) if type != "F4" else (8,), bytes(4 * (8 if "64" in type else 1)))}))
+    size = a.tensors[0].nbytes
+    shape = a.tensors[0].shape
+    assert tb.diff(a, opened(safetensors({"q": (type, shape, bytes(size))}), "b")).is_same
+    (got,) = tb.diff(a, opened(safetensors({"q": (type, shape, b"\1" * size)}), "c")).tensors
+    assert got.problem == f"the bytes differ, and {type} has no values that could be compared"
+
+
+def test_what_rewrites_or_runs_a_model_takes_gguf_only(pair, tmp_path):
+    model, out = pair[0], tmp_path / "out"
+    refused = [
+        lambda: tb.truncate(model, out, bits=16),
+        lambda: tb.truncate(model, bits=16, in_place=True),
+        lambda: tb.fakequant(model, out, to="bf16"),
+        lambda: tb.fakequant(open_model(model), to="bf16", dry_run=True),
+        lambda: tb.sweep(model, ["bf16"]),
+        lambda: tb.plan(model, bits=16),
+        lambda: tb.plan(model, to="int8"),
+        lambda: tb.experiment(model, to="bf16"),
+        lambda: tb.undo(model, tmp_path / "undo"),
+    ]
+    before = model.read_bytes()
+    for call in refused:
+        with pytest.raises(errors.NeedsGGUF, match="GGUF only: convert it first"):
+            call()
+    assert model.read_bytes() == before
+    assert not out.exists()
+
+
+# --- the command line
+
+
+def test_cli(pair, folder, tmp_path):
+    shown = run("show", pair[0])
+    assert (shown.returncode, shown.stderr) == (0, "")
+    assert shown.stdout.startswith("model.safetensors: ")
+    assert "metadata: format = pt" in shown.stdout
+    assert "32 x 128" in shown.stdout
+    document = json.loads(run("show", folder, "--json").stdout)
+    assert (document["schema"], document["format"], document["parts"]) == ("truebits.show/1", "safetensors", 2)
+    assert (document["version"], document["alignment"], document["metadata"]) == (None, None, {})
+    assert [one["part"] for one in document["tensors"]] == [0, 0, 1]
+    document = json.loads(run("scan", pair[0], "--json").stdout)
+    assert document["format"] == "safetensors"
+    assert document["total"]["values"] == 5 * 4096
+    assert run("diff", *pair).returncode == 0
+    assert run("diff", pair[0], folder).returncode == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["show", "bad.safetensors"], 3, "E_JSON"),
+        (["scan", "pytorch_model.bin"], 3, "E_PICKLE"),
+        (["scan", "."], 4, "not a model file"),
+        (["truncate", "good.safetensors", "--bits", "16", "--dry-run"], 2, "GGUF only"),
+        (["fakequant", "good.safetensors", "out", "--to", "bf16"], 2, "GGUF only"),
+        (["experiment", "good.safetensors", "--to", "bf16"], 2, "GGUF only"),
+        (["scan", "fp8.safetensors", "-l", "q"], 2, "only F8_E4M3"),
+        (["scan", "fp8.safetensors"], 0, ""),
+    ],
+)
+def test_cli_says_no_in_one_line(tmp_path, arguments, code, words):
+    (tmp_path / "bad.safetensors").write_bytes(file_of(b"{"))
+    (tmp_path / "good.safetensors").write_bytes(GOLDEN)
+    (tmp_path / "fp8.safetensors").write_bytes(safetensors({"q": ("F8_E4M3", (4,), bytes(4))}))
+    (tmp_path / "empty").mkdir()
+    pickled(tmp_path / "pytorch_model.bin")
+    verb, name, *more = arguments
+    done = run(verb, tmp_path / ("empty" if name == "." else name), *more)
+    assert done.returncode == code, done.stderr
+    assert words in done.stderr
+    assert done.stderr.count("\n") == (code != 0)
+    if code == 0:
+        assert "only F8_E4M3" in done.stdout
