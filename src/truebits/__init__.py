@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from truebits.scan import low_bits as low_bits
     from truebits.scan import scan as scan
     from truebits.synth import synth as synth
+    from truebits.trace import trace as trace
     from truebits.truncate import truncate as truncate
     from truebits.undo import undo as undo
     from truebits.verify import verify as verify
@@ -50,6 +51,7 @@ _HOMES = {
     "fingerprint": "fingerprint",
     "plan": "plan",
     "sweep": "fakequant",
+    "trace": "trace",
     "truncate": "truncate",
     "undo": "undo",
     "verify": "verify",

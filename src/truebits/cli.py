@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from truebits.diff import Diff
     from truebits.files.model import Model
     from truebits.report.table import Table
+    from truebits.trace import Trace
 
 EXIT_CODES = """\b
 Exit codes: 0 done, 1 difference found or gate failed, 2 wrong usage, 3 not a valid model file,
@@ -474,6 +475,66 @@ def _print_diff(figures: ModuleType, found: Diff, failed: list[str], style: str)
         if places.rows:
             click.echo(f"\n{places.render(style)}\n")
         for line in [*figures.differences(found), *(f"gate failed: {line}" for line in failed)]:
+            click.echo(line)
+
+
+@app.command()
+@options(
+    click.argument("gguf", type=click.Path(path_type=Path)),
+    click.argument("source", type=click.Path(path_type=Path)),
+    SELECTION,
+    click.option("--thorough", is_flag=True, help="Quantize all of a quantized tensor again, not only its start."),
+    THREADS,
+    JSON,
+    STYLE,
+)
+def trace(
+    gguf: Path,
+    source: Path,
+    include: tuple[str, ...],
+    exclude: tuple[str, ...],
+    thorough: bool,
+    threads: int | None,
+    as_json: bool,
+    style: str,
+) -> None:
+    """Compare a GGUF with the checkpoint that it was converted from.
+
+    SOURCE is a Hugging Face folder or a safetensors file. What the converter does (permuted heads, norms plus
+    one, stacked experts) is done again, and every tensor compared bit for bit, or, if it is quantized, by
+    its error. Exit code 1 if a tensor is altered, missing or extra.
+    """
+    from truebits.report import json, traces
+    from truebits.report.progress import progress_bar
+    from truebits.trace import trace as compare
+
+    model, checkpoint = _open(gguf), _open(source)
+    with progress_bar("trace") as progress:
+        found = compare(
+            model, checkpoint, include or None, exclude, thorough=thorough, threads=threads, progress=progress
+        )
+    try:
+        if as_json:
+            click.echo(json.trace(found))
+        else:
+            _print_trace(traces, found, style)
+    except BrokenPipeError:  # who stops reading still gets the exit code
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    if not found.is_faithful:
+        raise Different
+
+
+def _print_trace(traces: ModuleType, found: Trace, style: str) -> None:
+    if style == "csv":
+        click.echo(traces.tensors(found).render(style))
+        return
+    click.echo(traces.groups(found).render(style))
+    places = traces.places(found)
+    if places.rows:
+        click.echo(f"\n{places.render(style)}")
+    if style == "text":
+        click.echo()
+        for line in traces.remarks(found):
             click.echo(line)
 
 

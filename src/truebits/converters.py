@@ -20,6 +20,7 @@ from functools import cache
 BLOCK = r"blk\.\d+\."
 ANY_NORM = r".*norm\.weight"
 QUERIES_AND_KEYS = BLOCK + r"attn_[qk]\.(weight|bias)"
+GATE_AND_UP = BLOCK + r"ffn_(gate|up)_exps\.weight"
 EXPERTS = BLOCK + r"ffn_(gate|up|down)_exps\.weight"
 
 
@@ -32,12 +33,15 @@ class Kind(StrEnum):
     TRANSPOSED = "transposing"
     RESHAPED = "reshaping"
     STACKED = "stacking"
+    SPLIT = "splitting"
     REARRANGED = "rearranging"
     COMPUTED = "computing"
     MADE = "making it"
 
 
-UNDONE = frozenset({Kind.ADDED, Kind.EXPONENTIAL, Kind.PERMUTED, Kind.TRANSPOSED, Kind.RESHAPED, Kind.STACKED})
+UNDONE = frozenset(
+    {Kind.ADDED, Kind.EXPONENTIAL, Kind.PERMUTED, Kind.TRANSPOSED, Kind.RESHAPED, Kind.STACKED, Kind.SPLIT}
+)
 """What `truebits.trace` can do to a source's tensor itself.
 
 Of the others, REARRANGED keeps the values, in an order or a split that is not followed here; COMPUTED
@@ -93,8 +97,8 @@ TABLE = (
     _added("step35", ANY_NORM, "step3.py, Step35Model"),
     _added("plamo2", rf"output_norm\.weight|{BLOCK}(attn|ffn)_norm\.weight", "plamo.py, Plamo2Model"),
     _added("plamo3", rf"output_norm\.weight|{BLOCK}(attn|ffn|attn_[qk])_norm\.weight", "plamo.py, Plamo3Model"),
-    _added("plamo2 plamo3", BLOCK + r"post_attention_norm\.weight", "plamo.py: post_mixer_norm", 1 / 5),
-    _added("plamo2 plamo3", BLOCK + r"post_ffw_norm\.weight", "plamo.py: post_mlp_norm", 1 / 5**1.5),
+    _added("plamo2 plamo3", BLOCK + r"post_attention_norm(\.weight)?", "plamo.py: post_mixer_norm", 1 / 5),
+    _added("plamo2 plamo3", BLOCK + r"post_ffw_norm(\.weight)?", "plamo.py: post_mlp_norm", 1 / 5**1.5),
     # A of state space models, kept as its logarithm.
     _row(Kind.EXPONENTIAL, "mamba", BLOCK + "ssm_a", "mamba.py, MambaModel"),
     _row(Kind.EXPONENTIAL, "mamba2", BLOCK + "ssm_a", "mamba.py, Mamba2Model"),
@@ -152,6 +156,7 @@ TABLE = (
     _row(Kind.STACKED, "kimi-linear", EXPERTS, "kimi_linear.py, KimiLinearModel"),
     _row(Kind.STACKED, "nemotron_h_moe", EXPERTS, "nemotron.py, NemotronHModel: up and down"),
     _row(Kind.STACKED, "stablelm", BLOCK + r"attn_[qk]_norm\.weight", "stablelm.py, StableLMModel: a norm per head"),
+    _row(Kind.SPLIT, "qwen2moe qwen3moe qwen3next qwen35moe rnd1", GATE_AND_UP, "qwen.py, Qwen2MoeModel: gate_up_proj"),
     # Fused, split and reordered: the same values elsewhere.
     _row(Kind.REARRANGED, "falcon", BLOCK + r"attn_qkv\.(weight|bias)", "falcon.py, FalconModel"),
     _row(Kind.REARRANGED, "bloom", BLOCK + r"attn_qkv\.(weight|bias)", "bloom.py, BloomModel"),

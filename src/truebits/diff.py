@@ -215,7 +215,7 @@ def diff(
     native.expect_work("rounding", sum(tensor.values for tensor, _ in both))
     total, done, found = sum(tensor.nbytes for tensor, _ in both), 0, []
     for old, new in both:
-        found.append(_compared(_Side(ours, old), _Side(theirs, new), threads))
+        found.append(_compared(Side(ours, old), Side(theirs, new), threads))
         done += old.nbytes
         if progress is not None:
             progress(done, total)
@@ -223,8 +223,8 @@ def diff(
     return Diff(str(ours.path), str(theirs.path), tuple(found), only[0], only[1], tuple(_metadata(ours, theirs)))
 
 
-class _Side(NamedTuple):
-    """One side of a comparison."""
+class Side(NamedTuple):
+    """One side of a comparison: a tensor of a model, read piece by piece."""
 
     model: Model
     tensor: Tensor
@@ -261,6 +261,12 @@ class _Side(NamedTuple):
             values = gguf.quants.dequantize(rows, gguf.GGMLQuantizationType[own]).ravel()
         return _as_type(values.view(np.uint32), "F32", type)
 
+    def forget(self, file: MappedFile, first: int, count: int) -> None:
+        """Unmap the pages of values that were read."""
+        values, nbytes = self.block
+        start = self.tensor.offset + first // values * nbytes
+        file.forget(start, start + count // values * nbytes)
+
 
 def _as_type(words: np.ndarray, own: str, type: str) -> np.ndarray:
     if type != "F64":
@@ -271,7 +277,7 @@ def _as_type(words: np.ndarray, own: str, type: str) -> np.ndarray:
         return to_singles(words, own).view("<f4").astype("<f8").view("<u8")
 
 
-def _compared(ours: _Side, theirs: _Side, threads: int | None) -> TensorDiff:
+def _compared(ours: Side, theirs: Side, threads: int | None) -> TensorDiff:
     """Compare one tensor with its namesake."""
     a, b = ours.tensor, theirs.tensor
     if ours.model.format != theirs.model.format:  # GGUF has the fastest dimension first, safetensors last
@@ -318,7 +324,7 @@ def _spans(values: int, *blocks: int) -> Iterator[tuple[int, int]]:
         yield first, min(step, values - first)
 
 
-def _same_bytes(ours: _Side, theirs: _Side, left: MappedFile, right: MappedFile, threads: int | None) -> bool:
+def _same_bytes(ours: Side, theirs: Side, left: MappedFile, right: MappedFile, threads: int | None) -> bool:
     """Tell whether two tensors of one type are the same, byte for byte."""
     for first, count in _spans(ours.tensor.values, ours.block[0]):
         old, new = ours.bytes(left, first, count), theirs.bytes(right, first, count)
@@ -327,19 +333,13 @@ def _same_bytes(ours: _Side, theirs: _Side, left: MappedFile, right: MappedFile,
             return False
         if not np.array_equal(old[whole:], new[whole:]):
             return False
-        _forget(ours, left, first, count)
-        _forget(theirs, right, first, count)
+        ours.forget(left, first, count)
+        theirs.forget(right, first, count)
     return True
 
 
-def _forget(side: _Side, file: MappedFile, first: int, count: int) -> None:
-    values, nbytes = side.block
-    start = side.tensor.offset + first // values * nbytes
-    file.forget(start, start + count // values * nbytes)
-
-
 def _measured(
-    same: TensorDiff, ours: _Side, theirs: _Side, left: MappedFile, right: MappedFile, threads: int | None
+    same: TensorDiff, ours: Side, theirs: Side, left: MappedFile, right: MappedFile, threads: int | None
 ) -> TensorDiff:
     """Measure two tensors of one shape, and find where they differ first and most."""
     type = _common(*same.types)
@@ -358,8 +358,8 @@ def _measured(
         if part.changed and part.max_abs > largest:
             worst_span, largest = span, part.max_abs
         parts.append(part)
-        _forget(ours, left, *span)
-        _forget(theirs, right, *span)
+        ours.forget(left, *span)
+        theirs.forget(right, *span)
     first = _place(*words(first_span), first_span[0], type, worst=False) if first_span else None
     worst = _place(*words(worst_span), worst_span[0], type, worst=True) if worst_span else None
     return TensorDiff(same.name, same.types, same.shapes, same.values, merged(parts), first, worst)

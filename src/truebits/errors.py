@@ -56,6 +56,10 @@ class NeedsGGUF(UsageError):
     """A model of another format, given to what works on GGUF only."""
 
 
+class NotTheSource(UsageError):
+    """A checkpoint that a GGUF cannot have been converted from: says what does not match."""
+
+
 class Refused(TruebitsError):
     """A write that could cost somebody data; names the flag that allows it."""
 

@@ -15,7 +15,7 @@ from truebits.files.layout import Finding, Tensor
 U64 = Struct("<Q")
 SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 SCALAR = {kind: Struct("<" + code) for kind, code in SCALARS.items()}
-UINT32, STRING, ARRAY, LAST_KIND = 4, 8, 9, 12
+UINT32, INT32, STRING, ARRAY, LAST_KIND = 4, 5, 8, 9, 12
 
 LLAMA_CPP_NAME = 64
 

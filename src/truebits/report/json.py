@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from truebits.fakequant import Trial
     from truebits.fingerprint import Fingerprint
     from truebits.operation import Rewrite
+    from truebits.trace import Trace
     from truebits.verify import Verification
 
 
@@ -196,6 +197,41 @@ def diff(found: Diff, failed: Sequence[str]) -> str:
             "metadata": [key._asdict() for key in found.metadata],
             "tensors": tensors,
             "total": {"values": found.values, "changed": found.changed, **_errors(found.total)},
+        },
+    )
+
+
+def trace(found: Trace) -> str:
+    tensors = [
+        {
+            "name": one.name,
+            "type": one.type,
+            "sources": one.sources,
+            "source_type": one.source_type,
+            "values": one.values,
+            "verdict": str(one.verdict),
+            "detail": one.detail,
+            "transforms": one.transforms,
+            "changed": one.changed,
+            "differing": one.differing,
+            "first": _place(one.first),
+            "relative_error": one.error,
+            "rows_left_out": one.left_out,
+        }
+        for one in found.tensors
+    ]
+    return document(
+        "trace",
+        {
+            "gguf": found.gguf,
+            "source": found.source,
+            "architecture": found.architecture,
+            "architecture_known": found.is_known,
+            "faithful": found.is_faithful,
+            "conclusion": found.conclusion,
+            "counts": {str(verdict): count for verdict, count in found.counts.items()},
+            "tensors": tensors,
+            "unmatched": found.unmatched,
         },
     )
 
