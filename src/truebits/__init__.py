@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from truebits.scan import Report as Report
     from truebits.scan import low_bits as low_bits
     from truebits.scan import scan as scan
+    from truebits.siblings import siblings as siblings
     from truebits.synth import synth as synth
     from truebits.trace import trace as trace
     from truebits.truncate import truncate as truncate
@@ -42,6 +43,7 @@ _HOMES = {
     "Report": "scan",
     "low_bits": "scan",
     "scan": "scan",
+    "siblings": "siblings",
     "synth": "synth",
     "Rewrite": "operation",
     "diff": "diff",

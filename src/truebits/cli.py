@@ -480,8 +480,7 @@ def _print_diff(figures: ModuleType, found: Diff, failed: list[str], style: str)
 
 @app.command()
 @options(
-    click.argument("gguf", type=click.Path(path_type=Path)),
-    click.argument("source", type=click.Path(path_type=Path)),
+    click.argument("models", nargs=-1, type=click.Path(path_type=Path), metavar="GGUF SOURCE | A B [C]..."),
     SELECTION,
     click.option("--thorough", is_flag=True, help="Quantize all of a quantized tensor again, not only its start."),
     THREADS,
@@ -489,8 +488,7 @@ def _print_diff(figures: ModuleType, found: Diff, failed: list[str], style: str)
     STYLE,
 )
 def trace(
-    gguf: Path,
-    source: Path,
+    models: tuple[Path, ...],
     include: tuple[str, ...],
     exclude: tuple[str, ...],
     thorough: bool,
@@ -498,29 +496,61 @@ def trace(
     as_json: bool,
     style: str,
 ) -> None:
-    """Compare a GGUF with the checkpoint that it was converted from.
+    """Compare a GGUF with the checkpoint that it was converted from, or GGUFs of one model with each other.
 
     SOURCE is a Hugging Face folder or a safetensors file. What the converter does (permuted heads, norms plus
     one, stacked experts) is done again, and every tensor compared bit for bit, or, if it is quantized, by
     its error. Exit code 1 if a tensor is altered, missing or extra.
+
+    Of several GGUFs each is compared with the first: which tensors differ, and what their values went
+    through. Exit code 1 if rounding and quantization do not explain a difference.
     """
+    from truebits.errors import UsageError
+
+    if len(models) < 2:
+        raise UsageError("there is nothing to compare: give a GGUF and its checkpoint, or two GGUFs or more")
+    opened = [_open(model) for model in models]
+    if len(opened) > 2 or opened[1].format == "gguf":
+        if thorough:
+            raise UsageError("--thorough is for a GGUF and its checkpoint")
+        _siblings(opened, {"select": include or None, "exclude": exclude, "threads": threads}, as_json, style)
+        return
     from truebits.report import json, traces
     from truebits.report.progress import progress_bar
     from truebits.trace import trace as compare
 
-    model, checkpoint = _open(gguf), _open(source)
+    model, checkpoint = opened
     with progress_bar("trace") as progress:
         found = compare(
             model, checkpoint, include or None, exclude, thorough=thorough, threads=threads, progress=progress
         )
-    try:
+    with _closed_pipe_is_no_error():
         if as_json:
             click.echo(json.trace(found))
         else:
             _print_trace(traces, found, style)
-    except BrokenPipeError:  # who stops reading still gets the exit code
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     if not found.is_faithful:
+        raise Different
+
+
+def _siblings(models: list[Model], options: dict[str, Any], as_json: bool, style: str) -> None:
+    """Print what several GGUFs are to the first of them."""
+    from truebits.report import json, kin
+    from truebits.report.progress import progress_bar
+    from truebits.siblings import siblings
+
+    with progress_bar("trace") as progress:
+        found = siblings(models, progress=progress, **options)
+    with _closed_pipe_is_no_error():
+        if as_json:
+            click.echo(json.siblings(found))
+        elif style == "csv":
+            click.echo(kin.tensors(found).render(style))
+        else:
+            click.echo(f"{kin.models(found).render(style)}\n\n{kin.groups(found).render(style)}")
+            if style == "text":
+                click.echo("\n" + "\n".join(kin.conclusions(found)))
+    if not found.is_explained:
         raise Different
 
 

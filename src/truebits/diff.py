@@ -316,7 +316,7 @@ def _equal(left: MappedFile, a: Tensor, right: MappedFile, b: Tensor) -> bool:
     return np.array_equal(old, np.frombuffer(right.data, np.uint8, b.nbytes, b.offset))
 
 
-def _spans(values: int, *blocks: int) -> Iterator[tuple[int, int]]:
+def spans(values: int, *blocks: int) -> Iterator[tuple[int, int]]:
     """Yield the first value and the number of values of each piece, in whole blocks of both sides."""
     together = lcm(*blocks)
     step = max(1, PIECE_VALUES // together) * together
@@ -326,7 +326,7 @@ def _spans(values: int, *blocks: int) -> Iterator[tuple[int, int]]:
 
 def _same_bytes(ours: Side, theirs: Side, left: MappedFile, right: MappedFile, threads: int | None) -> bool:
     """Tell whether two tensors of one type are the same, byte for byte."""
-    for first, count in _spans(ours.tensor.values, ours.block[0]):
+    for first, count in spans(ours.tensor.values, ours.block[0]):
         old, new = ours.bytes(left, first, count), theirs.bytes(right, first, count)
         whole = old.size // 4 * 4
         if native.differing_count(old[:whole].view("<u4"), new[:whole].view("<u4"), threads=threads):
@@ -350,7 +350,7 @@ def _measured(
     parts: list[Difference] = []
     first_span = worst_span = None
     largest = -1.0
-    for span in _spans(ours.tensor.values, ours.block[0], theirs.block[0]):
+    for span in spans(ours.tensor.values, ours.block[0], theirs.block[0]):
         old, new = words(span)
         part = _judged(_difference(old, new, type, threads), 8 * old.itemsize)
         if part.changed and first_span is None:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from truebits.fakequant import Trial
     from truebits.fingerprint import Fingerprint
     from truebits.operation import Rewrite
+    from truebits.siblings import Siblings
     from truebits.trace import Trace
     from truebits.verify import Verification
 
@@ -234,6 +235,27 @@ def trace(found: Trace) -> str:
             "unmatched": found.unmatched,
         },
     )
+
+
+def siblings(found: Siblings) -> str:
+    models = [
+        {
+            "file": one.path,
+            "origins": {type: asdict(origin) for type, origin in one.origins.items()},
+            "conclusion": found.conclusion(number) if number else None,
+        }
+        for number, one in enumerate(found.models)
+    ]
+    tensors = [
+        {
+            "name": one.name,
+            "types": one.types,
+            "values": one.values,
+            "relations": [{"kin": str(relation.kin), "detail": relation.detail} for relation in one.relations],
+        }
+        for one in found.tensors
+    ]
+    return document("trace-siblings", {"explained": found.is_explained, "models": models, "tensors": tensors})
 
 
 def evaluation(found: Evaluation) -> str:
