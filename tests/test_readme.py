@@ -12,31 +12,43 @@ from importlib.util import find_spec
 import pytest
 
 import readme_blocks
+import shipped_checkpoint
 from truebits import data
 
 
 def run(command: str, folder) -> subprocess.CompletedProcess[str]:
-    arguments = [sys.executable, "-m", "truebits.cli", *shlex.split(command)[1:]]
-    return subprocess.run(arguments, cwd=folder, capture_output=True, text=True, timeout=120)
+    words, _, target = command.partition(" > ")
+    arguments = [sys.executable, "-m", "truebits.cli", *shlex.split(words)[1:]]
+    done = subprocess.run(arguments, cwd=folder, capture_output=True, text=True, timeout=120)
+    if target:
+        (folder / target).write_text(done.stdout)
+        done.stdout = ""
+    return done
 
 
-def test_the_commands_print_what_the_readme_says(tmp_path):
+@pytest.fixture
+def folder(tmp_path):
+    """Give a folder with what the README says is there: the shipped model, and its checkpoint."""
+    shutil.copytree(data.MODEL.parent, tmp_path / "story")
+    shipped_checkpoint.write(tmp_path / "hf")
+    return tmp_path
+
+
+def test_the_commands_print_what_the_readme_says(folder):
     pairs = readme_blocks.console()
     assert len(pairs) >= 9
     for command, expected in pairs:
-        done = run(command, tmp_path)
+        done = run(command, folder)
         assert done.returncode == 0, f"{command}: {done.stderr}"
-        got = done.stdout.rstrip("\n") + "\n" if done.stdout else ""
-        assert got == expected.rstrip("\n") + "\n", command
+        assert done.stdout.rstrip("\n") == expected.rstrip("\n"), command
 
 
 @pytest.mark.skipif(find_spec("llama_cpp") is None and os.environ.get("CI") != "true", reason="needs the extra eval")
-def test_the_commands_that_need_llama_cpp_run(tmp_path):
-    shutil.copytree(data.MODEL.parent, tmp_path / "story")
+def test_the_commands_that_need_llama_cpp_run(folder):
     pairs = readme_blocks.console(needs_eval=True)
     assert len(pairs) >= 3
     for command, expected in pairs:
-        done = run(command, tmp_path)
+        done = run(command, folder)
         assert done.returncode == 0, f"{command}: {done.stderr}"
         assert done.stdout.splitlines()[0] == expected.splitlines()[0], command
 
