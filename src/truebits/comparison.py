@@ -8,12 +8,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from truebits.blockerror import BOUNDS, REFERENCE_VALUES, WORST_RATIO, BlockErrors, is_deterministic, reference
+from truebits.blockerror import BOUNDS, REFERENCE_VALUES, WORST_RATIO, BlockErrors, is_deterministic, reference, squares
 from truebits.casts import BF16, FP16, Cast, Verdict, Way, near, same, ways
 from truebits.diff import ITEM_BYTES, Place, Side
 from truebits.expected import Expected
 from truebits.files.layout import FLOAT_BYTES
 from truebits.files.mapping import MappedFile
+from truebits.ggml import in_rows
 
 MOSTLY = 0.5
 """Where more blocks than that are the reference quantizer's, and its bytes never vary, the others are wrong."""
@@ -270,10 +271,11 @@ class Requantized:
     def _compare_errors(self, values: np.ndarray, stored: np.ndarray, made: np.ndarray) -> None:
         import gguf
 
+        rows = in_rows(made.reshape(-1), *self.of.side.block)
         with np.errstate(invalid="ignore", over="ignore"):
-            best = gguf.quants.dequantize(made, gguf.GGMLQuantizationType[self.type]).reshape(-1)
-            self.squared_error += float(np.nansum(np.square(stored - values, dtype=np.float64)))
-            self.reference_error += float(np.nansum(np.square(best - values, dtype=np.float64)))
+            best = gguf.quants.dequantize(rows, gguf.GGMLQuantizationType[self.type]).reshape(-1)
+            self.squared_error += squares(stored - values)
+            self.reference_error += squares(best - values)
 
     @property
     def is_same(self) -> bool:
