@@ -15,6 +15,10 @@ NEEDS_GGML = pytest.mark.skipif(
     find_spec("llama_cpp") is None and os.environ.get("CI") != "true", reason="needs the extra eval"
 )
 ROWS, ROW = 8, 1024
+SLOW = {"IQ1_S", "IQ2_S"}
+"""ggml takes seconds to make their tables: they were measured by hand."""
+
+MEASURED = [type for type in BOUNDS if type not in SLOW]
 FOR_WEIGHTS = [type for type, bound in BOUNDS.items() if not np.isfinite(bound.share)]
 
 
@@ -59,7 +63,7 @@ def errors_of(type, values, packed):
 
 @NEEDS_GGML
 @pytest.mark.parametrize(
-    ("type", "seed"), [(type, seed) for type in BOUNDS for seed in (1, 2) if seed == 1 or type not in FOR_WEIGHTS]
+    ("type", "seed"), [(type, seed) for type in MEASURED for seed in (1, 2) if seed == 1 or type not in FOR_WEIGHTS]
 )
 def test_no_quantizer_is_beyond_its_bounds(type, seed):
     random = np.random.default_rng(seed)
@@ -75,7 +79,7 @@ def test_no_quantizer_is_beyond_its_bounds(type, seed):
 
 
 @NEEDS_GGML
-@pytest.mark.parametrize("type", BOUNDS)
+@pytest.mark.parametrize("type", MEASURED)
 def test_other_weights_are_beyond_them(type):
     """Weights that have nothing to do with the blocks, and the same in another order."""
     random = np.random.default_rng(7)

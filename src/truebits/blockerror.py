@@ -102,7 +102,7 @@ class BlockErrors:
         error = np.abs(stored - expected)
         magnitude = np.abs(expected)
         allowed = np.float32(self.bound.share) * magnitude.reshape(-1, self.block).max(axis=1)
-        allowed += np.float32(self.bound.least)
+        allowed = np.nan_to_num(allowed + np.float32(self.bound.least), nan=np.inf, posinf=np.inf)
         if not (error.reshape(-1, self.block).max(axis=1) <= allowed).all():
             off = ~(error.reshape(-1, self.block) <= allowed[:, None]).reshape(-1)
             off = (off | ~np.isfinite(stored)) & (np.isfinite(stored) | np.isfinite(expected))
