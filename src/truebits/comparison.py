@@ -124,7 +124,10 @@ class Comparison:
         return [right._replace(is_ordered=False)]
 
     def _tallies(self, every: Sequence[Way], is_patient: bool = True) -> list[Tally]:
-        """Go through the tensor once, along all ways; give up at the first difference unless `is_patient`."""
+        """Go through the tensor once, along all ways; give up at the first difference unless `is_patient`.
+
+        Ways that explain much less than others are left on the way.
+        """
         tallies = [Tally(way) for way in every]
         for first, count in self.expected.spans(1):
             for tally in tallies:
@@ -132,6 +135,7 @@ class Comparison:
             self._leave(first, count)
             if not is_patient and all(tally.differing for tally in tallies):
                 break
+            tallies = _promising(tallies, first + count)
         return tallies
 
     def _tally(self, tally: Tally, first: int, count: int) -> None:
@@ -319,6 +323,14 @@ class Requantized:
             return f"error {self.ratio:.2f} times the reference quantizer's"
         through = f", {self.through}" if self.through else ""
         return f"{self.equal:,} of {extent}{self.blocks:,} blocks the reference quantizer's bytes{through}"
+
+
+def _promising(tallies: list[Tally], seen: int) -> list[Tally]:
+    """Keep the ways that may turn out to be the nearest; one, where none is near."""
+    best = min(tallies, key=lambda tally: tally.differing)
+    if 2 * best.differing > seen:
+        return [best]
+    return [tally for tally in tallies if tally.differing <= 2 * best.differing]
 
 
 def _place(ours: np.ndarray, theirs: np.ndarray, type: str, first: int, at: int) -> Place:
