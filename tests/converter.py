@@ -171,7 +171,9 @@ def stored(values: np.ndarray, type: str) -> np.ndarray:
     return gguf.quants.quantize(values, gguf.GGMLQuantizationType[type])
 
 
-def write_gguf(path: Path, family: str, tensors: dict[str, np.ndarray], type: str = "F32", **keys: int) -> Path:
+def write_gguf(
+    path: Path, family: str, tensors: dict[str, np.ndarray], type: str = "F32", **keys: int | list[int] | None
+) -> Path:
     """Write values, or what is stored for them where an array is not float32, with the metadata of a family.
 
     Norms, vectors and routers stay F32, as converters have it.
@@ -185,7 +187,10 @@ def write_gguf(path: Path, family: str, tensors: dict[str, np.ndarray], type: st
         "attention.head_count_kv": KV_HEADS,
     }
     for key, number in (numbers | keys).items():
-        writer.add_uint32(f"{architecture}.{key}", number)
+        if isinstance(number, list):
+            writer.add_array(f"{architecture}.{key}", number)
+        elif number is not None:
+            writer.add_uint32(f"{architecture}.{key}", number)
     for name, values in tensors.items():
         is_plain = values.ndim == 1 or "norm" in name or "gate_inp" in name or "ssm_a" in name or "conv1d" in name
         own = "F32" if is_plain else type

@@ -15,6 +15,10 @@ NEEDS_GGML = pytest.mark.skipif(
     find_spec("llama_cpp") is None and os.environ.get("CI") != "true", reason="needs the extra eval"
 )
 ROWS, ROW = 8, 1024
+SLOW = {"IQ1_S", "IQ1_M", "IQ2_S", "IQ2_XS"}
+"""ggml takes seconds to make their tables."""
+
+MEASURED = [pytest.param(type, marks=pytest.mark.slow) if type in SLOW else type for type in BOUNDS]
 FOR_WEIGHTS = [type for type, bound in BOUNDS.items() if not np.isfinite(bound.share)]
 
 
@@ -58,9 +62,8 @@ def errors_of(type, values, packed):
 
 
 @NEEDS_GGML
-@pytest.mark.parametrize(
-    ("type", "seed"), [(type, seed) for type in BOUNDS for seed in (1, 2) if seed == 1 or type not in FOR_WEIGHTS]
-)
+@pytest.mark.parametrize("type", MEASURED)
+@pytest.mark.parametrize("seed", [1, 2])
 def test_no_quantizer_is_beyond_its_bounds(type, seed):
     random = np.random.default_rng(seed)
     importance = (random.random(ROW) ** 4 + 1e-3).astype(np.float32)
@@ -75,7 +78,7 @@ def test_no_quantizer_is_beyond_its_bounds(type, seed):
 
 
 @NEEDS_GGML
-@pytest.mark.parametrize("type", BOUNDS)
+@pytest.mark.parametrize("type", MEASURED)
 def test_other_weights_are_beyond_them(type):
     """Weights that have nothing to do with the blocks, and the same in another order."""
     random = np.random.default_rng(7)

@@ -15,6 +15,7 @@ import pytest
 import truebits as tb
 from converter import (
     BLOCKS,
+    DTYPES,
     EXPERTS,
     HIDDEN,
     checkpoint,
@@ -651,6 +652,103 @@ def test_what_cannot_be_traced(made, tmp_path, drawn, folders):
         trace(tmp_path / "b.gguf", folders["llama", "BF16"])
     with pytest.raises(SelectionError):
         trace(path, folders["llama", "BF16"], "no such tensor")
+
+
+def test_progress_of_a_model_that_is_altered(made, tmp_path, monkeypatch):
+    """It is looked at twice, and the progress never goes back."""
+    monkeypatch.setattr(expected_module, "PIECE_VALUES", 1 << 13)
+    seen: list[tuple[int, int]] = []
+    other = write_folder(tmp_path / "other", checkpoint(seed=1))
+    found = made(source=other, progress=lambda done, total: seen.append((done, total)))
+    assert [done for done, _ in seen] == sorted(done for done, _ in seen)
+    assert seen[-1][0] == seen[-1][1]
+    altered = of(found, MATRIX)
+    assert 0.99 * altered.values < altered.differing <= altered.values
+
+
+def test_a_checkpoint_in_parts(made, tmp_path, drawn):
+    """Experts of one tensor lie in several files."""
+    tensors = list(drawn["mixtral", "BF16"].items())
+    folder = write_folder(tmp_path / "parts", {})
+    (folder / "model.safetensors").unlink()
+    for number in range(3):
+        path = folder / f"model-{number + 1:05d}-of-00003.safetensors"
+        write_safetensors(path, dict(tensors[number::3]))
+    for type in ("BF16", "Q8_0"):
+        assert made("mixtral", type=type, source=folder).is_faithful
+
+
+@pytest.mark.parametrize("dtype", [ml_dtypes.float8_e4m3fn, ml_dtypes.float8_e5m2])
+def test_a_source_in_fp8(tmp_path, dtype):
+    """Exact in anything wider; where it has scales of its own, it is not compared."""
+    random = np.random.default_rng(4)
+    names = {"F8_E4M3": ml_dtypes.float8_e4m3fn, "F8_E5M2": ml_dtypes.float8_e5m2}
+    values = {f"model.layers.{i}.mlp.up_proj.weight": random.standard_normal((64, 64)).astype(dtype) for i in (0, 1)}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(DTYPES, *next((name, np.dtype(one)) for name, one in names.items() if one is dtype))
+        path = tmp_path / "fp8.safetensors"
+        write_safetensors(path, values)
+        scaled = tmp_path / "scaled.safetensors"
+        write_safetensors(
+            scaled, {**values, "model.layers.1.mlp.up_proj.weight_scale_inv": np.ones((1, 1), np.float32)}
+        )
+    made = {f"blk.{i}.ffn_up.weight": array.astype(np.float32) for i, array in enumerate(values.values())}
+    for type in ("F32", "BF16", "F16"):
+        model = write_gguf(tmp_path / f"{type}.gguf", "llama", made, type)
+        assert {*verdicts(trace(model, path)).values()} == {Verdict.UPCAST}
+        found = trace(model, scaled)
+        assert verdicts(found) == {"blk.0.ffn_up.weight": Verdict.UPCAST, "blk.1.ffn_up.weight": Verdict.UNCOMPARED}
+        assert found.is_faithful
+
+
+def test_heads_that_differ_from_block_to_block(tmp_path, drawn):
+    """Metadata as arrays: Deci, and hybrid models."""
+    tensors = dict(drawn["llama", "BF16"])
+    made = converted("llama", tensors)
+    query = "model.layers.1.self_attn.q_proj"
+    made["blk.1.attn_q.weight"] = permuted(tensors[f"{query}.weight"].astype(np.float32), 8)
+    made["blk.1.attn_q.bias"] = permuted(tensors[f"{query}.bias"].astype(np.float32), 8)
+    path = tmp_path / "heads.safetensors"
+    write_safetensors(path, tensors)
+    for heads, expected in (([4, 8], set()), ([8, 4], {"blk.0.attn_q", "blk.1.attn_q"}), ([4, 4], {"blk.1.attn_q"})):
+        model = write_gguf(tmp_path / "heads.gguf", "deci", made, **{"attention.head_count": heads})
+        got = faults(trace(model, path))
+        assert {name.removesuffix(".weight").removesuffix(".bias") for name in got} == expected
+
+
+def test_heads_are_taken_from_the_config_where_the_gguf_has_none(tmp_path, drawn, folders):
+    made = converted("llama", drawn["llama", "BF16"])
+    none = {"attention.head_count": None, "attention.head_count_kv": None}
+    model = write_gguf(tmp_path / "none.gguf", "llama", made, **none)
+    assert trace(model, folders["llama", "BF16"]).is_faithful
+    path = tmp_path / "alone.safetensors"
+    write_safetensors(path, drawn["llama", "BF16"])
+    got = of(trace(model, path), "blk.0.attn_q.weight")
+    assert got.detail == "the number of its heads is not known: the GGUF has no attention.head_count"
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (3,), (6, 1), (2, 2, 2)])
+def test_shapes_that_no_converter_makes(tmp_path, shape):
+    """A checkpoint nobody vouches for: odd shapes are told, and break nothing."""
+    random = np.random.default_rng(4)
+    values = random.standard_normal(shape).astype(np.float32)
+    other = random.standard_normal((4, 4)).astype(np.float32)
+    path = tmp_path / "odd.safetensors"
+    for name, architecture, hf in (
+        ("blk.0.attn_q.weight", "llama", "model.layers.0.self_attn.q_proj.weight"),
+        ("blk.0.attn_output.weight", "gpt2", "h.0.attn.c_proj.weight"),
+        ("blk.0.ffn_up_exps.weight", "qwen3moe", "model.layers.0.mlp.experts.gate_up_proj"),
+    ):
+        write_safetensors(path, {hf: values, "model.embed_tokens.weight": other, "wte.weight": other})
+        model = write_gguf(
+            tmp_path / "odd.gguf",
+            architecture,
+            {"token_embd.weight": other, name: np.atleast_1d(values)},
+            **{"block_count": 1, "attention.head_count": 3},
+        )
+        found = trace(model, path)
+        assert of(found, "token_embd.weight").verdict is Verdict.IDENTICAL
+        assert of(found, name).verdict in (Verdict.ALTERED, Verdict.IDENTICAL, Verdict.EXTRA)
 
 
 def test_a_selection(made):

@@ -8,12 +8,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from truebits.blockerror import BOUNDS, REFERENCE_VALUES, WORST_RATIO, BlockErrors, is_deterministic, reference
+from truebits.blockerror import BOUNDS, REFERENCE_VALUES, WORST_RATIO, BlockErrors, is_deterministic, reference, squares
 from truebits.casts import BF16, FP16, Cast, Verdict, Way, near, same, ways
 from truebits.diff import ITEM_BYTES, Place, Side
 from truebits.expected import Expected
 from truebits.files.layout import FLOAT_BYTES
 from truebits.files.mapping import MappedFile
+from truebits.ggml import in_rows
 
 MOSTLY = 0.5
 """Where more blocks than that are the reference quantizer's, and its bytes never vary, the others are wrong."""
@@ -123,7 +124,10 @@ class Comparison:
         return [right._replace(is_ordered=False)]
 
     def _tallies(self, every: Sequence[Way], is_patient: bool = True) -> list[Tally]:
-        """Go through the tensor once, along all ways; give up at the first difference unless `is_patient`."""
+        """Go through the tensor once, along all ways; give up at the first difference unless `is_patient`.
+
+        Ways that explain much less than others are left on the way.
+        """
         tallies = [Tally(way) for way in every]
         for first, count in self.expected.spans(1):
             for tally in tallies:
@@ -131,6 +135,7 @@ class Comparison:
             self._leave(first, count)
             if not is_patient and all(tally.differing for tally in tallies):
                 break
+            tallies = _promising(tallies, first + count)
         return tallies
 
     def _tally(self, tally: Tally, first: int, count: int) -> None:
@@ -270,10 +275,11 @@ class Requantized:
     def _compare_errors(self, values: np.ndarray, stored: np.ndarray, made: np.ndarray) -> None:
         import gguf
 
+        rows = in_rows(made.reshape(-1), *self.of.side.block)
         with np.errstate(invalid="ignore", over="ignore"):
-            best = gguf.quants.dequantize(made, gguf.GGMLQuantizationType[self.type]).reshape(-1)
-            self.squared_error += float(np.nansum(np.square(stored - values, dtype=np.float64)))
-            self.reference_error += float(np.nansum(np.square(best - values, dtype=np.float64)))
+            best = gguf.quants.dequantize(rows, gguf.GGMLQuantizationType[self.type]).reshape(-1)
+            self.squared_error += squares(stored - values)
+            self.reference_error += squares(best - values)
 
     @property
     def is_same(self) -> bool:
@@ -317,6 +323,14 @@ class Requantized:
             return f"error {self.ratio:.2f} times the reference quantizer's"
         through = f", {self.through}" if self.through else ""
         return f"{self.equal:,} of {extent}{self.blocks:,} blocks the reference quantizer's bytes{through}"
+
+
+def _promising(tallies: list[Tally], seen: int) -> list[Tally]:
+    """Keep the ways that may turn out to be the nearest; one, where none is near."""
+    best = min(tallies, key=lambda tally: tally.differing)
+    if 2 * best.differing > seen:
+        return [best]
+    return [tally for tally in tallies if tally.differing <= 2 * best.differing]
 
 
 def _place(ours: np.ndarray, theirs: np.ndarray, type: str, first: int, at: int) -> Place:

@@ -21,6 +21,7 @@ from truebits.files.mapping import MappedFile
 from truebits.files.model import Model, open_model
 from truebits.files.types import TYPES
 from truebits.fp8 import FP8_FORMATS
+from truebits.ggml import in_rows
 from truebits.quantize import to_singles
 from truebits.scan import Progress, Regexes
 from truebits_native import reference
@@ -256,9 +257,8 @@ class Side(NamedTuple):
             return words if own == type else _as_type(words, own, type)
         import gguf
 
-        rows = data.reshape(-1, self.block[1])
         with np.errstate(invalid="ignore", over="ignore"):  # scales that are NaN or Inf
-            values = gguf.quants.dequantize(rows, gguf.GGMLQuantizationType[own]).ravel()
+            values = gguf.quants.dequantize(in_rows(data, *self.block), gguf.GGMLQuantizationType[own]).ravel()
         return _as_type(values.view(np.uint32), "F32", type)
 
     def forget(self, file: MappedFile, first: int, count: int) -> None:

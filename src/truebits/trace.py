@@ -263,11 +263,15 @@ def _tensors(
             {number: stack.enter_context(part.map()) for number, part in enumerate(of.parts)} for of in (model, source)
         )
 
+        reached = 0
+
         def advance(count: int) -> None:
+            nonlocal reached
             for file in (*ours.values(), *theirs.values()):
                 file.check()
+            reached = max(reached, done + count)  # a tensor may be looked at twice
             if progress is not None:
-                progress(min(total, done + count), total)
+                progress(reached, total)
 
         for pair in pairs:
             outcome = _outside(pair, names)
