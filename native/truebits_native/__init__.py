@@ -17,6 +17,7 @@ from truebits_native.changing import (
 )
 from truebits_native.choice import expect_work, uses_kernels
 from truebits_native.chunks import CHUNK
+from truebits_native.coding import block_counts
 from truebits_native.counting import (
     differing_count,
     low_zero_count,
@@ -28,6 +29,7 @@ from truebits_native.counting import (
 
 __all__ = [
     "CHUNK",
+    "block_counts",
     "compare",
     "differing_count",
     "expect_work",

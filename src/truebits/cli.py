@@ -106,6 +106,9 @@ def show(model: Path, include: tuple[str, ...], exclude: tuple[str, ...], as_jso
         "--low-bits-only", is_flag=True, help="Only count F32 values whose low bits are zero, at memory speed."
     ),
     click.option("--bits-view", metavar="TENSOR", help="Print sample values of one tensor bit by bit."),
+    click.option(
+        "--blocks", is_flag=True, help="Read block-quantized tensors too, and find what was quantized before."
+    ),
     THREADS,
     JSON,
     STYLE,
@@ -118,11 +121,16 @@ def scan(
     by_tensor: bool,
     low_bits_only: bool,
     bits_view: str | None,
+    blocks: bool,
     threads: int | None,
     as_json: bool,
     style: str,
 ) -> None:
     """Count what precision each tensor really has."""
+    from truebits.errors import UsageError
+
+    if blocks and (low_bits_only or bits_view is not None):
+        raise UsageError("--blocks goes with the full scan, not with --low-bits-only or --bits-view")
     opened = _open(model)
     from truebits.report import listing, text
     from truebits.report.progress import progress_bar
@@ -151,7 +159,7 @@ def scan(
     from truebits.scan import scan as scan_model
 
     with progress_bar("scan") as progress:
-        report = scan_model(opened, include or None, exclude, threads=threads, progress=progress)
+        report = scan_model(opened, include or None, exclude, blocks=blocks, threads=threads, progress=progress)
     if as_json:
         from truebits.report import json
 
@@ -160,12 +168,22 @@ def scan(
     rows = text.rows_of(report, by_tensor)
     if style == "csv":
         click.echo(text.counts(rows, bits).render(style))
+        if blocks:
+            from truebits.report import blocks as block_report
+
+            click.echo(f"\n{block_report.counts(report, by_tensor).render(style)}")
         return
     _print(listing.headline(opened), text.precision(rows, bits), style)
     if report.tensors:
         click.echo(f"\n{text.contents(rows).render(style)}")
+    conclusion = text.conclusion
+    if blocks:
+        from truebits.report import blocks as block_report
+
+        click.echo(f"\n{block_report.codes(report, by_tensor).render(style)}")
+        conclusion = block_report.conclusion
     if style == "text":
-        click.echo(f"\n{text.conclusion(report)}")
+        click.echo(f"\n{conclusion(report)}")
 
 
 @app.command()

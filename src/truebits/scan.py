@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import groupby
 from operator import attrgetter
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -23,6 +24,11 @@ from truebits.files.mapping import MappedFile
 from truebits.files.model import Model, open_model
 from truebits.profile import LAYOUTS, PrecisionProfile
 from truebits_native.chunks import cut
+from truebits_native.reference_blocks import LAYOUTS as BLOCK_LAYOUTS
+
+if TYPE_CHECKING:
+    from truebits.blocks import BlockPrecision
+    from truebits.origin import Origin
 
 BATCH_BYTES = 32 << 20
 """Read per kernel call: about a millisecond of work when the file is in memory."""
@@ -58,10 +64,16 @@ class Report(Mapping[str, TensorPrecision]):
     model : Model
     tensors : dict of str to TensorPrecision
         The selected F32, F16, BF16 and F64 tensors, in file order.
+    blocks : dict of str to BlockPrecision
+        The selected tensors of the block types whose codes are read; empty unless asked for.
+    made_from : dict of str to Origin
+        What the values of floating-point matrices were dequantized from; empty unless asked for.
     """
 
     model: Model
     tensors: dict[str, TensorPrecision] = field(repr=False)
+    blocks: dict[str, BlockPrecision] = field(repr=False, default_factory=dict)
+    made_from: dict[str, Origin] = field(repr=False, default_factory=dict)
 
     def __getitem__(self, name: str) -> TensorPrecision:
         return self.tensors[name]
@@ -121,6 +133,7 @@ def scan(
     select: Regexes = None,
     exclude: Regexes = None,
     *,
+    blocks: bool = False,
     threads: int | None = None,
     progress: Progress | None = None,
 ) -> Report:
@@ -131,6 +144,8 @@ def scan(
     source : Model or path-like
     select, exclude : regex or regexes, optional
         Searched for in tensor names; `exclude` wins.
+    blocks : bool
+        Read block-quantized tensors too, and look for what tensors of both kinds were quantized to before.
     threads : int, optional
         All cores if not given. The result does not depend on it.
     progress : callable, optional
@@ -143,18 +158,30 @@ def scan(
     Raises
     ------
     SelectionError
-        The selection has no F32, F16, BF16 or F64 tensor.
+        The selection has no F32, F16, BF16 or F64 tensor (with `blocks`, and none of a block type either).
     ModelFileError, OSError
         As `open`; and if the file changes meanwhile.
     """
     model = source if isinstance(source, Model) else open_model(source)
-    chosen = floating(model.select(select, exclude), FLOAT_BYTES, asked=bool(select or exclude))
-    native.expect_work("profiles", sum(tensor.values for tensor in chosen))
-    pieces: dict[str, list[Piece]] = {tensor.name: [] for tensor in chosen}
-    for batch in batches(model, chosen, progress):
+    selected = model.select(select, exclude)
+    if blocks:
+        from truebits.blocks import scan_with_blocks
+
+        return scan_with_blocks(model, selected, bool(select or exclude), threads, progress)
+    chosen = floating(selected, FLOAT_BYTES, asked=bool(select or exclude))
+    return Report(model, profiles(model, chosen, threads, progress))
+
+
+def profiles(
+    model: Model, tensors: list[Tensor], threads: int | None = None, progress: Progress | None = None
+) -> dict[str, TensorPrecision]:
+    """Count each of a model's floating-point tensors, in the order given."""
+    native.expect_work("profiles", sum(tensor.values for tensor in tensors))
+    pieces: dict[str, list[Piece]] = {tensor.name: [] for tensor in tensors}
+    for batch in batches(model, tensors, progress):
         for tensor, piece in _pieces(batch, threads):
             pieces[tensor.name].append(piece)
-    return Report(model, {tensor.name: _joined(tensor, pieces[tensor.name]) for tensor in chosen})
+    return {tensor.name: _joined(tensor, pieces[tensor.name]) for tensor in tensors}
 
 
 def low_bits(
@@ -216,24 +243,34 @@ def floating(tensors: Iterable[Tensor], types: Iterable[str], asked: bool) -> li
 
 
 def batches(model: Model, tensors: Iterable[Tensor], progress: Progress | None = None) -> Iterator[Batch]:
-    """Yield the tensors' words batch by batch, in file order within each storage type."""
+    """Yield the tensors' words batch by batch, in file order within each storage type.
+
+    The words of a block type are bytes; a batch has whole blocks.
+    """
     tensors = sorted(tensors, key=attrgetter("part", "type", "offset"))
     total = sum(tensor.nbytes for tensor in tensors)
     done = 0
     for part, of_part in groupby(tensors, key=attrgetter("part")):
         with model.parts[part].map() as file:
             for type, of_type in groupby(of_part, key=attrgetter("type")):
-                for batch, nbytes in _batches_of_type(file, list(of_type), FLOAT_BYTES[type]):
+                for batch, nbytes in _batches_of_type(file, list(of_type), *_units(type)):
                     yield batch
                     done += nbytes
                     if progress is not None:
                         progress(done, total)
 
 
-def _batches_of_type(file: MappedFile, tensors: list[Tensor], item: int) -> Iterator[tuple[Batch, int]]:
+def _units(type: str) -> tuple[int, int]:
+    """Return how many bytes a word of a type has, and what a batch may not cut through."""
+    if type in FLOAT_BYTES:
+        return FLOAT_BYTES[type], FLOAT_BYTES[type]
+    return 1, BLOCK_LAYOUTS[type].nbytes
+
+
+def _batches_of_type(file: MappedFile, tensors: list[Tensor], item: int, unit: int) -> Iterator[tuple[Batch, int]]:
     starts = np.array([tensor.offset for tensor in tensors], np.int64)
     stops = starts + np.array([tensor.nbytes for tensor in tensors], np.int64)
-    owner, begin, end = cut(starts, stops, BATCH_BYTES)
+    owner, begin, end = cut(starts, stops, BATCH_BYTES // unit * unit)
     if not owner.size:
         return
     sizes = end - begin
