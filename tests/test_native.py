@@ -701,6 +701,6 @@ def test_all_kernels_compile_ahead_of_time_and_are_cached(tmp_path):
 
     first, second = run(), run()
     kernels = first.count(": compiled")
-    assert kernels == 15
+    assert kernels == 18
     assert second.count(": from the cache") == kernels
     assert str(tmp_path) in second

@@ -17,6 +17,7 @@ from truebits_native.changing import (
 )
 from truebits_native.choice import expect_work, uses_kernels
 from truebits_native.chunks import CHUNK
+from truebits_native.coding import block_counts
 from truebits_native.counting import (
     bins_of,
     differing_count,
@@ -30,6 +31,7 @@ from truebits_native.counting import (
 __all__ = [
     "CHUNK",
     "bins_of",
+    "block_counts",
     "compare",
     "differing_count",
     "expect_work",

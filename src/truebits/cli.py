@@ -109,6 +109,9 @@ def show(model: Path, include: tuple[str, ...], exclude: tuple[str, ...], as_jso
     ),
     click.option("--bits-view", metavar="TENSOR", help="Print sample values of one tensor bit by bit."),
     click.option("--fingerprint", is_flag=True, help="Hash the values, however stored; --json: manifest for `verify`."),
+    click.option(
+        "--blocks", is_flag=True, help="Read block-quantized tensors too, and find what was quantized before."
+    ),
     THREADS,
     JSON,
     STYLE,
@@ -122,14 +125,19 @@ def scan(
     low_bits_only: bool,
     bits_view: str | None,
     fingerprint: bool,
+    blocks: bool,
     threads: int | None,
     as_json: bool,
     style: str,
 ) -> None:
     """Count what precision each tensor really has."""
+    from truebits.errors import UsageError
+
     if fingerprint:
         _fingerprint(model, include, exclude, threads, as_json, style)
         return
+    if blocks and (low_bits_only or bits_view is not None):
+        raise UsageError("--blocks goes with the full scan, not with --low-bits-only or --bits-view")
     opened = _open(model)
     from truebits.report import listing, text
     from truebits.report.progress import progress_bar
@@ -158,7 +166,7 @@ def scan(
     from truebits.scan import scan as scan_model
 
     with progress_bar("scan") as progress:
-        report = scan_model(opened, include or None, exclude, threads=threads, progress=progress)
+        report = scan_model(opened, include or None, exclude, blocks=blocks, threads=threads, progress=progress)
     if as_json:
         from truebits.report import json
 
@@ -167,12 +175,22 @@ def scan(
     rows = text.rows_of(report, by_tensor)
     if style == "csv":
         click.echo(text.counts(rows, bits).render(style))
+        if blocks:
+            from truebits.report import blocks as block_report
+
+            click.echo(f"\n{block_report.counts(report, by_tensor).render(style)}")
         return
     _print(listing.headline(opened), text.precision(rows, bits), style)
     if report.tensors:
         click.echo(f"\n{text.contents(rows).render(style)}")
+    conclusion = text.conclusion
+    if blocks:
+        from truebits.report import blocks as block_report
+
+        click.echo(f"\n{block_report.codes(report, by_tensor).render(style)}")
+        conclusion = block_report.conclusion
     if style == "text":
-        click.echo(f"\n{text.conclusion(report)}")
+        click.echo(f"\n{conclusion(report)}")
 
 
 def _fingerprint(
@@ -184,7 +202,7 @@ def _fingerprint(
     from truebits.errors import UsageError
 
     context = click.get_current_context()
-    for option in ("bits", "by_tensor", "low_bits_only", "bits_view"):
+    for option in ("bits", "by_tensor", "low_bits_only", "bits_view", "blocks"):
         if context.get_parameter_source(option) is ParameterSource.COMMANDLINE:
             raise UsageError(f"--{option.replace('_', '-')} says nothing of a fingerprint: leave it out")
     from truebits.fingerprint import fingerprint

@@ -25,8 +25,10 @@ from truebits.files.model import Model, open_model
 from truebits.formats import find
 from truebits.profile import LAYOUTS, PrecisionProfile
 from truebits_native.chunks import cut
+from truebits_native.reference_blocks import LAYOUTS as BLOCK_LAYOUTS
 
 if TYPE_CHECKING:
+    from truebits.blocks import BlockPrecision
     from truebits.evidence import Evidence
     from truebits.origin import Origin
 
@@ -76,11 +78,17 @@ class Report(Mapping[str, TensorPrecision]):
         The selected F32, F16, BF16 and F64 tensors, in file order.
     architecture : str or None
         What the file says it is, as ``llama``: from it follows what converters changed.
+    blocks : dict of str to BlockPrecision
+        The selected tensors of the block types whose codes are read; empty unless asked for.
+    made_from : dict of str to Origin
+        What the values of floating-point matrices were dequantized from; empty unless asked for.
     """
 
     model: Model
     tensors: dict[str, TensorPrecision] = field(repr=False)
     architecture: str | None = None
+    blocks: dict[str, BlockPrecision] = field(repr=False, default_factory=dict)
+    made_from: dict[str, Origin] = field(repr=False, default_factory=dict)
 
     def __getitem__(self, name: str) -> TensorPrecision:
         return self.tensors[name]
@@ -188,6 +196,7 @@ def scan(
     select: Regexes = None,
     exclude: Regexes = None,
     *,
+    blocks: bool = False,
     threads: int | None = None,
     progress: Progress | None = None,
 ) -> Report:
@@ -198,6 +207,8 @@ def scan(
     source : Model or path-like
     select, exclude : regex or regexes, optional
         Searched for in tensor names; `exclude` wins.
+    blocks : bool
+        Read block-quantized tensors too, and look for what tensors of both kinds were quantized to before.
     threads : int, optional
         All cores if not given. The result does not depend on it.
     progress : callable, optional
@@ -210,43 +221,56 @@ def scan(
     Raises
     ------
     SelectionError
-        The selection has no F32, F16, BF16 or F64 tensor.
+        The selection has no F32, F16, BF16 or F64 tensor (with `blocks`, and none of a block type either).
     ModelFileError, OSError
         As `open`; and if the file changes meanwhile.
     """
     model = source if isinstance(source, Model) else open_model(source)
-    chosen = floating(model.select(select, exclude), FLOAT_BYTES, asked=bool(select or exclude))
-    native.expect_work("profiles", sum(tensor.values for tensor in chosen))
+    selected = model.select(select, exclude)
+    if blocks:
+        from truebits.blocks import scan_with_blocks
+
+        return scan_with_blocks(model, selected, bool(select or exclude), threads, progress)
+    chosen = floating(selected, FLOAT_BYTES, asked=bool(select or exclude))
     architecture = model.architecture
-    pieces: dict[str, list[Piece]] = {tensor.name: [] for tensor in chosen}
-    for batch in batches(model, chosen, progress):
+    return Report(model, profiles(model, chosen, architecture, threads, progress), architecture)
+
+
+def profiles(
+    model: Model,
+    tensors: list[Tensor],
+    architecture: str | None,
+    threads: int | None = None,
+    progress: Progress | None = None,
+) -> dict[str, TensorPrecision]:
+    """Count each of a model's floating-point tensors, in the order given."""
+    native.expect_work("profiles", sum(tensor.values for tensor in tensors))
+    pieces: dict[str, list[Piece]] = {tensor.name: [] for tensor in tensors}
+    for batch in batches(model, tensors, progress):
         for tensor, piece in _pieces(batch, threads):
             pieces[tensor.name].append(piece)
-    found = {tensor.name: _joined(tensor, pieces[tensor.name]) for tensor in chosen}
-    report = Report(model, found, architecture)
-    _undo_conversion(report)
-    return report
+    found = {tensor.name: _joined(tensor, pieces[tensor.name]) for tensor in tensors}
+    if architecture is not None:
+        _undo_conversion(model, found, architecture)
+    return found
 
 
-def _undo_conversion(report: Report) -> None:
+def _undo_conversion(model: Model, found: dict[str, TensorPrecision], architecture: str) -> None:
     """Judge the F32 tensors whose values converters change as they were before; these are small."""
-    if report.architecture is None:
-        return
     from truebits.converted import before, change_of
     from truebits.evidence import Evidence
 
-    for precision in report.values():
+    for name, precision in found.items():
         if precision.type != "F32" or precision.fits("bf16") == precision.values:
             continue
-        change = change_of(report.architecture, precision.tensor.name)
-        if change is not None:
-            parts = [
-                before(
-                    np.concatenate([batch.words[a:b] for a, b in zip(batch.starts, batch.stops, strict=True)]), change
-                )
-                for batch in batches(report.model, [precision.tensor])
-            ]
-            precision.before = Evidence.merge(parts)
+        change = change_of(architecture, name)
+        if change is None:
+            continue
+        parts = []
+        for batch in batches(model, [precision.tensor]):
+            words = [batch.words[a:b] for a, b in zip(batch.starts, batch.stops, strict=True)]
+            parts.append(before(np.concatenate(words), change))
+        precision.before = Evidence.merge(parts)
 
 
 def low_bits(
@@ -308,24 +332,34 @@ def floating(tensors: Iterable[Tensor], types: Iterable[str], asked: bool) -> li
 
 
 def batches(model: Model, tensors: Iterable[Tensor], progress: Progress | None = None) -> Iterator[Batch]:
-    """Yield the tensors' words batch by batch, in file order within each storage type."""
+    """Yield the tensors' words batch by batch, in file order within each storage type.
+
+    The words of a block type are bytes; a batch has whole blocks.
+    """
     tensors = sorted(tensors, key=attrgetter("part", "type", "offset"))
     total = sum(tensor.nbytes for tensor in tensors)
     done = 0
     for part, of_part in groupby(tensors, key=attrgetter("part")):
         with model.parts[part].map() as file:
             for type, of_type in groupby(of_part, key=attrgetter("type")):
-                for batch, nbytes in _batches_of_type(file, list(of_type), FLOAT_BYTES[type]):
+                for batch, nbytes in _batches_of_type(file, list(of_type), *_units(type)):
                     yield batch
                     done += nbytes
                     if progress is not None:
                         progress(done, total)
 
 
-def _batches_of_type(file: MappedFile, tensors: list[Tensor], item: int) -> Iterator[tuple[Batch, int]]:
+def _units(type: str) -> tuple[int, int]:
+    """Return how many bytes a word of a type has, and what a batch may not cut through."""
+    if type in FLOAT_BYTES:
+        return FLOAT_BYTES[type], FLOAT_BYTES[type]
+    return 1, BLOCK_LAYOUTS[type].nbytes
+
+
+def _batches_of_type(file: MappedFile, tensors: list[Tensor], item: int, unit: int) -> Iterator[tuple[Batch, int]]:
     starts = np.array([tensor.offset for tensor in tensors], np.int64)
     stops = starts + np.array([tensor.nbytes for tensor in tensors], np.int64)
-    owner, begin, end = cut(starts, stops, BATCH_BYTES)
+    owner, begin, end = cut(starts, stops, BATCH_BYTES // unit * unit)
     if not owner.size:
         return
     sizes = end - begin

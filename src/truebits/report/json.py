@@ -75,8 +75,17 @@ def scan(report: Report) -> str:
         {
             **_about(report.model),
             "tensors": [
-                {**_named(one.tensor), **_answers([one]), "exceptions": _exceptions(report, one)}
-                for one in report.tensors.values()
+                {
+                    **_named(one.tensor),
+                    **_answers([one]),
+                    "exceptions": _exceptions(report, one),
+                    "made_from": _made_from(report, name),
+                }
+                for name, one in report.tensors.items()
+            ],
+            "blocks": [
+                {**_named(one.tensor), **one.answers(), "made_from": asdict(one.made_from)}
+                for one in report.blocks.values()
             ],
             "groups": groups,
             "total": _total(report),
@@ -352,6 +361,11 @@ def _answers(members: Sequence[PrecisionProfile]) -> dict[str, Any]:
         "bytes_saved": sum(one.bytes_saved for one in members),
         "origin": asdict(origin_of(members)),
     }
+
+
+def _made_from(report: Report, name: str) -> dict[str, Any] | None:
+    """What a matrix's values were dequantized from; None where that was not asked, or it is no matrix."""
+    return asdict(report.made_from[name]) if name in report.made_from else None
 
 
 def _total(report: Report) -> dict[str, Any]:

@@ -1,0 +1,70 @@
+"""The front door of block-quantized bytes: it checks them, and sends them to a kernel or to the twin."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from truebits_native import choice, reference_blocks
+from truebits_native.choice import on_threads, readable
+from truebits_native.chunks import cut
+from truebits_native.reference_blocks import FACTS, LAYOUTS, LEAST, MOST_CODES, NO_SCALE, BlockCounts, add_facts
+
+CHUNK_BYTES = 1 << 20
+
+
+def block_counts(
+    raw: np.ndarray, starts: np.ndarray, stops: np.ndarray, type: str, threads: int | None = None
+) -> BlockCounts:
+    """Count what the blocks of each range ``raw[start:stop]`` use of their codes and scales.
+
+    Parameters
+    ----------
+    raw : ndarray of uint8, shape (n,)
+    starts, stops : ndarray of int64, shape (m,)
+        Each range holds whole blocks; they may start anywhere.
+    type : str
+        A key of `LAYOUTS`.
+    threads : int, optional
+        All cores if not given. The result does not depend on it.
+
+    Returns
+    -------
+    BlockCounts
+
+    Raises
+    ------
+    ValueError
+        A range is not whole blocks.
+    """
+    raw, layout = readable(raw, np.uint8), LAYOUTS[type]
+    if ((stops - starts) % layout.nbytes).any():
+        raise ValueError(f"a range is not whole blocks of {layout.nbytes} bytes, as {type} has")
+    if not choice.uses_kernels("blocks", int((stops - starts).sum())):
+        return reference_blocks.block_counts(raw, starts, stops, type)
+    from truebits_native import blocks
+
+    wide, middle = ("Q6_K", "Q8_0"), ("Q5_0", "Q5_1", "Q5_K")
+    kernel = blocks.count_wide if type in wide else blocks.count_middle if type in middle else blocks.count_narrow
+    owner, begin, end = cut(starts, stops, CHUNK_BYTES // layout.nbytes * layout.nbytes)
+    with on_threads(threads):
+        by_chunk = BlockCounts(*kernel(raw, begin, end, *arguments(type)))
+    distinct = np.zeros((starts.size, MOST_CODES + 1), np.int64)
+    np.add.at(distinct, owner, by_chunk.distinct)
+    facts = np.zeros((starts.size, len(FACTS)), np.int64)
+    facts[:, LEAST] = NO_SCALE
+    for row, of_chunk in zip(owner.tolist(), by_chunk.facts, strict=True):
+        add_facts(facts[row], of_chunk)
+    return BlockCounts(distinct, facts)
+
+
+def arguments(type: str) -> tuple:
+    """Return what the kernels want to know of a block type, after its ranges."""
+    from truebits_native import blocks
+
+    layout = LAYOUTS[type]
+    cells, is_zero = reference_blocks.cells(layout), layout.levels == 0
+    zeros = sum(1 << cell for cell in set(cells[is_zero].tolist()) - set(cells[~is_zero].tolist()))
+    kind, scale = np.int64(getattr(blocks, type)), layout.scale
+    sizes = np.uint64(layout.nbytes), np.uint64(layout.groups)
+    most = min(layout.values // layout.groups, int(cells.max()) + 1, MOST_CODES)
+    return kind, *sizes, np.int64(most), np.uint64(zeros), np.uint16(scale.special), np.uint16(scale.shift)
