@@ -29,6 +29,12 @@ MEASURES = {
 }
 
 
+BLOCK_TYPES = (
+    *("Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K"),
+    *("TQ1_0", "TQ2_0", "MXFP4", "NVFP4"),
+)
+
+
 class Goal(NamedTuple):
     """One row of the report."""
 
@@ -81,6 +87,12 @@ GOALS = {
         "time",
         1.15,
     ),
+    **{
+        f"test_block_counts[{type}]": Goal(
+            f"codes and scales of {type} blocks, 256 MiB in memory", "`low_zero_count`, as many bytes", "speed", 0.5
+        )
+        for type in BLOCK_TYPES
+    },
     "test_fakequant_memory": Goal(
         "peak memory, `truebits fakequant --dry-run` of 8 GiB", "the same of 2 GiB", "added memory", 16.0
     ),

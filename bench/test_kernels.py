@@ -14,7 +14,9 @@ import pytest
 import truebits_native
 import yardstick
 from compare import alternate, record
+from goals import BLOCK_TYPES
 from truebits_native import reference
+from truebits_native.reference_blocks import LAYOUTS, block_counts
 
 BITS = 16
 MASK = np.uint32((1 << BITS) - 1)
@@ -102,6 +104,25 @@ def test_truncate_c(benchmark, words, threads, library):
 
 def test_truncate_numpy(benchmark, words, threads):
     truncate_against(benchmark, words, lambda array: np.bitwise_and(array, ~MASK, out=array), rounds=7)
+
+
+@pytest.mark.parametrize("type", BLOCK_TYPES)
+def test_block_counts(benchmark, words, threads, type):
+    """Blocks of random bytes: no code and no scale is spared."""
+    raw = np.random.default_rng(1).integers(0, 256, words.nbytes // 4, np.uint8)
+    whole = np.array([0]), np.array([raw.size - raw.size % LAYOUTS[type].nbytes])
+    some = raw[: raw.size - raw.size % 4].view(np.uint32)
+    first = np.array([0]), np.array([min(100_000 * LAYOUTS[type].nbytes, int(whole[1][0]))])
+    truebits_native.block_counts(raw, *first, type)
+    ours, theirs = alternate(
+        benchmark,
+        lambda: truebits_native.block_counts(raw, *whole, type),
+        lambda: truebits_native.low_zero_count(some, BITS),
+        rounds=9,
+    )
+    got, expected = truebits_native.block_counts(raw, *first, type), block_counts(raw, *first, type)
+    equal = all(np.array_equal(one, other) for one, other in zip(got, expected, strict=True))
+    record(benchmark, ours.seconds, theirs.seconds, f"{ours.results[-1].distinct.sum():,} groups", equal)
 
 
 @pytest.mark.slow

@@ -37,7 +37,7 @@ from truebits_native.reference_blocks import (
     ZERO,
 )
 
-GROUPS = 128
+GROUPS = 256
 """Of a tile: all that a tile needs stays in the first-level cache."""
 
 PLANES = 8
@@ -107,19 +107,11 @@ def word16(raw, at):
 
 
 @inner
-def state(half):
-    """Return 0 for an FP16 that is zero, 255 for one that is not finite, 1 otherwise."""
-    magnitude = np.uint16(half & MAGNITUDE)
-    return np.uint8(255) if magnitude >= INFINITE else np.uint8(magnitude != np.uint16(0))
-
-
-@inner
 def under(half, factors):
     """Return eight groups' factors as they are under a block's scale."""
-    kind = state(half)
-    if kind == np.uint8(255):
-        return NOT_FINITE
-    return factors if kind else U64(0)
+    magnitude = np.uint16(half & MAGNITUDE)
+    kept = U64(0) if magnitude == np.uint16(0) else factors
+    return NOT_FINITE if magnitude >= INFINITE else kept
 
 
 # --- take: packed codes into planes, and the scales
@@ -127,7 +119,10 @@ def under(half, factors):
 
 @inner
 def take_two(raw, at, step, blocks, first, planes):
-    """Copy two neighbouring words of each block into planes 0 and 1; one group per block."""
+    """Copy two neighbouring words of each block into the first two planes; one group per block.
+
+    LLVM would gather more than two at a time, which takes twice as long.
+    """
     for i in range(blocks):
         start = at + i * step + first
         planes[i], planes[WIDTH + i] = word64(raw, start), word64(raw, start + U64(8))
@@ -182,11 +177,8 @@ def take_q8_0(raw, at, blocks, tile):
     """Copy 32 codes; if all are zero, the block counts as one whose scale is."""
     take_halves(raw, at, U64(34), blocks, U64(0), tile.scales, tile.factors)
     planes, factors = tile.planes, tile.factors
-    for i in range(blocks):
-        start = at + i * U64(34) + U64(2)
-        planes[i], planes[WIDTH + i] = word64(raw, start), word64(raw, start + U64(8))
-        planes[U64(2) * WIDTH + i] = word64(raw, start + U64(16))
-        planes[U64(3) * WIDTH + i] = word64(raw, start + U64(24))
+    take_two(raw, at, U64(34), blocks, U64(2), planes)
+    take_two(raw, at, U64(34), blocks, U64(18), planes[U64(2) * WIDTH :])
     for i in range(blocks):
         codes = planes[i] | planes[WIDTH + i] | planes[U64(2) * WIDTH + i] | planes[U64(3) * WIDTH + i]
         factors[i] = np.uint8(0) if (codes == U64(0)) & (factors[i] != np.uint8(255)) else factors[i]
@@ -195,10 +187,10 @@ def take_q8_0(raw, at, blocks, tile):
 @inner
 def take_trits(raw, at, blocks, planes):
     """Copy TQ1_0's 48 bytes of five codes, and twice its 4 bytes of four."""
+    for k in range(U64(3)):
+        take_two(raw, at, U64(54), blocks, U64(16) * k, planes[U64(2) * k * WIDTH :])
     for i in range(blocks):
         start = at + i * U64(54)
-        for k in range(U64(6)):
-            planes[k * WIDTH + i] = word64(raw, start + U64(8) * k)
         last = word32(raw, start + U64(48))
         planes[U64(6) * WIDTH + i] = last | last << U64(32)
 
@@ -206,9 +198,8 @@ def take_trits(raw, at, blocks, planes):
 @inner
 def take_tq2_0(raw, at, blocks, planes):
     """Copy eight words of 2-bit codes."""
-    for i in range(blocks):
-        for k in range(U64(8)):
-            planes[k * WIDTH + i] = word64(raw, at + i * U64(66) + U64(8) * k)
+    for k in range(U64(4)):
+        take_two(raw, at, U64(66), blocks, U64(16) * k, planes[U64(2) * k * WIDTH :])
 
 
 @inner
@@ -552,13 +543,13 @@ def fold_four(seen, groups, masks):
 
 
 @inner
-def fold_eight(seen, groups, masks):
-    """OR the eight lanes of 64 bits of each group."""
+def fold_eight(seen, groups, masks, eight):
+    """OR the eight lanes of 64 bits of each group; were `eight` a constant, LLVM would gather them slowly."""
     for i in range(groups):
-        at = U64(8) * i
-        mask = seen[at] | seen[at + U64(1)] | seen[at + U64(2)] | seen[at + U64(3)]
-        at += U64(4)
-        masks[i] = mask | seen[at] | seen[at + U64(1)] | seen[at + U64(2)] | seen[at + U64(3)]
+        mask = U64(0)
+        for k in range(eight):
+            mask |= seen[eight * i + k]
+        masks[i] = mask
 
 
 @inner
@@ -580,9 +571,9 @@ def tally_groups(masks, groups, zeros, tile):
     tile.facts[CODES] |= np.int64(codes)
     tile.facts[DEAD] += np.int64(dead)
     for number in range(tile.distinct.size):
-        count = np.uint8(0)
+        count = np.uint16(0)
         for i in range(groups):
-            count = np.uint8(count + np.uint8(ones[i] == np.uint8(number)))
+            count = np.uint16(count + np.uint16(ones[i] == np.uint8(number)))
         tile.distinct[number] += np.int64(count)
 
 
@@ -760,7 +751,7 @@ def count_wide(raw, begin, end, kind, nbytes, groups, most, zeros, special, shif
         while blocks:
             some = min(step, blocks)
             wide_tile(raw, at, some, kind, tile, seen)
-            fold_eight(seen, some * groups, masks)
+            fold_eight(seen, some * groups, masks, U64(seen.size) // WIDTH)
             tally_groups(masks, some * groups, zeros, tile)
             tally_scales(tile, some, special, shift)
             at, blocks = at + some * nbytes, blocks - some

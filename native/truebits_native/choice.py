@@ -17,7 +17,7 @@ UNLOADED_WORDS = {
     "profiles": 1 << 23,
     "truncate": 1 << 25,
     "rounding": 1 << 21,
-    "blocks": 1 << 24,
+    "blocks": 1 << 25,
 }
 """From this many words on it is worth importing Numba (about 0.5 s) for one call."""
 

@@ -29,6 +29,18 @@ def count_differing(before, after, begin, end, mask):
 
 
 @inner
+def look(old, new):
+    """Return how many words differ, and whether one is Inf or NaN."""
+    changed, largest = ZERO, ZERO
+    for i in range(np.uint64(old.size)):
+        changed = np.uint32(changed + np.uint32(old[i] != new[i]))
+        ours, theirs = np.uint32(old[i] & MAGNITUDE), np.uint32(new[i] & MAGNITUDE)
+        more = ours if ours > theirs else theirs
+        largest = more if more > largest else largest
+    return changed, largest >= INFINITY
+
+
+@inner
 def set_specials_aside(old, new):
     """Make pairs that have no error equal, and what became NaN the Inf of its sign.
 
@@ -48,13 +60,11 @@ def set_specials_aside(old, new):
 
 @inner
 def furthest(old, new):
-    """Return how many words differ, became zero and were zero, the largest distance, and the largest errors."""
+    """Return how many words became zero and were zero, the largest distance in words, and the largest errors."""
     before, after = old.view(np.float32), new.view(np.float32)
-    changed, flushed, raised = ZERO, ZERO, ZERO
-    apart, error, relative = ZERO, ZERO, ZERO
+    flushed, raised, apart, error, relative = ZERO, ZERO, ZERO, ZERO, ZERO
     for i in range(np.uint64(old.size)):
         ours, theirs = np.uint32(old[i] & MAGNITUDE), np.uint32(new[i] & MAGNITUDE)
-        changed = np.uint32(changed + np.uint32(old[i] != new[i]))
         flushed = np.uint32(flushed + np.uint32((ours != ZERO) & (theirs == ZERO)))
         raised = np.uint32(raised + np.uint32((ours == ZERO) & (theirs != ZERO)))
         is_same_side = np.uint32(old[i] ^ new[i]) <= MAGNITUDE
@@ -68,7 +78,7 @@ def furthest(old, new):
         whole = whole if whole > np.float32(0) else np.float32(np.inf)
         share = np.float32(off / whole).view(np.uint32)
         relative = share if share > relative else relative
-    return changed, flushed, raised, apart, error, min(relative, INFINITY)
+    return flushed, raised, apart, error, min(relative, INFINITY)
 
 
 @fused
@@ -94,16 +104,23 @@ def add_step(ours, theirs, lanes):
 
 
 @inner
+def padded(values):
+    """Fill a step up with zeros."""
+    step = np.zeros(STEP, np.float32)
+    for i in range(values.size):  # assigning to a slice takes two seconds to compile
+        step[i] = values[i]
+    return step
+
+
+@inner
 def add_up(old, new, sums):
     """Add squared errors, squares of both sides and products up, in the order of `reference.LANES`."""
     lanes = np.zeros((4, LANES))
     before, after = old.view(np.float32), new.view(np.float32)
-    whole = before.size // STEP * STEP
-    for at in range(0, whole, STEP):
-        add_step(before[at : at + STEP], after[at : at + STEP], lanes)
-    if whole < before.size:
-        ours, theirs = np.zeros(STEP, np.float32), np.zeros(STEP, np.float32)
-        ours[: before.size - whole], theirs[: before.size - whole] = before[whole:], after[whole:]
+    for at in range(0, before.size, STEP):
+        ours, theirs = before[at : at + STEP], after[at : at + STEP]
+        if ours.size < STEP:
+            ours, theirs = padded(ours), padded(theirs)
         add_step(ours, theirs, lanes)
     half = np.uint64(LANES // 2)
     while half:
@@ -119,31 +136,23 @@ def add_up(old, new, sums):
 @inner
 def tally(old, new, counts, sums):
     """Measure a chunk as `reference.compare` does, but for what saturated."""
-    changed, flushed, raised, apart, error, relative = furthest(old, new)
-    counts[0] = changed
-    if error < INFINITY:
-        counts[2], counts[3], counts[4] = flushed, apart, raised
-        sums[0], sums[1] = np.uint32(error).view(np.float32), np.uint32(relative).view(np.float32)
-        add_up(old, new, sums)
-    else:
-        tally_usual(old.copy(), new.copy(), counts, sums)
-
-
-@inner
-def tally_usual(old, new, counts, sums):
-    """Measure a chunk with Inf or NaN in it; changes both sides."""
-    counts[5] = set_specials_aside(old, new)
-    _, flushed, raised, apart, error, relative = furthest(old, new)
-    counts[2], counts[3], counts[4] = flushed, apart, raised
+    counts[0], has_specials = look(old, new)
+    if has_specials:
+        old, new = old.copy(), new.copy()
+        counts[5] = set_specials_aside(old, new)
+    counts[2], counts[4], counts[3], error, relative = furthest(old, new)
     sums[0], sums[1] = np.uint32(error).view(np.float32), np.uint32(relative).view(np.float32)
     add_up(old, new, sums)
 
 
 @kernel
 def measure(before, after, begin, end):
-    """Measure each chunk as `reference.compare` does; returns what `rounding.round_to_grid` does."""
+    """Measure each chunk as `reference.compare` does; returns what `rounding.round_to_grid` does.
+
+    Copies, so that all is compiled once, for arrays that can be written to.
+    """
     counts, sums = np.zeros((begin.size, 6), np.int64), np.zeros((begin.size, 6))
     for chunk in prange(begin.size):
-        old, new = before[begin[chunk] : end[chunk]], after[begin[chunk] : end[chunk]]
+        old, new = before[begin[chunk] : end[chunk]].copy(), after[begin[chunk] : end[chunk]].copy()
         tally(old, new, counts[chunk], sums[chunk])
     return counts, sums
