@@ -14,7 +14,7 @@ from truebits import requantized
 from truebits.requantized import LEVELS, RUN_BLOCKS, RUNS, evidence, judge_blocks, judge_values, sample
 
 SEEDS = range(50)
-SHAPE = (32, 128)
+SHAPE = (16, 128)
 DIRECT = ("normal", "laplace", "uniform", "student", "sparse")
 MANTISSA = {"F32": 23, "F16": 10, "BF16": 7}
 NARROW = {"F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16}
@@ -79,7 +79,7 @@ CHAINS = [
 
 @pytest.mark.parametrize(("first", "then", "expected"), CHAINS)
 def test_chains_are_told_by_name(first, then, expected):
-    shape = (32, 256) if first == "TQ2_0" else SHAPE
+    shape = (16, 256) if first == "TQ2_0" else SHAPE
     got = [verdict(through(weights("normal", seed, shape), first), then) for seed in SEEDS]
     assert set(got) == {expected}
 

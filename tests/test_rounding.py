@@ -467,7 +467,7 @@ def test_nan_becomes_the_largest_where_there_is_none(both, name, rounding):
     got, difference = rounded(words, name, Manner(rounding))
     largest = FORMATS[name].largest
     assert got.view("f4").tolist() == [largest, -largest, largest, -largest]
-    assert difference == Difference(4, 4, saturated=4)
+    assert difference == Difference(4, 4, saturated=4, replaced=4)
 
 
 @every_format
@@ -880,8 +880,8 @@ def test_what_was_inf_or_nan_has_no_error(both):
     words = singles([math.inf, -math.inf, math.nan, 1.0])
     got, difference = rounded(words, "fp4_e2m1fn")
     assert got.view("f4").tolist() == [6.0, -6.0, 6.0, 1.0]
-    assert difference == Difference(4, 3, saturated=3, squares=1.0, products=1.0, other_squares=1.0)
-    assert native.compare(words, got) == Difference(4, 3, squares=1.0, products=1.0, other_squares=1.0)
+    assert difference == Difference(4, 3, saturated=3, squares=1.0, products=1.0, other_squares=1.0, replaced=3)
+    assert native.compare(words, got) == Difference(4, 3, squares=1.0, products=1.0, other_squares=1.0, replaced=3)
 
 
 @pytest.mark.parametrize(("name", "value"), [("fp16", 65520.0), ("fp8_e4m3fn", 465.0), ("bf16", 3.4e38)])

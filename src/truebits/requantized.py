@@ -36,7 +36,7 @@ RUNS, RUN_BLOCKS = 64, 32
 """A verdict looks at so many runs of so many blocks, at equal distances, first to last; at all if there are fewer."""
 
 FIRST_LOOK = 64
-"""Blocks after which a format that explains less than half of them is given up."""
+"""A format that explains less than half of about so many blocks, at equal distances, is given up."""
 
 EIGHTHS_BLOCKS = 4
 """Blocks of 32 that are taken to share the scale of FP8 values: 128 of a row, as in blocks of 128 x 128."""
@@ -214,9 +214,9 @@ def _judged(values: np.ndarray, ulps: np.ndarray, slack: float, candidates: list
         return Origin("ambiguous", 0.0, "every block is zero or has no finite scale")
     if (magnitudes == magnitudes.max(axis=1, keepdims=True)).all():
         return Origin("constant", 1.0, f"each of {len(values):,} blocks has one magnitude only")
-    unclear = None
+    unclear, every = None, max(1, len(values) // FIRST_LOOK)
     for levels in candidates:
-        first = evidence(values[:FIRST_LOOK], ulps[:FIRST_LOOK], slack, levels)
+        first = evidence(values[::every], ulps[::every], slack, levels)
         if 2 * np.count_nonzero(first.agrees) < first.agrees.size:
             continue
         found = evidence(values, ulps, slack, levels)
