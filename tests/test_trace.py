@@ -28,6 +28,7 @@ from converter import (
 )
 from test_cli import run
 from truebits import expected as expected_module
+from truebits.blockerror import BOUNDS
 from truebits.casts import Verdict
 from truebits.errors import NeedsGGUF, NotTheSource, SelectionError, UsageError
 from truebits.trace import trace
@@ -290,6 +291,9 @@ def test_bf16_through_fp16_with_values_beyond_it(made, tmp_path, drawn, largest)
     assert got.detail == ("clipped at 65504" if largest == 65504 else "")
     assert got.changed >= 3
 
+    got = of(trace(write_gguf(tmp_path / "again.gguf", "llama", through, "BF16"), source), MATRIX)
+    assert (got.verdict, got.detail) == (Verdict.THROUGH_FP16, "clipped at 65504" if largest == 65504 else "")
+
     got = of(trace(write_gguf(tmp_path / "half.gguf", "llama", through, "F16"), source), MATRIX)
     assert got.verdict is Verdict.ROUNDED
     assert got.detail == ("FP16, clipped at 65504" if largest == 65504 else "FP16")
@@ -524,6 +528,20 @@ def test_a_fine_tune_that_changed_little(made, tmp_path, drawn):
     }
     found = made(type="Q8_0", source=write_folder(tmp_path / "tuned", tuned))
     assert {*verdicts(found).values()} == {Verdict.ALTERED}
+
+
+@NEEDS_GGML
+def test_a_fine_tune_within_the_bounds(made, tmp_path, drawn):
+    """One part in 27, in Q6_K: bounds that fit all weights let it pass, the reference quantizer on these does not."""
+    random = np.random.default_rng(5)
+    tensors = dict(drawn["llama", "BF16"])
+    name = "model.layers.1.mlp.down_proj.weight"
+    values = tensors[name].astype(np.float32)
+    tensors[name] = (values * (1 + 0.037 * random.standard_normal(values.shape))).astype(ml_dtypes.bfloat16)
+    found = made(type="Q6_K", source=write_folder(tmp_path / "tuned", tensors))
+    assert faults(found) == {MATRIX: Verdict.ALTERED}
+    assert of(found, MATRIX).error < BOUNDS["Q6_K"].rms
+    assert of(found, MATRIX).detail.endswith(" times the reference quantizer's")
 
 
 def test_a_quantizer_of_other_choices_is_consistent(made):
