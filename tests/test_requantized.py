@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import truebits as tb
+from converter import write_safetensors
 from truebits import requantized
 from truebits.requantized import LEVELS, RUN_BLOCKS, RUNS, evidence, judge_blocks, judge_values, sample
 
@@ -234,3 +235,12 @@ def test_scan_tells_what_a_model_was_made_from(tmp_path):
         "straight": "direct",
     }
     assert {name: origin.format for name, origin in report.made_from.items()} == {"unpacked": "mxfp4"}
+
+
+def test_rows_of_a_checkpoint_lie_the_other_way(tmp_path):
+    """Safetensors has the fastest dimension last: `a` has rows of 64 values, `b` of 33."""
+    values = weights("normal", 0, (99, 64))
+    chained = gguf.quants.dequantize(packed(values, "Q4_0"), gguf.GGMLQuantizationType.Q4_0)
+    write_safetensors(tmp_path / "m.safetensors", {"a": chained, "b": values.reshape(-1, 33)})
+    report = tb.scan(tmp_path / "m.safetensors", blocks=True)
+    assert {name: origin.format for name, origin in report.made_from.items()} == {"a": "q4_0"}

@@ -228,7 +228,7 @@ def scan_with_blocks(
     architecture = model.architecture
     tensors = profiles(model, plain, architecture, threads, partial(moved, 0))
     counted = block_profiles(model, packed, threads, partial(moved, before))
-    verdicts = judged(model, [*(tensor for tensor in plain if _is_matrix(tensor)), *packed])
+    verdicts = judged(model, [*(tensor for tensor in plain if _is_matrix(model, tensor)), *packed])
     blocks = {
         tensor.name: BlockPrecision(of.type, of.distinct, of.facts, tensor, verdicts.pop(tensor.name))
         for tensor, of in zip(packed, counted, strict=True)
@@ -250,9 +250,9 @@ def block_profiles(
     return [found[tensor.name] for tensor in tensors]
 
 
-def _is_matrix(tensor: Tensor) -> bool:
+def _is_matrix(model: Model, tensor: Tensor) -> bool:
     """Tell whether a floating-point tensor can be a dequantized one: rows of whole blocks of 32, in GGML's formats."""
-    return tensor.type in STORED and len(tensor.shape) > 1 and tensor.shape[0] % 32 == 0
+    return tensor.type in STORED and len(tensor.shape) > 1 and model.row(tensor) % 32 == 0
 
 
 STORED = ("F32", "F16", "BF16")
@@ -266,11 +266,11 @@ def judged(model: Model, tensors: Sequence[Tensor]) -> dict[str, Origin]:
         with model.parts[part].map() as file:
             for tensor in tensors:
                 if tensor.part == part:
-                    verdicts[tensor.name] = _verdict(file, tensor)
+                    verdicts[tensor.name] = _verdict(file, tensor, model.row(tensor))
     return {tensor.name: verdicts[tensor.name] for tensor in tensors}
 
 
-def _verdict(file: MappedFile, tensor: Tensor) -> Origin:
+def _verdict(file: MappedFile, tensor: Tensor, row: int) -> Origin:
     size = LAYOUTS[tensor.type].nbytes if tensor.type in LAYOUTS else 32 * FLOAT_BYTES[tensor.type]
     at = sample(tensor.nbytes // size) * size + tensor.offset
     raw = np.frombuffer(b"".join(file.data[start : start + size] for start in at.tolist()), np.uint8)
@@ -279,4 +279,4 @@ def _verdict(file: MappedFile, tensor: Tensor) -> Origin:
         return judge_blocks(raw, tensor.type)
     words = raw.view(f"<u{FLOAT_BYTES[tensor.type]}")
     values = to_singles(words, tensor.type).view(np.float32)
-    return judge_values(values.reshape(-1, 32), FLOAT_LAYOUTS[tensor.type].mantissa_bits, tensor.shape[0])
+    return judge_values(values.reshape(-1, 32), FLOAT_LAYOUTS[tensor.type].mantissa_bits, row)

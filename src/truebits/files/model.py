@@ -131,6 +131,10 @@ class Model:
         """Decode one metadata value (``general.architecture``); None if absent or an array."""
         return self.parts[0].value(key)
 
+    def row(self, tensor: Tensor) -> int:
+        """Return the length of a tensor's fastest dimension; 1 for a scalar."""
+        return (tensor.shape[0] if self.format == "gguf" else tensor.shape[-1]) if tensor.shape else 1
+
     @property
     def architecture(self) -> str | None:
         """What the file says it is, as ``llama``."""
