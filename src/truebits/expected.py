@@ -14,7 +14,7 @@ from truebits.files.model import Model
 from truebits.matching import Pair
 from truebits.quantize import to_singles
 
-PIECE_VALUES = 1 << 19
+PIECE_VALUES = 1 << 20
 """Values read at a time; more where they only come together, as those of a head of a huge model."""
 
 Files = Mapping[int, MappedFile]
