@@ -38,7 +38,7 @@ def test_evaluate(benchmark):
     def both():
         return truebits.evaluate(*pair, text=data.HELDOUT, prompts=[], rounds=0)
 
-    ours, theirs = alternate(benchmark, both, lambda: [decode_alone(path) for path in pair], rounds=5)
+    ours, theirs = alternate(benchmark, both, lambda: [decode_alone(path) for path in pair], rounds=9)
     found = ours.results[-1]
     chunks = found.settings["chunks"]
     result = f"{chunks} chunks, mean KL {found.divergence.mean:.2e}"

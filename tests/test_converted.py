@@ -7,19 +7,10 @@ import pytest
 import truebits as tb
 from truebits.converted import Change, before, change_of
 from truebits.origin import judge
+from words import rounded
 
 SHIFT = change_of("gemma2", "blk.0.attn_norm.weight")
 EXPONENTIAL = change_of("mamba2", "blk.0.ssm_a")
-
-
-def rounded(values, name):
-    """Round F32 values to a format; keep them in F32."""
-    if name == "fp16":
-        return values.astype(np.float16).astype(np.float32)
-    if name == "bf16":
-        words = values.view(np.uint32)
-        return (words + 0x7FFF + (words >> 16 & 1) & 0xFFFF0000).view(np.float32)
-    return values
 
 
 def draws(size, scale, seed):

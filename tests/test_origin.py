@@ -6,21 +6,11 @@ import pytest
 
 from truebits.evidence import Evidence
 from truebits.origin import ODDS_WANTED, judge
-from words import DTYPE, profile_of
+from words import DTYPE, profile_of, rounded
 
 
 def draws(size, scale=0.02, seed=0):
     return np.random.default_rng(seed).normal(0, scale, size).astype(np.float32)
-
-
-def rounded(values, name):
-    """Round F32 values to a format; keep them in F32."""
-    if name == "fp16":
-        return values.astype(np.float16).astype(np.float32)
-    if name == "bf16":
-        words = values.view(np.uint32)
-        return (words + 0x7FFF + (words >> 16 & 1) & 0xFFFF0000).view(np.float32)
-    return values
 
 
 def stored(values, type):

@@ -13,17 +13,17 @@ from gguf import GGMLQuantizationType
 import truebits as tb
 from truebits.errors import UsageError
 from truebits.siblings import Kin
+from words import rounded
 
 diff_module = importlib.import_module("truebits.diff")  # the package gives its name to the function
 
 
 def as_bf16(values):
-    words = values.view(np.uint32)
-    return (words + 0x7FFF + (words >> 16 & 1) & 0xFFFF0000).view(np.float32)
+    return rounded(values, "bf16")
 
 
 def as_fp16(values):
-    return values.astype(np.float16).astype(np.float32)
+    return rounded(values, "fp16")
 
 
 def as_is(values):

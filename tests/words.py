@@ -53,6 +53,16 @@ def grid(type: str) -> np.ndarray:
     return words.astype(DTYPE[type])
 
 
+def rounded(values: np.ndarray, name: str) -> np.ndarray:
+    """Round F32 values to BF16 or FP16, nearest, ties to even; keep them in F32."""
+    if name == "fp16":
+        return values.astype(np.float16).astype(np.float32)
+    if name == "bf16":
+        words = values.view(np.uint32)
+        return (words + 0x7FFF + (words >> 16 & 1) & 0xFFFF0000).view(np.float32)
+    return values
+
+
 def values_of(words: np.ndarray, type: str) -> np.ndarray:
     """Return what the words stand for, as float64."""
     if type == "BF16":
