@@ -268,7 +268,7 @@ def test_a_written_file_has_the_usual_mode(full, tmp_path):
     assert stat.S_IMODE(out.stat().st_mode) == 0o666 & ~before
 
 
-def test_demo_tells_both_stories(tmp_path):
+def test_demo_tells_the_whole_story(tmp_path):
     done = run("demo", "--keep", tmp_path / "kept")
     assert done.returncode == 0, done.stderr
     assert "Nothing changes: all 92,160 values have their low 16 bits zero: they already are BF16" in done.stdout
@@ -278,3 +278,5 @@ def test_demo_tells_both_stories(tmp_path):
     before, truncated, restored = (part.split()[-1].strip(".,") for part in ("x " + digests).split(","))
     assert before == restored != truncated
     assert (tmp_path / "kept" / "bf16.gguf").exists()
+    assert "B: the same checkpoint by another way: 5 of 5 rounded to BF16." in done.stdout
+    assert "2 of 2 tensors hold values of Q4_0" in done.stdout

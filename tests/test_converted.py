@@ -6,6 +6,7 @@ import pytest
 
 import truebits as tb
 from truebits.converted import Change, before, change_of
+from truebits.converters import is_changed
 from truebits.origin import judge
 from words import rounded
 
@@ -26,6 +27,8 @@ def judged(values, change=SHIFT):
 
 
 def test_who_changes_what():
+    assert is_changed("gemma2")
+    assert not is_changed("llama")
     assert isinstance(SHIFT, Change)
     assert isinstance(EXPONENTIAL, Change)
     assert change_of("llama", "blk.0.attn_norm.weight") is None

@@ -271,3 +271,8 @@ def test_evidence_adds_up():
     assert judge(whole).format == "bf16"
     with pytest.raises(ValueError, match="of one storage type"):
         Evidence.merge([Evidence.of(parts[0]), Evidence.of(profile_of(stored([1.0], "F16"), "F16"))])
+
+
+def test_small_values_of_few_bits_are_no_trace_of_fp16():
+    values = np.append(rounded(draws(1_000), "bf16"), np.full(100, 2.0**-20, np.float32))
+    assert judged(values).through is None

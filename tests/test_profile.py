@@ -136,7 +136,7 @@ def test_the_list_of_values_is_that_of_ml_dtypes():
 
 @EVERY_TYPE
 def test_the_kernels_bins_are_those_of_the_layout(every, type):
-    """Only +-480 is `scan`'s to move."""
+    """Only +-480 and +-65504 are `scan`'s to move."""
     words = every[type]
     starts, stops = np.array([0]), np.array([words.size])
     got = PrecisionProfile.of(type, *profiles(words, starts, stops, type)[:2])
@@ -152,7 +152,9 @@ def test_table(every, type):
     expected = np.zeros((2048, 53) if type == "F64" else (256, 24), np.int64)
     columns = expected.shape[1]
     bins = bins_of(words, type)
-    bins[np.abs(values_of(words, type)) == 480] = (8 + expected.shape[0] // 2 - 1) * columns + columns - 4
+    for magnitude, exponent, bits in ((480, 8, 3), (65504, 15, 10)):
+        place = (exponent + expected.shape[0] // 2 - 1) * columns + columns - 1 - bits
+        bins[np.abs(values_of(words, type)) == magnitude] = place
     np.add.at(expected.reshape(-1), bins, 1)
     assert profile.table.dtype == np.int64
     assert np.array_equal(profile.table, expected)

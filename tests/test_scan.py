@@ -184,6 +184,21 @@ def test_480_is_counted_by_itself(tmp_path, type):
     assert {report[name].fits("e5m3") - report[name].values for name in report} == {0}
 
 
+@pytest.mark.parametrize("type", ["F32", "F16", "F64"])
+def test_65504_is_counted_by_itself(tmp_path, type):
+    """Clipped values stand there; others of its exponent and mantissa are no sign of clipping."""
+    bfloats = np.random.default_rng(0).normal(0, 1, 500).astype(np.float32).view(np.uint32) & np.uint32(0xFFFF0000)
+    values = bfloats.view(np.float32)
+    dtype = {"F32": np.float32, "F16": np.float16, "F64": np.float64}[type]
+    tensors = {}
+    for name, largest in (("clipped", 65504), ("near", 65440)):
+        words = np.append(values, np.float32(-largest)).astype(dtype).view(f"u{np.dtype(dtype).itemsize}")
+        tensors[name] = (type, words)
+    report = scan(write(tmp_path / "model.gguf", tensors))
+    assert_found(report, tensors)
+    assert {name: report[name].origin.through for name in report} == {"clipped": "fp16", "near": None}
+
+
 def test_480_in_every_batch_of_a_tensor(tmp_path, small_batches):
     values = np.tile(np.array([480, 288, -480, 3], np.float32), 3_000)
     values[-5_000:] = 288

@@ -88,13 +88,15 @@ def wide(words: np.ndarray, type: str) -> np.ndarray:
 
 
 def bins_of(words: np.ndarray, type: str) -> np.ndarray:
-    """Return the bin of each word, the bin of +-480 included: trailing zeros are tried one by one."""
+    """Return the bin of each word, those of +-480 and +-65504 included: trailing zeros are tried one by one."""
     bits, exponents = (52, 2048) if type == "F64" else (23, 256)
     whole = wide(words, type).astype(np.uint64)
     trailing = sum((whole & ((1 << k) - 1) == 0).astype(np.int64) for k in range(1, bits + 1))
     exponent = (whole >> bits).astype(np.int64) & (exponents - 1)
-    is_480 = np.abs(values_of(words, type)) == 480
-    return np.where(is_480, exponents * (bits + 1), exponent * (bits + 1) + trailing)
+    bins = exponent * (bits + 1) + trailing
+    for number, magnitude in enumerate((480, 65504)):
+        bins[np.abs(values_of(words, type)) == magnitude] = exponents * (bits + 1) + number
+    return bins
 
 
 def profile_of(words: np.ndarray, type: str) -> PrecisionProfile:

@@ -247,6 +247,11 @@ def is_known(architecture: str | None) -> bool:
     return architecture in PLAIN or any(architecture in row.architectures for row in TABLE)
 
 
+def is_changed(architecture: str | None) -> bool:
+    """Tell whether converters add to, or exponentiate, values of an architecture's tensors."""
+    return any(row.kind in (Kind.ADDED, Kind.EXPONENTIAL) and architecture in row.architectures for row in TABLE)
+
+
 @cache
 def transforms_of(architecture: str | None, tensor_name: str) -> tuple[Transform, ...]:
     """Return the rows for one GGUF tensor, in the order in which a converter applies them."""

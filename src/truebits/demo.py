@@ -1,4 +1,4 @@
-"""The whole story on models made for it: a truncation that had no effect, and one that has."""
+"""The whole story: a truncation that had no effect, one that has, what it does, and where precision came from."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from truebits import data
-from truebits.fakequant import sweep
+from truebits.fakequant import fakequant, sweep
 from truebits.files.model import open_model
 from truebits.plan import plan
 from truebits.profile import PrecisionProfile
-from truebits.report import figures, listing, text
+from truebits.report import blocks, figures, kin, listing, text
 from truebits.report.table import Table
 from truebits.scan import scan
+from truebits.siblings import siblings
 from truebits.synth import synth
 from truebits.truncate import truncate
 from truebits.undo import undo
@@ -45,6 +46,7 @@ def demo(say: Say, keep: Path | None = None, threads: int | None = None) -> None
         _without_effect(say, Path(folder) / "like-tinyllama.gguf", threads)
         _with_effect(say, Path(folder) / "full-precision.gguf", threads)
         _with_a_model(say, Path(folder), threads)
+        _where_from(say, Path(folder), threads)
 
 
 def _without_effect(say: Say, path: Path, threads: int | None) -> None:
@@ -112,6 +114,22 @@ def _with_a_model(say: Say, folder: Path, threads: int | None) -> None:
     done = experiment(model, to="fp8_e4m3fn", text=heldout, threads=threads)
     told = [section for section in story.story(done) if section.heading in TOLD]
     say(story.render(told, "text"))
+
+
+def _where_from(say: Say, folder: Path, threads: int | None) -> None:
+    """Tell copies of the model apart by their bits alone."""
+    model, other, chain = (folder / name for name in (data.MODEL.name, data.MODEL_Q8_0.name, "q4.gguf"))
+    say("\n=== 4. Where the precision came from ===\n")
+    say("The same model from two sources, one with norms that went through BF16:\n")
+    _command(say, f"trace {model.name} {other.name} --include norm")
+    found = siblings([model, other], "norm", threads=threads)
+    say(kin.groups(found).render() + "\n")
+    say("\n".join(kin.conclusions(found)) + "\n")
+    say("And one whose matrices were Q4_0 once, though they are F32 now:\n")
+    _command(say, f"fakequant {model.name} {chain.name} --to q4_0 --include ffn_up")
+    fakequant(model, chain, to="q4_0", select="ffn_up", threads=threads, force=True)
+    _command(say, f"scan {chain.name} --blocks --include ffn_up")
+    say(blocks.conclusion(scan(chain, "ffn_up", blocks=True, threads=threads)))
 
 
 def _before_after(before: PrecisionProfile, after: PrecisionProfile) -> Table:

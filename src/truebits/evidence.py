@@ -61,7 +61,7 @@ class Evidence:
     flushed_bits : int
         Bits that BF16 has below FP16's quantum, and that are zero.
     at_end : int
-        Values with the exponent of 65504 and, as that, all of FP16's mantissa bits.
+        Values of +-65504.
     infinite : int
     converted : int
         Values that were judged as they were before a converter changed them.
@@ -153,16 +153,15 @@ def _questions(type: str, formats: tuple[Format, ...]) -> np.ndarray:
     layout = LAYOUTS[type]
     exponent = layout.exponent - layout.table_bias
     held = {format: layout.fits(format) | layout.is_nan for format in formats}
-    usual = ~layout.is_special & (layout.exponent > 0)
-    tells = usual & (layout.trailing < layout.table_bits - FEW_BITS)
+    tells = ~layout.is_special & (layout.exponent > 0) & (layout.trailing < layout.table_bits - FEW_BITS)
     bits_of = {format: np.clip(exponent - format.quantum_exponent, 0, format.mantissa_bits) for format in formats}
-    below_fp16 = usual & (exponent >= find("fp16").quantum_exponent)
+    below_fp16 = tells & (exponent >= find("fp16").quantum_exponent)
     columns = [
         *(~held[format] for format in formats),
         *((held[a] & tells) * np.maximum(bits_of[b] - bits_of[a], 0) for a, b in combinations(formats, 2)),
         tells,
         below_fp16 * np.maximum(LOST_BY_FP16 - exponent, 0),
-        (exponent == 15) & (layout.trailing == layout.table_bits - find("fp16").mantissa_bits),
+        np.arange(layout.bins) == layout.bin_apart(find("fp16").largest),
         layout.is_inf,
     ]
     return np.stack(columns, axis=1).astype(np.int64)

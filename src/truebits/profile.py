@@ -5,8 +5,9 @@ mantissa's low bits are zero, so a table of these two, counted once, answers for
 cut and every k, exactly. F16 and BF16 tensors are counted as the F32 of the same values; F64 has a
 table of its own. Tables add up: chunks to tensors, tensors to groups, files to surveys.
 
-One pair of values needs more: the exponent 8 binade of FP8 E4M3FN ends at 448, and 480 (its NaN code)
-has the exponent and trailing zeros of 288, 352 and 416. `scan` therefore counts 480 in a bin of its own.
+Two magnitudes need more, and `scan` counts them in bins of their own. The exponent 8 binade of FP8 E4M3FN
+ends at 448, and 480 (its NaN code) has the exponent and trailing zeros of 288, 352 and 416. FP16 ends at 65504,
+where clipped values stand; 511 others look like it.
 """
 
 from __future__ import annotations
@@ -25,6 +26,10 @@ if TYPE_CHECKING:
 
 REPORTED_FORMATS = ("bf16", "fp16", "tf32", "fp8_e5m2", "fp8_e4m3fn")
 """The formats a report counts the exact values of."""
+
+
+APART = {480.0: (8, 3), 65504.0: (15, 10)}
+"""Magnitudes with bins of their own, after the table's: exponent, and mantissa bits in use."""
 
 
 @dataclass(frozen=True)
@@ -58,22 +63,30 @@ class Layout:
     def shape(self) -> tuple[int, int]:
         return 2 * (self.table_bias + 1), self.columns
 
+    def bin_of(self, exponent: int, mantissa_bits: int) -> int:
+        """Return the bin of values with an exponent and so many mantissa bits in use."""
+        return (exponent + self.table_bias) * self.columns + self.table_bits - mantissa_bits
+
+    def bin_apart(self, magnitude: float) -> int:
+        """Return the bin of a value of `APART`."""
+        return self.shape[0] * self.columns + list(APART).index(magnitude)
+
     @property
-    def bin_480(self) -> int:
-        """The bin after the table's: values of +-480."""
-        return self.shape[0] * self.columns
+    def bins(self) -> int:
+        """How many there are."""
+        return self.shape[0] * self.columns + len(APART)
 
     @cached_property
     def exponent(self) -> np.ndarray:
         """Biased exponent of the table's type, by bin."""
         table = np.repeat(np.arange(self.shape[0]), self.columns)
-        return np.append(table, 8 + self.table_bias)
+        return np.append(table, [exponent + self.table_bias for exponent, _ in APART.values()])
 
     @cached_property
     def trailing(self) -> np.ndarray:
         """Trailing zeros of the mantissa in the table's type, by bin."""
         table = np.tile(np.arange(self.columns), self.shape[0])
-        return np.append(table, self.table_bits - 3)
+        return np.append(table, [self.table_bits - bits for _, bits in APART.values()])
 
     @cached_property
     def is_special(self) -> np.ndarray:
@@ -138,7 +151,7 @@ class Layout:
         floor = np.maximum(exponent, format.smallest_normal_exponent) - format.mantissa_bits
         fits = (self.lowest >= floor) & (exponent <= format.largest_exponent)
         if format.special == "nan":
-            fits[self.bin_480] &= format.largest >= 480
+            fits[self.bin_apart(480.0)] &= format.largest >= 480
         payload = self.table_bits - (format.mantissa_bits if format.bits >= 16 else 1)
         fits = np.where(self.is_nan, (self.trailing >= payload) & format.has_nan, fits)
         return np.where(self.is_inf, format.has_inf, fits | self.is_zero)
@@ -215,7 +228,7 @@ class PrecisionProfile:
     @classmethod
     def of(cls, type: str, bins: np.ndarray, counts: np.ndarray) -> PrecisionProfile:
         """Build a profile from bins in any order, which may repeat."""
-        table = np.zeros(LAYOUTS[type].bin_480 + 1, np.int64)
+        table = np.zeros(LAYOUTS[type].bins, np.int64)
         np.add.at(table, bins, counts)
         occurring = np.flatnonzero(table)
         return PrecisionProfile(type, occurring, table[occurring])
@@ -251,11 +264,11 @@ class PrecisionProfile:
     def table(self) -> np.ndarray:
         """The counts as exponent x trailing zeros, int64 of shape (256, 24); F64: (2048, 53)."""
         layout = self.layout
-        flat = np.zeros(layout.bin_480 + 1, np.int64)
+        flat = np.zeros(layout.bins, np.int64)
         flat[self.bins] = self.counts
-        table = flat[:-1].reshape(layout.shape)
-        table[8 + layout.table_bias, layout.table_bits - 3] += flat[-1]
-        return table
+        for magnitude, place in APART.items():
+            flat[layout.bin_of(*place)] += flat[layout.bin_apart(magnitude)]
+        return flat[: -len(APART)].reshape(layout.shape)
 
     def count(self, mask: np.ndarray) -> int:
         """Number of values in the bins where `mask`, bool by bin, is True."""

@@ -23,7 +23,7 @@ from truebits.files.layout import FLOAT_BYTES, Tensor
 from truebits.files.mapping import MappedFile
 from truebits.files.model import Model, open_model
 from truebits.formats import find
-from truebits.profile import LAYOUTS, PrecisionProfile
+from truebits.profile import APART, LAYOUTS, PrecisionProfile
 from truebits_native.chunks import cut
 from truebits_native.reference_blocks import LAYOUTS as BLOCK_LAYOUTS
 
@@ -38,7 +38,12 @@ BATCH_BYTES = 32 << 20
 RUN_GAP = 1 << 20
 """Ranges nearer than this are announced and unmapped together."""
 
-WORD_OF_480 = {"F32": 0x43F00000, "F16": 0x5F80, "BF16": 0x43F0, "F64": 0x407E << 48}
+WORDS_APART = {
+    "F32": {480.0: 0x43F00000, 65504.0: 0x477FE000},
+    "F16": {480.0: 0x5F80, 65504.0: 0x7BFF},
+    "BF16": {480.0: 0x43F0},
+    "F64": {480.0: 0x407E << 48, 65504.0: 0x40EFFC << 40},
+}
 
 Regexes = Iterable[str] | str | None
 Progress = Callable[[int, int], None]
@@ -250,13 +255,16 @@ def profiles(
         for tensor, piece in _pieces(batch, threads):
             pieces[tensor.name].append(piece)
     found = {tensor.name: _joined(tensor, pieces[tensor.name]) for tensor in tensors}
-    if architecture is not None:
-        _undo_conversion(model, found, architecture)
+    _undo_conversion(model, found, architecture)
     return found
 
 
-def _undo_conversion(model: Model, found: dict[str, TensorPrecision], architecture: str) -> None:
+def _undo_conversion(model: Model, found: dict[str, TensorPrecision], architecture: str | None) -> None:
     """Judge the F32 tensors whose values converters change as they were before; these are small."""
+    from truebits.converters import is_changed
+
+    if not is_changed(architecture):
+        return
     from truebits.converted import before, change_of
     from truebits.evidence import Evidence
 
@@ -398,21 +406,22 @@ def _runs(begin: np.ndarray, end: np.ndarray) -> Iterator[tuple[int, int]]:
 
 
 def _pieces(batch: Batch, threads: int | None) -> Iterator[tuple[Tensor, Piece]]:
-    """Count each range of a batch; a second piece moves the values of +-480 to their own bin."""
+    """Count each range of a batch; further pieces move values that are counted apart to their own bins."""
     type = batch.tensors[0].type
     layout = LAYOUTS[type]
     bins, counts, splits = native.profiles(batch.words, batch.starts, batch.stops, type, threads)
     borders = splits.tolist()
     for tensor, a, b in zip(batch.tensors, borders, borders[1:], strict=False):
         yield tensor, (bins[a:b], counts[a:b])
-    suspect = (8 + layout.table_bias) * layout.columns + layout.table_bits - 3
-    owners = np.searchsorted(splits, np.flatnonzero(bins == suspect), "right") - 1
-    if owners.size:
-        magnitude = (1 << (layout.word_bits - 1)) - 1
-        ranges = batch.starts[owners], batch.stops[owners]
-        found = native.matching_counts(batch.words, *ranges, magnitude, WORD_OF_480[type], threads)
-        for owner, count in zip(owners.tolist(), found.tolist(), strict=True):
-            yield batch.tensors[owner], (np.array([suspect, layout.bin_480]), np.array([-count, count]))
+    for magnitude, word in WORDS_APART[type].items():
+        suspect, own = layout.bin_of(*APART[magnitude]), layout.bin_apart(magnitude)
+        owners = np.searchsorted(splits, np.flatnonzero(bins == suspect), "right") - 1
+        if owners.size:
+            without_sign = (1 << (layout.word_bits - 1)) - 1
+            ranges = batch.starts[owners], batch.stops[owners]
+            found = native.matching_counts(batch.words, *ranges, without_sign, word, threads)
+            for owner, count in zip(owners.tolist(), found.tolist(), strict=True):
+                yield batch.tensors[owner], (np.array([suspect, own]), np.array([-count, count]))
 
 
 def _joined(tensor: Tensor, pieces: list[Piece]) -> TensorPrecision:
