@@ -268,6 +268,10 @@ class BadShardSet(ModelFileError):
     code = "E_SHARD"
 
 
+class BadManifest(ModelFileError):
+    code = "E_MANIFEST"
+
+
 class LimitExceeded(ModelFileError):
     """The file is larger than a limit of the caller's; raise the limit to read it."""
 

@@ -9,7 +9,7 @@ from math import prod
 from pathlib import Path
 from typing import Any, NoReturn
 
-from truebits.errors import ModelFileError, printable
+from truebits.errors import BadManifest, printable
 from truebits.fingerprint import ALGORITHM, Fingerprint, TensorFingerprint, name_bytes
 
 SCHEMA = "truebits.fingerprint/1"
@@ -19,10 +19,6 @@ LARGEST_FILE = 32 << 20
 MOST_DIMENSIONS = 64
 TOO_LARGE = 1 << 63
 HASH = re.compile(r"[0-9a-f]{64}")
-
-
-class BadManifest(ModelFileError):
-    code = "E_MANIFEST"
 
 
 def read_manifest(path: str | os.PathLike[str]) -> Fingerprint:
