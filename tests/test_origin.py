@@ -276,3 +276,13 @@ def test_evidence_adds_up():
 def test_small_values_of_few_bits_are_no_trace_of_fp16():
     values = np.append(rounded(draws(1_000), "bf16"), np.full(100, 2.0**-20, np.float32))
     assert judged(values).through is None
+
+
+@pytest.mark.parametrize("name", ["bf16", "fp16"])
+def test_near_constant_norms(name):
+    """All 1 but for some: too few of these leave it open, whatever they are."""
+    some = rounded(draws(2_000, 1.0), name)
+    for count, expected in ((1, "ambiguous"), (40, name)):
+        values = np.ones(2_048, np.float32)
+        values[:count] = some[:count]
+        assert judged(values).format == expected
