@@ -1,12 +1,19 @@
-"""What tests of several writers stand on."""
+"""What tests of several writers stand on; and signals as they are in a terminal.
+
+A runner that was started in the background ignores Ctrl-C, and so would all children of the tests.
+"""
 
 import shutil
+import signal
 import subprocess
 
 import pytest
 
 from stopping import SMALL_BLOCK
 from truebits import rewrite
+
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture
