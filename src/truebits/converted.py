@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 import truebits_native as native
-from truebits.converters import Kind, transforms_of
+from truebits.converters import Kind, shift_of, transforms_of
 from truebits.evidence import FEW_BITS, Evidence, ladder
 from truebits.formats import find
 from truebits.manner import Manner, grid_of
@@ -48,13 +48,12 @@ class Change(NamedTuple):
 
 def change_of(architecture: str | None, name: str) -> Change | None:
     """Return how converters change the values of a GGUF tensor; None if they do not, or it cannot be undone."""
-    rows = transforms_of(architecture, name)
-    kinds = {row.kind for row in rows}
+    kinds = {row.kind for row in transforms_of(architecture, name)}
     if kinds & {Kind.REARRANGED, Kind.COMPUTED, Kind.MADE}:
         return None
     if Kind.EXPONENTIAL in kinds:
         return Change(lambda w: -np.exp(w.astype(np.float64)), lambda s: np.log(-s), True)
-    amount = np.float32(sum(row.amount for row in rows))
+    amount = np.float32(shift_of(architecture, name))
     return Change(lambda w: w + amount, lambda s: s - np.float64(amount), False) if amount else None
 
 
