@@ -13,7 +13,7 @@ import numpy as np
 
 def kernels() -> dict[str, tuple]:
     """Return arguments that make Numba compile each kernel for the types it is called with."""
-    from truebits_native.coding import arguments
+    from truebits_native.coding import block_layout
     from truebits_native.reference import Grid
     from truebits_native.rounding import word_grid
 
@@ -33,9 +33,10 @@ def kernels() -> dict[str, tuple]:
     of_unit: tuple = (np.zeros(1, np.float32),) * 4
     of_candidates: tuple = (np.zeros((1, 1), np.float32),) * 4
     return {
-        "blocks.count_narrow": (words(np.uint8), *one, *arguments("Q4_0")),
-        "blocks.count_middle": (words(np.uint8), *one, *arguments("Q5_0")),
-        "blocks.count_wide": (words(np.uint8), *one, *arguments("Q8_0")),
+        "blocks.count_few": (words(np.uint8), *one, block_layout("TQ1_0")),
+        "blocks.count_fours": (words(np.uint8), *one, block_layout("Q4_0")),
+        "blocks.count_fives": (words(np.uint8), *one, block_layout("Q5_0")),
+        "blocks.count_wide": (words(np.uint8), *one, block_layout("Q8_0")),
         "lowbits.count_matching F32": (words(np.uint32), *one, mask, np.uint32(0)),
         "lowbits.count_matching F16": (words(np.uint16), *one, mask, np.uint32(0)),
         "histogram.count_single_bins": (words(np.uint32), *one, np.array([0]), bins, counts),

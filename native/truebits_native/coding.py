@@ -11,6 +11,9 @@ from truebits_native.reference_blocks import FACTS, LAYOUTS, LEAST, MOST_CODES, 
 
 CHUNK_BYTES = 1 << 20
 
+KERNELS = {3: "count_few", 4: "count_few", 8: "count_few", 16: "count_fours", 32: "count_fives", 64: "count_wide"}
+"""By the number of codes, or of cells, that a type has."""
+
 
 def block_counts(
     raw: np.ndarray, starts: np.ndarray, stops: np.ndarray, type: str, threads: int | None = None
@@ -43,11 +46,10 @@ def block_counts(
         return reference_blocks.block_counts(raw, starts, stops, type)
     from truebits_native import blocks
 
-    wide, middle = ("Q6_K", "Q8_0"), ("Q5_0", "Q5_1", "Q5_K")
-    kernel = blocks.count_wide if type in wide else blocks.count_middle if type in middle else blocks.count_narrow
+    kernel = getattr(blocks, KERNELS[len(set(reference_blocks.cells(layout).tolist()))])
     owner, begin, end = cut(starts, stops, CHUNK_BYTES // layout.nbytes * layout.nbytes)
     with on_threads(threads):
-        by_chunk = BlockCounts(*kernel(raw, begin, end, *arguments(type)))
+        by_chunk = BlockCounts(*kernel(raw, begin, end, block_layout(type)))
     distinct = np.zeros((starts.size, MOST_CODES + 1), np.int64)
     np.add.at(distinct, owner, by_chunk.distinct)
     facts = np.zeros((starts.size, len(FACTS)), np.int64)
@@ -57,14 +59,14 @@ def block_counts(
     return BlockCounts(distinct, facts)
 
 
-def arguments(type: str) -> tuple:
-    """Return what the kernels want to know of a block type, after its ranges."""
-    from truebits_native import blocks
+def block_layout(type: str) -> tuple:
+    """Return what the kernels want to know of a block type."""
+    from truebits_native import planes
 
     layout = LAYOUTS[type]
     cells, is_zero = reference_blocks.cells(layout), layout.levels == 0
     zeros = sum(1 << cell for cell in set(cells[is_zero].tolist()) - set(cells[~is_zero].tolist()))
-    kind, scale = np.int64(getattr(blocks, type)), layout.scale
+    kind, scale = np.int64(getattr(planes, type)), layout.scale
     sizes = np.uint64(layout.nbytes), np.uint64(layout.groups)
     most = min(layout.values // layout.groups, int(cells.max()) + 1, MOST_CODES)
     return kind, *sizes, np.int64(most), np.uint64(zeros), np.uint16(scale.special), np.uint16(scale.shift)
