@@ -43,6 +43,7 @@ def kernels() -> dict[str, tuple]:
         "histogram.count_half_bins": (words(np.uint16), *one, lookup, np.array([0]), bins, counts),
         "difference.count_differing": (words(np.uint32), words(np.uint32), *one, mask),
         "difference.measure": (words(np.uint32), words(np.uint32), *one),
+        "difference.measure_specials": (words(np.uint32), words(np.uint32), *one),
         "halves.widen_with": (words(np.uint16), words(np.uint32), changed),
         "halves.widen_bfloats": (words(np.uint16), changed),
         "halves.narrow_to_bfloats": (words(np.uint32), words(np.uint16, writable=True)),

@@ -224,12 +224,14 @@ def compare(before: np.ndarray, after: np.ndarray, threads: int | None = None) -
         raise ValueError(f"arrays of {before.size} and {after.size} words")
     if before.itemsize == 8 or not choice.uses_kernels("rounding", before.size):
         return reference.compare(before, after)
-    from truebits_native.difference import measure
+    from truebits_native.difference import measure, measure_specials
 
     _, begin, end = cut(np.array([0]), np.array([before.size]), reference.ROUND_CHUNK)
     with on_threads(threads):
-        tables = measure(before, after, begin, end)
-    return _totalled(before.size, *tables)
+        counts, sums, left = measure(before, after, begin, end)
+        if left.any():
+            counts[left], sums[left] = measure_specials(before, after, begin[left], end[left])
+    return _totalled(before.size, counts, sums)
 
 
 def widened(words: np.ndarray, kind: str, threads: int | None = None) -> np.ndarray:

@@ -134,23 +134,42 @@ def add_up(old, new, sums):
 
 
 @inner
+def measure_usual(old, new, counts, sums):
+    """Measure a chunk without Inf and NaN as `reference.compare` does, but for what changed and saturated."""
+    counts[2], counts[4], counts[3], error, relative = furthest(old, new)
+    sums[0], sums[1] = np.uint32(error).view(np.float32), np.uint32(relative).view(np.float32)
+    add_up(old, new, sums)
+
+
+@inner
 def tally(old, new, counts, sums):
     """Measure a chunk as `reference.compare` does, but for what saturated."""
     counts[0], has_specials = look(old, new)
     if has_specials:
         old, new = old.copy(), new.copy()
         counts[5] = set_specials_aside(old, new)
-    counts[2], counts[4], counts[3], error, relative = furthest(old, new)
-    sums[0], sums[1] = np.uint32(error).view(np.float32), np.uint32(relative).view(np.float32)
-    add_up(old, new, sums)
+    measure_usual(old, new, counts, sums)
 
 
 @kernel
 def measure(before, after, begin, end):
-    """Measure each chunk as `reference.compare` does; returns what `rounding.round_to_grid` does.
+    """Measure each chunk as `reference.compare` does, but for those with Inf or NaN, which are for `measure_specials`.
 
-    Copies, so that all is compiled once, for arrays that can be written to.
+    Returns what `rounding.round_to_grid` does, and which chunks are left.
     """
+    counts, sums = np.zeros((begin.size, 6), np.int64), np.zeros((begin.size, 6))
+    left = np.zeros(begin.size, np.bool_)
+    for chunk in prange(begin.size):
+        old, new = before[begin[chunk] : end[chunk]], after[begin[chunk] : end[chunk]]
+        counts[chunk, 0], left[chunk] = look(old, new)
+        if not left[chunk]:
+            measure_usual(old, new, counts[chunk], sums[chunk])
+    return counts, sums, left
+
+
+@kernel
+def measure_specials(before, after, begin, end):
+    """Measure each chunk, whatever is in it. It copies, and is apart so that it is compiled where it is needed."""
     counts, sums = np.zeros((begin.size, 6), np.int64), np.zeros((begin.size, 6))
     for chunk in prange(begin.size):
         old, new = before[begin[chunk] : end[chunk]].copy(), after[begin[chunk] : end[chunk]].copy()

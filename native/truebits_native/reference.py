@@ -190,7 +190,7 @@ NEAREST, TRUNCATE, STOCHASTIC, AWAY = range(4)
 ROUND_CHUNK = 1 << 13
 """Words whose errors are summed up together."""
 
-LANES, ROWS = 256, 4
+LANES, ROWS = 256, 8
 """Partial sums of a chunk: value i goes to lane ``i % LANES``, `ROWS` rows added up before they are added to
 the lanes, in order; then the lanes' upper half is added to the lower until one is left."""
 

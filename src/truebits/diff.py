@@ -27,8 +27,11 @@ from truebits.scan import Progress, Regexes
 from truebits_native import reference
 from truebits_native.reference import Difference, merged
 
-PIECE_VALUES = 1 << 21
-"""Compared at a time."""
+PIECE_VALUES, CONVERTED_VALUES = 1 << 22, 1 << 21
+"""Compared at a time: as they are stored, and where words have to be made of them first."""
+
+SEARCH_VALUES = 1 << 15
+"""Looked at one by one at a time, for the one that differs most."""
 
 ITEM_BYTES = {**FLOAT_BYTES, **dict.fromkeys(FP8_FORMATS, 1)}
 """Bytes per value of the types that have no blocks."""
@@ -241,8 +244,13 @@ class Side(NamedTuple):
         layout = next(layout for layout in TYPES.values() if layout.name == self.tensor.type)
         return layout.values, layout.nbytes
 
+    def expect(self, file: MappedFile) -> None:
+        """Say that the whole tensor will be read."""
+        file.expect(self.tensor.offset, self.tensor.offset + self.tensor.nbytes)
+
     def bytes(self, file: MappedFile, first: int, count: int) -> np.ndarray:
         """View the bytes of `count` values, whole blocks, from value `first` on."""
+        file.check()
         values, nbytes = self.block
         return np.frombuffer(
             file.data, np.uint8, count // values * nbytes, self.tensor.offset + first // values * nbytes
@@ -285,6 +293,8 @@ def _compared(ours: Side, theirs: Side, threads: int | None) -> TensorDiff:
     same = TensorDiff(a.label, (a.type, b.type), (a.shape, b.shape), a.values)
     problem = _problem(a, b)
     with ours.map() as left, theirs.map() as right:
+        ours.expect(left)
+        theirs.expect(right)
         if problem is None and a.type == b.type and _same_bytes(ours, theirs, left, right, threads):
             return same
         if problem is None:
@@ -316,18 +326,20 @@ def _equal(left: MappedFile, a: Tensor, right: MappedFile, b: Tensor) -> bool:
     return np.array_equal(old, np.frombuffer(right.data, np.uint8, b.nbytes, b.offset))
 
 
-def spans(values: int, *blocks: int) -> Iterator[tuple[int, int]]:
-    """Yield the first value and the number of values of each piece, in whole blocks of both sides."""
+def spans(values: int, size: int, *blocks: int) -> Iterator[tuple[int, int]]:
+    """Yield the first value and the number of values of each piece of about `size`, in whole blocks of both sides."""
     together = lcm(*blocks)
-    step = max(1, PIECE_VALUES // together) * together
+    step = max(1, size // together) * together
     for first in range(0, values, step):
         yield first, min(step, values - first)
 
 
 def _same_bytes(ours: Side, theirs: Side, left: MappedFile, right: MappedFile, threads: int | None) -> bool:
     """Tell whether two tensors of one type are the same, byte for byte."""
-    for first, count in spans(ours.tensor.values, ours.block[0]):
+    for first, count in spans(ours.tensor.values, PIECE_VALUES, ours.block[0]):
         old, new = ours.bytes(left, first, count), theirs.bytes(right, first, count)
+        if not np.array_equal(old[:SEARCH_VALUES], new[:SEARCH_VALUES]):  # most tensors that differ do so at once
+            return False
         whole = old.size // 4 * 4
         if native.differing_count(old[:whole].view("<u4"), new[:whole].view("<u4"), threads=threads):
             return False
@@ -350,7 +362,8 @@ def _measured(
     parts: list[Difference] = []
     first_span = worst_span = None
     largest = -1.0
-    for span in spans(ours.tensor.values, ours.block[0], theirs.block[0]):
+    size = PIECE_VALUES if same.types == (type, type) and type == "F32" else CONVERTED_VALUES
+    for span in spans(ours.tensor.values, size, ours.block[0], theirs.block[0]):
         old, new = words(span)
         part = _judged(_difference(old, new, type, threads), 8 * old.itemsize)
         if part.changed and first_span is None:
@@ -360,8 +373,12 @@ def _measured(
         parts.append(part)
         ours.forget(left, *span)
         theirs.forget(right, *span)
-    first = _place(*words(first_span), first_span[0], type, worst=False) if first_span else None
-    worst = _place(*words(worst_span), worst_span[0], type, worst=True) if worst_span else None
+    first = worst = None
+    if first_span and worst_span:
+        old, new = words(first_span)
+        first = _place(old, new, first_span[0], type, _first(old, new))
+        old, new = words(worst_span)
+        worst = _place(old, new, worst_span[0], type, _worst(old, new, type, largest))
     return TensorDiff(same.name, same.types, same.shapes, same.values, merged(parts), first, worst)
 
 
@@ -394,19 +411,38 @@ def _values(words: np.ndarray, type: str) -> np.ndarray:
     return words.view("<f8") if type == "F64" else to_singles(words, type).view("<f4")
 
 
-def _place(old: np.ndarray, new: np.ndarray, start: int, type: str, worst: bool) -> Place:
-    """Find the first value that differs, or that differs most."""
-    differs = old != new
-    at = int(np.argmax(differs))
-    a, b = _values(old, type), _values(new, type)
-    if worst:
+def _first(old: np.ndarray, new: np.ndarray) -> int:
+    """Find the first value that differs."""
+    for start in range(0, old.size, SEARCH_VALUES):
+        differs = old[start : start + SEARCH_VALUES] != new[start : start + SEARCH_VALUES]
+        if differs.any():
+            return start + int(np.argmax(differs))
+    raise ValueError("no value differs")
+
+
+def _worst(old: np.ndarray, new: np.ndarray, type: str, largest: float) -> int:
+    """Find the first value that differs by as much as `largest`, the most that any does."""
+    for start in range(0, old.size, SEARCH_VALUES):
+        ours, theirs = old[start : start + SEARCH_VALUES], new[start : start + SEARCH_VALUES]
+        a, b = _values(ours, type), _values(theirs, type)
         with np.errstate(invalid="ignore", over="ignore"):
-            error = np.nan_to_num(np.abs(b - a), nan=np.inf, posinf=np.inf)
+            error = np.abs(b - a)
+            if error.max() < largest:  # not, if there is a NaN
+                continue
+            error = np.nan_to_num(error, nan=np.inf, posinf=np.inf)
         error[np.isnan(a) & np.isnan(b)] = 0
-        error[~differs] = -1
-        at = int(np.argmax(error))
+        error[ours == theirs] = -1
+        if error.max() >= largest:
+            return start + int(np.argmax(error))
+    raise ValueError(f"no value differs by {largest}")
+
+
+def _place(old: np.ndarray, new: np.ndarray, start: int, type: str, at: int) -> Place:
+    """Tell of one value of a piece that begins with value `start`."""
+    a, b = old[at : at + 1], new[at : at + 1]
     digits = 2 * old.itemsize
-    return Place(start + at, float(a[at]), float(b[at]), f"{old[at]:0{digits}x}", f"{new[at]:0{digits}x}")
+    ours, theirs = (float(_values(words, type)[0]) for words in (a, b))
+    return Place(start + at, ours, theirs, f"{a[0]:0{digits}x}", f"{b[0]:0{digits}x}")
 
 
 def _metadata(ours: Model, theirs: Model) -> Iterator[KeyDiff]:
