@@ -1,0 +1,1 @@
+"""The subcommands of `truebits`, one function each; `truebits.cli` puts them together."""

@@ -1,0 +1,62 @@
+"""Options that several subcommands share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from truebits.report.table import STYLES
+
+
+def options(*decorators: Callable[..., Any]) -> Callable[..., Any]:
+    """Put several click options on a command, in the order given."""
+
+    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
+        for decorator in reversed(decorators):
+            command = decorator(command)
+        return command
+
+    return decorate
+
+
+MODEL = click.argument("model", type=click.Path(path_type=Path))
+SELECTION = options(
+    click.option(
+        "-l", "--include", multiple=True, metavar="REGEX", help="Only tensors whose name it is found in; repeatable."
+    ),
+    click.option(
+        "-L", "--exclude", multiple=True, metavar="REGEX", help="Not tensors whose name it is found in; repeatable."
+    ),
+)
+THREADS = click.option("--threads", type=click.IntRange(1), help="Default: all cores. Results do not depend on it.")
+JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+STYLE = click.option("-o", "--output", "style", type=click.Choice(STYLES), default="text", show_default=True)
+REPORT = click.option("-o", "--output", "style", type=click.Choice(("text", "md")), default="text", show_default=True)
+ALLOW = click.option(
+    "--allow",
+    multiple=True,
+    type=click.Choice(("symlink", "hardlink", "cache", "open", "layout")),
+    help="Change in place what is refused otherwise; repeatable.",
+)
+
+IN_PLACE = options(
+    click.option("--in-place", is_flag=True, help="Change MODEL itself."),
+    click.option(
+        "--undo-file", type=click.Path(path_type=Path), help="In place: keep the old bytes there, for `undo`."
+    ),
+    click.option("--dry-run", is_flag=True, help="Say what would change; write nothing."),
+    click.option("--force", is_flag=True, help="Replace OUT if it exists."),
+    ALLOW,
+)
+
+EVALUATION = options(
+    click.option("--prompts", type=click.Path(path_type=Path), help="File of one prompt per line."),
+    click.option("--context", "n_ctx", type=int, default=512, show_default=True, help="Tokens per chunk of text."),
+    click.option("--chunks", type=int, help="Only the first so many; default: all."),
+    click.option("--rounds", type=int, default=5, show_default=True, help="Of the timings; 0 for none."),
+    click.option("--answer-tokens", type=int, default=48, show_default=True, help="Length of an answer, at most."),
+    click.option("--seed", type=int, default=0, show_default=True, help="Of the timings' bootstrap."),
+)
