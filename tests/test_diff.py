@@ -121,8 +121,9 @@ def one(both):
 
 @pytest.fixture
 def small_pieces(monkeypatch):
-    """Compare 64 values at a time."""
+    """Compare 64 values at a time, and search 16."""
     monkeypatch.setattr(diff_module, "PIECE_VALUES", 64)
+    monkeypatch.setattr(diff_module, "SEARCH_VALUES", 16)
 
 
 @pytest.fixture
@@ -1013,6 +1014,21 @@ def test_a_file_that_changed_since_its_header_was_read(tmp_path):
     b.write_bytes(b.read_bytes() + b"\0")
     with pytest.raises(FileChanged):
         tb.diff(a, opened)
+
+
+def test_a_file_that_changes_while_it_is_compared(tmp_path, small_pieces, monkeypatch):
+    values = weights(400)
+    a = save(tmp_path / "a.gguf", {"t": stored("F32", values)})
+    b = save(tmp_path / "b.gguf", {"t": stored("F32", nudged(values))})
+    compare = diff_module.native.compare
+
+    def touching(*arguments):
+        os.utime(b, ns=(0, 0))
+        return compare(*arguments)
+
+    monkeypatch.setattr(diff_module.native, "compare", touching)
+    with pytest.raises(FileChanged):
+        tb.diff(a, b)
 
 
 # --- all tensors together

@@ -24,7 +24,7 @@ from truebits.errors import Refused, Unfinished, VerificationFailed
 from truebits.files.mapping import FileChanged
 from truebits.files.model import open_model
 from truebits.inplace import ALLOWANCES, locked
-from truebits.marker import marker_path, read_marker
+from truebits.marker import marker_path, read_marker, set_marker
 from truebits.truncate import Cut
 from words import assert_same_bits, mixed
 
@@ -392,6 +392,31 @@ def test_long_names(path, small_blocks, monkeypatch, length):
 
 def test_two_long_names_have_two_markers(tmp_path):
     assert marker_path(tmp_path / ("x" * 250)) != marker_path(tmp_path / ("x" * 249 + "y"))
+
+
+@pytest.mark.parametrize("has_nameless_files", [True, False])
+def test_a_marker_is_whole_and_alone(tmp_path, monkeypatch, has_nameless_files):
+    opening = os.open
+
+    def open_named(path, flags, *arguments, **options):
+        if flags & os.O_TMPFILE == os.O_TMPFILE and not has_nameless_files:
+            raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
+        return opening(path, flags, *arguments, **options)
+
+    monkeypatch.setattr(os, "open", open_named)
+    path = tmp_path / "model.gguf"
+    for record in ({"operation": 1}, {"operation": 2}):  # the second finds one
+        set_marker(path, record)
+        assert read_marker(path) == {"operation": 1}
+        assert names(tmp_path) == [marker_path(path).name]
+
+
+def test_a_marker_that_gets_no_name_leaves_nothing(tmp_path, monkeypatch):
+    """As after a kill just before it."""
+    monkeypatch.setattr(os, "link", lambda *_, **__: os.kill(os.getpid(), signal.SIGINT))
+    with pytest.raises(KeyboardInterrupt):
+        set_marker(tmp_path / "model.gguf", {"operation": 1})
+    assert names(tmp_path) == []
 
 
 def test_rewrite_begun_through_a_symlink_is_found_through_the_file(path, symlink, small_blocks, monkeypatch):

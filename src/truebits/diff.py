@@ -27,8 +27,8 @@ from truebits.scan import Progress, Regexes
 from truebits_native import reference
 from truebits_native.reference import Difference, merged
 
-PIECE_VALUES, CONVERTED_VALUES = 1 << 22, 1 << 21
-"""Compared at a time: as they are stored, and where words have to be made of them first."""
+PIECE_VALUES = 1 << 22
+"""Compared at a time; half as many where words have to be made of them first."""
 
 SEARCH_VALUES = 1 << 15
 """Looked at one by one at a time, for the one that differs most."""
@@ -362,7 +362,7 @@ def _measured(
     parts: list[Difference] = []
     first_span = worst_span = None
     largest = -1.0
-    size = PIECE_VALUES if same.types == (type, type) and type == "F32" else CONVERTED_VALUES
+    size = PIECE_VALUES if same.types == ("F32", "F32") else PIECE_VALUES // 2
     for span in spans(ours.tensor.values, size, ours.block[0], theirs.block[0]):
         old, new = words(span)
         part = _judged(_difference(old, new, type, threads), 8 * old.itemsize)

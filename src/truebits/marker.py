@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import stat
+from contextlib import suppress
 from pathlib import Path
+from typing import BinaryIO
 
 from truebits.errors import Refused, Unfinished
 from truebits.files.folder import sync_folder
 
 SUFFIX = ".truebits-unfinished"
 LONGEST_FILE_NAME = 255
+
+NO_NAMELESS_FILES = (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL)
+"""What opening one says where the file system has none."""
 
 
 def marker_path(path: Path) -> Path:
@@ -62,19 +68,41 @@ def read_marker(path: Path) -> dict | None:
 
 
 def set_marker(path: Path, record: dict) -> None:
-    """Create the marker on disk, whole; one of the same rewrite may be there already."""
-    marker = marker_path(path)
+    """Create the marker on disk, whole; one of the same rewrite may be there already.
+
+    It has no name before it is complete, so that a kill leaves nothing behind; where the file system knows no
+    nameless files, it has another name first.
+    """
+    marker, content = marker_path(path), json.dumps(record).encode()
+    try:
+        descriptor = os.open(marker.parent, os.O_TMPFILE | os.O_WRONLY | os.O_CLOEXEC, 0o666)
+    except OSError as error:
+        if error.errno not in NO_NAMELESS_FILES:
+            raise
+        _set_by_rename(marker, content)
+    else:
+        with os.fdopen(descriptor, "wb") as file:
+            _write_through(file, content)
+            with suppress(FileExistsError):  # any directory makes Python call linkat, which follows the link in /proc
+                os.link(f"/proc/self/fd/{descriptor}", marker, src_dir_fd=descriptor)
+    sync_folder(marker.parent)
+
+
+def _set_by_rename(marker: Path, content: bytes) -> None:
     temporary = marker.with_name(f".{os.urandom(6).hex()}.truebits")
     try:
         with temporary.open("xb") as file:
-            file.write(json.dumps(record).encode())
-            file.flush()
-            os.fsync(file.fileno())
+            _write_through(file, content)
         if not marker.exists():
             temporary.rename(marker)
     finally:
         temporary.unlink(missing_ok=True)
-    sync_folder(marker.parent)
+
+
+def _write_through(file: BinaryIO, content: bytes) -> None:
+    file.write(content)
+    file.flush()
+    os.fsync(file.fileno())
 
 
 def clear_marker(path: Path) -> None:
