@@ -394,9 +394,12 @@ def test_two_long_names_have_two_markers(tmp_path):
     assert marker_path(tmp_path / ("x" * 250)) != marker_path(tmp_path / ("x" * 249 + "y"))
 
 
-@pytest.mark.parametrize("has_nameless_files", [True, False])
-def test_a_marker_is_whole_and_alone(tmp_path, monkeypatch, has_nameless_files):
+@pytest.mark.parametrize(("has_nameless_files", "has_links"), [(True, True), (True, False), (False, True)])
+def test_a_marker_is_whole_and_alone(tmp_path, monkeypatch, has_nameless_files, has_links):
     opening = os.open
+
+    def refuse_link(*_, **__):
+        raise OSError(errno.EPERM, os.strerror(errno.EPERM))
 
     def open_named(path, flags, *arguments, **options):
         if flags & os.O_TMPFILE == os.O_TMPFILE and not has_nameless_files:
@@ -404,6 +407,8 @@ def test_a_marker_is_whole_and_alone(tmp_path, monkeypatch, has_nameless_files):
         return opening(path, flags, *arguments, **options)
 
     monkeypatch.setattr(os, "open", open_named)
+    if not has_links:
+        monkeypatch.setattr(os, "link", refuse_link)
     path = tmp_path / "model.gguf"
     for record in ({"operation": 1}, {"operation": 2}):  # the second finds one
         set_marker(path, record)

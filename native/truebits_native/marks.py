@@ -63,7 +63,7 @@ def empty_marks(codes):
 
 @inner
 def clear(words, count):
-    """Set words to zero. (In the `prange` itself Numba would move this loop out of it.)"""
+    """Set words to zero. (Written in the `prange` itself, this loop took no effect after the first tile.)"""
     for i in range(count):
         words[i] = U64(0)
 

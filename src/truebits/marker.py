@@ -6,7 +6,6 @@ import errno
 import json
 import os
 import stat
-from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -83,8 +82,12 @@ def set_marker(path: Path, record: dict) -> None:
     else:
         with os.fdopen(descriptor, "wb") as file:
             _write_through(file, content)
-            with suppress(FileExistsError):  # any directory makes Python call linkat, which follows the link in /proc
+            try:  # with a directory, whichever, Python calls linkat, which follows the link in /proc
                 os.link(f"/proc/self/fd/{descriptor}", marker, src_dir_fd=descriptor)
+            except FileExistsError:
+                pass
+            except OSError:  # no /proc, or no links
+                _set_by_rename(marker, content)
     sync_folder(marker.parent)
 
 
