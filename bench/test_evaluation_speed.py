@@ -10,9 +10,9 @@ import pytest
 import truebits
 from compare import alternate, record
 from truebits import data
-from truebits.dialogue import read_text
-from truebits.inference import Settings
-from truebits.worker import SharedLogits, Worker
+from truebits.evaluation.dialogue import read_text
+from truebits.evaluation.llama import Settings
+from truebits.evaluation.worker import SharedLogits, Worker
 
 SETTINGS = Settings(512, 512, len(os.sched_getaffinity(0)))
 

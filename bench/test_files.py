@@ -20,7 +20,7 @@ BITS = 16
 MASK = np.uint32((1 << BITS) - 1)
 BLOCK_WORDS = 1 << 24
 
-TRUEBITS = [sys.executable, "-m", "truebits.cli"]
+TRUEBITS = [sys.executable, "-m", "truebits"]
 
 ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
 """An installed package has its bytecode."""

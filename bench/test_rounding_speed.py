@@ -8,10 +8,10 @@ import pytest
 
 import truebits_native
 from compare import alternate, record
-from truebits.files.layout import Tensor
-from truebits.formats import find, target
-from truebits.manner import Manner, Quantizer, grid_of
-from truebits.quantize import quantizer
+from truebits.files.tensor import Tensor
+from truebits.numbers.formats import find, target
+from truebits.numbers.rounding import Manner, Quantizer, grid_of
+from truebits.quantizers.quantize import quantizer
 
 BF16, FP8 = (grid_of(find(name), find("f32"), Manner()) for name in ("bf16", "fp8_e4m3fn"))
 

@@ -10,7 +10,7 @@ import subprocess
 import pytest
 
 from stopping import SMALL_BLOCK
-from truebits import rewrite
+from truebits.rewriting import copy as rewrite
 
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)

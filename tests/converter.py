@@ -165,7 +165,7 @@ def stored(values: np.ndarray, type: str) -> np.ndarray:
         with np.errstate(over="ignore"):
             return values.astype(DTYPES[type])
     if type.endswith("_K"):
-        from truebits.ggml import quantize
+        from truebits.quantizers.ggml import quantize
 
         return quantize(values.reshape(-1, 256), gguf.GGMLQuantizationType[type]).reshape(*values.shape[:-1], -1)
     return gguf.quants.quantize(values, gguf.GGMLQuantizationType[type])

@@ -17,8 +17,8 @@ from click.testing import CliRunner
 
 import truebits as tb
 import truebits_native as native
-from truebits.blocks import BlockProfile, block_profiles
-from truebits.cli import app
+from truebits.cli.main import app
+from truebits.precision.blocks import BlockProfile, block_profiles
 from truebits_native import choice, reference_blocks
 from truebits_native.reference_blocks import FACTS, LAYOUTS, unpack
 from words import assert_same_bits
@@ -248,7 +248,7 @@ def test_tensors_go_through_several_batches(mixed_model, monkeypatch):
     model = tb.open(mixed_model)
     tensors = [tensor for tensor in model.tensors if tensor.type in LAYOUTS]
     expected = block_profiles(model, tensors)
-    monkeypatch.setattr(sys.modules["truebits.scan"], "BATCH_BYTES", 500)
+    monkeypatch.setattr(sys.modules["truebits.precision.scan"], "BATCH_BYTES", 500)
     assert block_profiles(model, tensors, threads=1) == expected
 
 

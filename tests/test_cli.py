@@ -20,7 +20,7 @@ import truebits as tb
 
 
 def run(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "truebits.cli", *map(str, arguments)]
+    command = [sys.executable, "-m", "truebits", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, cwd=cwd, timeout=120)
 
 
@@ -46,7 +46,7 @@ def test_small_work_imports_no_numba(command, exact):
     arguments = [command] if command == "--help" else [command, str(exact)]
     code = (
         "import sys; sys.argv = ['truebits', *sys.argv[1:]]\n"
-        "from truebits.cli import main\n"
+        "from truebits.cli.main import main\n"
         "try: main()\n"
         "except SystemExit as stop: assert stop.code == 0\n"
         "heavy = {'numba', 'gguf', 'rich'} | ({'numpy'} if sys.argv[1] in ('--help', 'show') else set())\n"
@@ -221,7 +221,7 @@ def test_odd_layout_warns_a_reader_and_stops_a_writer(full, tmp_path):
 
 
 def test_a_reader_that_stops_reading_is_no_error(full):
-    command = f"{sys.executable} -m truebits.cli scan {full} --json --by-tensor | head -c 10"
+    command = f"{sys.executable} -m truebits scan {full} --json --by-tensor | head -c 10"
     done = subprocess.run(["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True)
     assert done.stderr == ""
 
@@ -229,7 +229,7 @@ def test_a_reader_that_stops_reading_is_no_error(full):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_while_writing_leaves_nothing(number, tmp_path):
     out = tmp_path / "big.gguf"
-    command = [sys.executable, "-m", "truebits.cli", "synth", str(out), "--size", "4GiB"]
+    command = [sys.executable, "-m", "truebits", "synth", str(out), "--size", "4GiB"]
     child = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 60
     while not any(path.stat().st_size for path in tmp_path.iterdir()) and time.monotonic() < deadline:
@@ -244,7 +244,7 @@ def test_a_signal_while_writing_leaves_nothing(number, tmp_path):
 def test_progress_shows_on_a_terminal_only(tmp_path):
     path = tb.synth(tmp_path / "model.gguf", size=1 << 20)
     code = (
-        "import truebits.report.progress as progress, truebits.cli as cli, truebits.scan\n"
+        "import truebits.report.progress as progress, truebits.cli.main as cli, truebits.precision.scan\n"
         "import sys; progress.PATIENCE = -1\n"
         f"sys.argv = ['truebits', 'scan', {str(path)!r}]\n"
         "cli.main()\n"

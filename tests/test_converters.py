@@ -1,7 +1,7 @@
 import gguf
 import pytest
 
-from truebits.converters import PLAIN, TABLE, UNDONE, Kind, is_known, shift_of, transforms_of
+from truebits.precision.converters import PLAIN, TABLE, UNDONE, Kind, is_known, shift_of, transforms_of
 
 ARCHITECTURES = {name: architecture for architecture, name in gguf.MODEL_ARCH_NAMES.items()}
 

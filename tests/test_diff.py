@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import importlib
 import io
 import json
 import math
@@ -21,8 +20,9 @@ import gguf_bytes
 import truebits as tb
 import truebits_native as native
 from gguf_bytes import ARRAY, BOOL, F32, F64, I32, STRING, U16, U32, array, key_value, scalar, string, tensor
-from truebits import cli
-from truebits.diff import METRICS, Place, check_limit
+from truebits.cli import main as cli
+from truebits.comparing import diff as diff_module
+from truebits.comparing.diff import METRICS, Place, check_limit
 from truebits.errors import SelectionError, UsageError
 from truebits.files.mapping import FileChanged
 from truebits.files.types import TYPES
@@ -30,7 +30,6 @@ from truebits.report import figures
 from truebits_native import choice
 from words import SPECIAL, is_nan, mixed, wide
 
-diff_module = importlib.import_module("truebits.diff")  # the package gives its name to the function
 TYPE_ID = {block.name: number for number, block in TYPES.items()}
 BLOCK = {block.name: (block.values, block.nbytes) for block in TYPES.values()}
 FLOATS = {"F32": "<f4", "F16": "<f2", "BF16": "<u2", "F64": "<f8"}
@@ -1284,7 +1283,7 @@ def test_exit_codes(different, both, truebits, tmp_path):
 
 def test_exit_code_of_a_process(different):
     """The command as it is run."""
-    command = [sys.executable, "-m", "truebits.cli", "diff", different.a]
+    command = [sys.executable, "-m", "truebits", "diff", different.a]
     done = subprocess.run([*command, different.b], capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (1, "")
     assert "Different: 6 of 9 tensors" in done.stdout
@@ -1296,7 +1295,7 @@ def test_a_reader_that_stops_reading_does_not_make_models_the_same(different, op
     """The exit code is what a script asks: `truebits diff A B | head` under pipefail."""
     reading, writing = os.pipe()
     os.close(reading)
-    command = [sys.executable, "-m", "truebits.cli", "diff", different.a, different.b, *options]
+    command = [sys.executable, "-m", "truebits", "diff", different.a, different.b, *options]
     done = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True)
     os.close(writing)
     assert (done.returncode, done.stderr) == (1, "")

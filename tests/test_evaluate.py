@@ -21,11 +21,11 @@ import pytest
 
 import truebits as tb
 from llama_numpy import Llama
-from truebits import scoring
-from truebits.dialogue import PROMPTS, read_prompts
 from truebits.errors import EvaluationFailed, MissingExtra, ModelFileError, UsageError
-from truebits.evaluate import evaluate, evaluate_many
-from truebits.statistics import compare
+from truebits.evaluation import scoring
+from truebits.evaluation.dialogue import PROMPTS, read_prompts
+from truebits.evaluation.evaluate import evaluate, evaluate_many
+from truebits.evaluation.scores import compare
 
 if find_spec("llama_cpp") is None:
     missing = "llama-cpp-python is not installed: pip install 'truebits[eval]'"
@@ -451,7 +451,7 @@ SCRIPT = """
 import multiprocessing
 import sys
 
-from truebits.evaluate import evaluate
+from truebits.evaluation.evaluate import evaluate
 
 if __name__ == "__main__":
     def progress(done, total):

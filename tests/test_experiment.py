@@ -14,7 +14,7 @@ import pytest
 import truebits as tb
 from truebits import data
 from truebits.errors import MissingExtra, UsageError
-from truebits.report import story
+from truebits.report import experiment as story
 
 NEEDS_EVAL = pytest.mark.skipif(
     find_spec("llama_cpp") is None and os.environ.get("CI") != "true", reason="needs the extra eval"
@@ -28,7 +28,7 @@ def measured():
 
 
 def run(*arguments):
-    command = [sys.executable, "-m", "truebits.cli", *map(str, arguments)]
+    command = [sys.executable, "-m", "truebits", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, timeout=120)
 
 
@@ -69,7 +69,7 @@ def test_shapes_of_requests_that_are_refused(tmp_path):
 
 
 def test_without_the_extra_one_line_says_how_to_get_it(monkeypatch, tmp_path):
-    monkeypatch.setattr(sys.modules["truebits.evaluate"], "find_spec", lambda name: None)
+    monkeypatch.setattr(sys.modules["truebits.evaluation.evaluate"], "find_spec", lambda name: None)
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     with pytest.raises(MissingExtra, match=r"pip install 'truebits\[eval\]'"):
         tb.experiment(data.MODEL, bits=16, text=data.HELDOUT)

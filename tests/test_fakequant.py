@@ -25,13 +25,13 @@ from test_cli import run
 from test_quantize import CUSTOM, finite_words, words_in
 from test_scan import TYPE_ID, words_for, write
 from test_truncate import assert_same_file, model_bytes, names, sabotage
-from truebits import cli
+from truebits.cli import main as cli
 from truebits.errors import ModelFileError, Refused, SelectionError, Unfinished, UsageError, VerificationFailed
-from truebits.fakequant import bits_per_weight
 from truebits.files.model import open_model
-from truebits.formats import CATALOGUE, Format, find, target
-from truebits.marker import marker_path
+from truebits.numbers.formats import CATALOGUE, Format, find, target
 from truebits.report.table import STYLES
+from truebits.rewriting.fakequant import bits_per_weight
+from truebits.rewriting.marker import marker_path
 from words import DTYPE, SPECIAL, TYPES, assert_same_bits, mixed
 
 SCALED = ("int8", "int4:row:affine", "int6:tensor:mse", "mxfp4", "nvfp4", "q8_0", "q4_0")

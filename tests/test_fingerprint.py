@@ -19,9 +19,9 @@ import pytest
 
 import gguf_bytes
 import truebits as tb
+from truebits.comparing.manifest import LARGEST_FILE, BadManifest, read_manifest
 from truebits.errors import SelectionError
 from truebits.files.mapping import FileChanged
-from truebits.manifest import LARGEST_FILE, BadManifest, read_manifest
 from truebits.report.json import fingerprint as manifest_of
 from words import SPECIAL, grid
 
@@ -111,7 +111,7 @@ def read(path: Path) -> list[Stored]:
 
 
 def run(*arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "truebits.cli", *map(str, arguments)]
+    command = [sys.executable, "-m", "truebits", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, timeout=60)
 
 
@@ -620,7 +620,7 @@ def test_verify_by_command(path, manifest, tensors):
 
 
 def test_the_manifest_may_be_a_pipe(path):
-    truebits = f"{sys.executable} -m truebits.cli"
+    truebits = f"{sys.executable} -m truebits"
     command = f"{truebits} verify {path} <({truebits} scan {path} --fingerprint --json)"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stderr) == (0, "")

@@ -13,7 +13,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from truebits.errors import UsageError
-from truebits.formats import ALIASES, BLOCK_TYPES, CATALOGUE, SHARED, Integer, find, target
+from truebits.numbers.formats import ALIASES, BLOCK_TYPES, CATALOGUE, SHARED, Integer, find, target
 from words import grid
 
 DTYPES = {

@@ -19,13 +19,13 @@ import truebits as tb
 from gguf_bytes import U16, alignment, key_value, scalar, tensor
 from gguf_bytes import gguf as gguf_bytes
 from stopping import SMALL_BLOCK, stopped
-from truebits import rewrite
 from truebits.errors import Refused, Unfinished, VerificationFailed
 from truebits.files.mapping import FileChanged
 from truebits.files.model import open_model
-from truebits.inplace import ALLOWANCES, locked
-from truebits.marker import marker_path, read_marker, set_marker
-from truebits.truncate import Cut
+from truebits.rewriting import copy as rewrite
+from truebits.rewriting.inplace import ALLOWANCES, locked
+from truebits.rewriting.marker import marker_path, read_marker, set_marker
+from truebits.rewriting.truncate import Cut
 from words import assert_same_bits, mixed
 
 F32, F16, Q8_0 = 0, 1, 8
@@ -617,9 +617,9 @@ KILLED_AT_EACH_CALL = """
 import os, shutil, signal, sys
 from pathlib import Path
 import truebits as tb
-from truebits import rewrite
+from truebits.rewriting import copy as rewrite
 from truebits.errors import TruebitsError
-from truebits.marker import marker_path
+from truebits.rewriting.marker import marker_path
 
 rewrite.BLOCK_BYTES = 4096
 folder, undo_name, what = Path(sys.argv[1]), sys.argv[2] or None, sys.argv[3]

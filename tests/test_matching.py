@@ -3,7 +3,7 @@
 import pytest
 
 from truebits.errors import UsageError
-from truebits.matching import Names, block_of
+from truebits.lineage.matching import Names, block_of
 
 NAMES = [
     ("llama", "model.layers.31.self_attn.q_proj.weight", "blk.31.attn_q.weight"),

@@ -12,9 +12,9 @@ import pytest
 from gguf_bytes import I32, STRING, U8, U16, key_value, scalar, string, tensor
 from gguf_bytes import gguf as gguf_bytes
 from truebits import errors
-from truebits.files.layout import Tensor
 from truebits.files.mapping import FileChanged, MappedFile
 from truebits.files.model import open_model
+from truebits.files.tensor import Tensor
 
 NAMES = ("token_embd.weight", "blk.0.attn_norm.weight", "blk.0.attn_q.weight", "blk.1.attn_norm.weight")
 

@@ -4,8 +4,8 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from truebits.evidence import Evidence
-from truebits.origin import ODDS_WANTED, judge
+from truebits.precision.evidence import Evidence
+from truebits.precision.origin import ODDS_WANTED, judge
 from words import DTYPE, profile_of, rounded
 
 

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from truebits import formats
 from truebits.errors import UsageError
-from truebits.formats import Format, find
-from truebits.profile import LAYOUTS, REPORTED_FORMATS, PrecisionProfile
+from truebits.numbers import formats
+from truebits.numbers.formats import Format, find
+from truebits.precision.profile import LAYOUTS, REPORTED_FORMATS, PrecisionProfile
 from truebits_native import profiles, reference
 from words import (
     DTYPE,

@@ -15,12 +15,13 @@ import pytest
 import truebits as tb
 from test_profile import representable
 from test_scan import words_for, write, write_raw
-from truebits import ggml, rewrite
 from truebits.errors import MissingExtra, Refused
-from truebits.files.layout import Tensor
-from truebits.formats import CATALOGUE, CLIPS, find
-from truebits.manner import ROUNDINGS, Manner
-from truebits.quantize import quantizer
+from truebits.files.tensor import Tensor
+from truebits.numbers.formats import CATALOGUE, CLIPS, find
+from truebits.numbers.rounding import ROUNDINGS, Manner
+from truebits.quantizers import ggml
+from truebits.quantizers.quantize import quantizer
+from truebits.rewriting import copy as rewrite
 from truebits_native import choice
 from words import DTYPE, TYPES, assert_same_bits, is_nan, mixed, values_of
 

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 import truebits_native as native
-from truebits.formats import CATALOGUE, find
-from truebits.manner import OVERFLOWS, ROUNDINGS, STORAGE, Manner, grid_of
+from truebits.numbers.formats import CATALOGUE, find
+from truebits.numbers.rounding import OVERFLOWS, ROUNDINGS, STORAGE, Manner, grid_of
 from truebits_native import choice, reference
 from truebits_native.reference import LANES, ROUND_CHUNK, Difference, Grid
 from words import SPECIAL, assert_same_bits, mixed

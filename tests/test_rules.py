@@ -10,8 +10,8 @@ import pytest
 from test_scan import words_for, write
 from truebits.errors import SelectionError, UsageError
 from truebits.files.model import open_model
-from truebits.formats import target
-from truebits.rules import LARGEST_FILE, Rule, assign, read_rules
+from truebits.numbers.formats import target
+from truebits.rewriting.rules import LARGEST_FILE, Rule, assign, read_rules
 
 EVIL = "\x1b[31m\u202ered"
 

@@ -24,8 +24,8 @@ from truebits.errors import ModelFileError
 from truebits.files.gguf import Limits
 from truebits.files.model import open_model
 from truebits.files.safetensors import read_header
-from truebits.fp8 import FP8_FORMATS, single_words
-from truebits.profile import PrecisionProfile
+from truebits.numbers.fp8 import FP8_FORMATS, single_words
+from truebits.precision.profile import PrecisionProfile
 
 GOLDEN = (
     b"\xc0\0\0\0\0\0\0\0"
@@ -104,7 +104,7 @@ def findings(model) -> list[tuple[str, int]]:
 
 
 def run(*arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "truebits.cli", *map(str, arguments)]
+    command = [sys.executable, "-m", "truebits", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, timeout=120)
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import truebits_native as native
-from truebits.scales import WHOLE
+from truebits.quantizers.scales import WHOLE
 from truebits_native import CHUNK, choice, reference
 from truebits_native.reference import AWAY, NEAREST, ROUND_CHUNK, STOCHASTIC, TRUNCATE, Difference, Grid, Scales
 from words import assert_same_bits, mixed

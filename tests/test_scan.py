@@ -1,6 +1,5 @@
 """Scans of real files, against profiles of the same words counted by brute force."""
 
-import importlib
 import os
 from pathlib import Path
 
@@ -14,12 +13,12 @@ from truebits.errors import SelectionError, UsageError
 from truebits.files.gguf import TYPES as GGML_TYPES
 from truebits.files.mapping import FileChanged
 from truebits.files.model import open_model
-from truebits.origin import Origin
-from truebits.scan import TensorPrecision, low_bits, scan
+from truebits.precision import scan as scan_module
+from truebits.precision.origin import Origin
+from truebits.precision.scan import TensorPrecision, low_bits, scan
 from truebits_native import choice
 from words import TYPES, grid, mixed, profile_of
 
-scan_module = importlib.import_module("truebits.scan")  # the package gives its name to the function
 TYPE_ID = {block.name: number for number, block in GGML_TYPES.items()}
 
 

@@ -1,6 +1,5 @@
 """GGUFs of one model whose histories are known, told from each other."""
 
-import importlib
 import json
 import subprocess
 import sys
@@ -11,11 +10,10 @@ import pytest
 from gguf import GGMLQuantizationType
 
 import truebits as tb
+from truebits.comparing import diff as diff_module
 from truebits.errors import UsageError
-from truebits.siblings import Kin
+from truebits.lineage.siblings import Kin
 from words import rounded
-
-diff_module = importlib.import_module("truebits.diff")  # the package gives its name to the function
 
 
 def as_bf16(values):
@@ -172,7 +170,7 @@ def test_one_model_is_too_few(model):
 
 
 def run(*arguments):
-    command = [sys.executable, "-m", "truebits.cli", "trace", *map(str, arguments)]
+    command = [sys.executable, "-m", "truebits", "trace", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True)
 
 

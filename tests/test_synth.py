@@ -8,9 +8,9 @@ import pytest
 
 import truebits as tb
 from truebits.errors import Refused, UsageError
+from truebits.experiments.synth import LARGEST_TENSOR, plain, round_to, tinyllama
 from truebits.files.model import open_model
-from truebits.formats import find
-from truebits.synth import LARGEST_TENSOR, plain, round_to, tinyllama
+from truebits.numbers.formats import find
 from words import assert_same_bits, mixed
 
 SMALL = 1 << 18
@@ -97,7 +97,7 @@ def test_large_models_have_more_blocks(type, size):
 
 def test_blocks_are_written_one_after_the_other(path, monkeypatch):
     """Draws end at multiples of the block, so a tensor across several must be drawn whole."""
-    monkeypatch.setattr(sys.modules["truebits.synth"], "BLOCK_BYTES", 4096)
+    monkeypatch.setattr(sys.modules["truebits.experiments.synth"], "BLOCK_BYTES", 4096)
     tb.synth(path, size=SMALL)
     values = values_in(path)
     assert np.count_nonzero(values) == values.size

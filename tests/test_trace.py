@@ -27,11 +27,11 @@ from converter import (
     write_safetensors,
 )
 from test_cli import run
-from truebits import expected as expected_module
-from truebits.blockerror import BOUNDS
-from truebits.casts import Verdict
 from truebits.errors import NeedsGGUF, NotTheSource, SelectionError, UsageError
-from truebits.trace import trace
+from truebits.lineage import source as expected_module
+from truebits.lineage.block_error import BOUNDS
+from truebits.lineage.trace import trace
+from truebits.lineage.ways import Verdict
 
 NEEDS_GGML = pytest.mark.skipif(
     find_spec("llama_cpp") is None and os.environ.get("CI") != "true", reason="needs the extra eval"
@@ -596,7 +596,7 @@ def test_a_tensor_that_is_read_in_pieces(made, monkeypatch):
 
 
 def test_only_the_start_is_quantized_again_unless_asked(made, monkeypatch):
-    monkeypatch.setattr("truebits.comparison.REFERENCE_VALUES", 32 * 64)
+    monkeypatch.setattr("truebits.lineage.judge.REFERENCE_VALUES", 32 * 64)
     got = of(made(type="Q8_0"), MATRIX)
     expected = Verdict.CONSISTENT, "64 of first 64 blocks the reference quantizer's bytes"
     assert (got.verdict, got.detail) == expected

@@ -12,11 +12,11 @@ import truebits as tb
 from gguf_bytes import gguf as gguf_bytes
 from gguf_bytes import tensor
 from stopping import stopped
-from truebits import rewrite
 from truebits.errors import ModelFileError, Refused, TruebitsError, Unfinished
 from truebits.files.model import open_model
-from truebits.marker import marker_path
-from truebits.undolog import HEAD, LENGTH, MAGIC, BadUndoFile, UndoLog
+from truebits.rewriting import copy as rewrite
+from truebits.rewriting.marker import marker_path
+from truebits.rewriting.undolog import HEAD, LENGTH, MAGIC, BadUndoFile, UndoLog
 from words import assert_same_bits
 
 F32, F16, Q8_0 = 0, 1, 8
@@ -234,7 +234,7 @@ def test_undo_file_of_a_run_that_was_stopped_before_it_wrote_is_used_again(path,
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr("truebits.inplace.sum_of_others", stop)
+        patched.setattr("truebits.rewriting.inplace.sum_of_others", stop)
         with pytest.raises(KeyboardInterrupt):
             truncate(path, undo_file)
     assert_file(path, example())

@@ -7,7 +7,7 @@ from functools import cache
 import numpy as np
 import pytest
 
-from truebits.profile import PrecisionProfile
+from truebits.precision.profile import PrecisionProfile
 
 DTYPE = {"F32": np.uint32, "F16": np.uint16, "BF16": np.uint16, "F64": np.uint64}
 TYPES = tuple(DTYPE)

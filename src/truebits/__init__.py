@@ -1,63 +1,81 @@
 """truebits: what precision do these weights truly carry, and what happens if they carry less?"""
 
-import sys
 from importlib import import_module
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from truebits._version import __version__
+
 if TYPE_CHECKING:
-    from truebits.diff import diff as diff
+    from truebits.comparing.diff import Diff as Diff
+    from truebits.comparing.diff import diff as diff
+    from truebits.comparing.fingerprint import Fingerprint as Fingerprint
+    from truebits.comparing.fingerprint import fingerprint as fingerprint
+    from truebits.comparing.verify import Verification as Verification
+    from truebits.comparing.verify import verify as verify
     from truebits.errors import ModelFileError as ModelFileError
     from truebits.errors import Refused as Refused
     from truebits.errors import TruebitsError as TruebitsError
     from truebits.errors import Unfinished as Unfinished
     from truebits.errors import UsageError as UsageError
     from truebits.errors import VerificationFailed as VerificationFailed
-    from truebits.evaluate import evaluate as evaluate
-    from truebits.experiment import experiment as experiment
-    from truebits.fakequant import fakequant as fakequant
-    from truebits.fakequant import sweep as sweep
+    from truebits.evaluation.evaluate import Evaluation as Evaluation
+    from truebits.evaluation.evaluate import evaluate as evaluate
+    from truebits.experiments.experiment import Experiment as Experiment
+    from truebits.experiments.experiment import experiment as experiment
+    from truebits.experiments.synth import synth as synth
     from truebits.files.model import Model as Model
     from truebits.files.model import open_model
-    from truebits.fingerprint import fingerprint as fingerprint
-    from truebits.operation import Rewrite as Rewrite
-    from truebits.plan import plan as plan
-    from truebits.profile import PrecisionProfile as PrecisionProfile
-    from truebits.scan import Report as Report
-    from truebits.scan import low_bits as low_bits
-    from truebits.scan import scan as scan
-    from truebits.siblings import siblings as siblings
-    from truebits.synth import synth as synth
-    from truebits.trace import trace as trace
-    from truebits.truncate import truncate as truncate
-    from truebits.undo import undo as undo
-    from truebits.verify import verify as verify
+    from truebits.lineage.siblings import Siblings as Siblings
+    from truebits.lineage.siblings import siblings as siblings
+    from truebits.lineage.trace import Trace as Trace
+    from truebits.lineage.trace import trace as trace
+    from truebits.precision.blocks import BlockPrecision as BlockPrecision
+    from truebits.precision.origin import Origin as Origin
+    from truebits.precision.profile import PrecisionProfile as PrecisionProfile
+    from truebits.precision.scan import Report as Report
+    from truebits.precision.scan import TensorPrecision as TensorPrecision
+    from truebits.precision.scan import low_bits as low_bits
+    from truebits.precision.scan import scan as scan
+    from truebits.rewriting.fakequant import fakequant as fakequant
+    from truebits.rewriting.fakequant import sweep as sweep
+    from truebits.rewriting.operation import Rewrite as Rewrite
+    from truebits.rewriting.plan import plan as plan
+    from truebits.rewriting.truncate import truncate as truncate
+    from truebits.rewriting.undo import undo as undo
 
     open = open_model
-
-__version__ = "0.1.0"
 
 _HOMES = {
     "Model": "files.model",
     "open": "files.model",
-    "Report": "scan",
-    "low_bits": "scan",
-    "scan": "scan",
-    "siblings": "siblings",
-    "synth": "synth",
-    "Rewrite": "operation",
-    "diff": "diff",
-    "evaluate": "evaluate",
-    "experiment": "experiment",
-    "fakequant": "fakequant",
-    "fingerprint": "fingerprint",
-    "plan": "plan",
-    "sweep": "fakequant",
-    "trace": "trace",
-    "truncate": "truncate",
-    "undo": "undo",
-    "verify": "verify",
-    "PrecisionProfile": "profile",
+    "Report": "precision.scan",
+    "low_bits": "precision.scan",
+    "scan": "precision.scan",
+    "TensorPrecision": "precision.scan",
+    "PrecisionProfile": "precision.profile",
+    "BlockPrecision": "precision.blocks",
+    "Origin": "precision.origin",
+    "Rewrite": "rewriting.operation",
+    "plan": "rewriting.plan",
+    "truncate": "rewriting.truncate",
+    "fakequant": "rewriting.fakequant",
+    "sweep": "rewriting.fakequant",
+    "undo": "rewriting.undo",
+    "diff": "comparing.diff",
+    "Diff": "comparing.diff",
+    "fingerprint": "comparing.fingerprint",
+    "Fingerprint": "comparing.fingerprint",
+    "verify": "comparing.verify",
+    "Verification": "comparing.verify",
+    "trace": "lineage.trace",
+    "Trace": "lineage.trace",
+    "siblings": "lineage.siblings",
+    "Siblings": "lineage.siblings",
+    "evaluate": "evaluation.evaluate",
+    "Evaluation": "evaluation.evaluate",
+    "experiment": "experiments.experiment",
+    "Experiment": "experiments.experiment",
+    "synth": "experiments.synth",
     "TruebitsError": "errors",
     "ModelFileError": "errors",
     "UsageError": "errors",
@@ -69,26 +87,14 @@ _HOMES = {
 __all__ = ["__version__", *_HOMES]
 
 
-class _Package(ModuleType):
-    """Imports a public name when it is first used, so that ``import truebits`` stays quick.
-
-    A function may have its module's name (``truebits.scan.scan``); importing that module must not put
-    the module in the function's place.
-    """
-
-    def __getattr__(self, name: str) -> Any:
-        if name not in _HOMES:
-            raise AttributeError(f"module 'truebits' has no attribute {name!r}")
-        home = import_module(f"truebits.{_HOMES[name]}")
-        value = self.__dict__[name] = getattr(home, "open_model" if name == "open" else name)
-        return value
-
-    def __dir__(self) -> list[str]:
-        return __all__
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if not (name in _HOMES and isinstance(value, ModuleType)):
-            super().__setattr__(name, value)
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first used, so that ``import truebits`` stays quick."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'truebits' has no attribute {name!r}")
+    home = import_module(f"truebits.{_HOMES[name]}")
+    value = globals()[name] = getattr(home, "open_model" if name == "open" else name)
+    return value
 
 
-sys.modules[__name__].__class__ = _Package
+def __dir__() -> list[str]:
+    return __all__

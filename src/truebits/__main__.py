@@ -1,5 +1,5 @@
 """``python -m truebits`` is the command ``truebits``."""
 
-from truebits.cli import main
+from truebits.cli.main import main
 
 main()

@@ -11,10 +11,10 @@ from typing import Any, NamedTuple
 
 from truebits import errors
 from truebits.errors import printable, shortened
-from truebits.files.json_text import JsonText
-from truebits.files.layout import Tensor
-from truebits.files.magic import PICKLE_SUFFIXES, pickle_refused
+from truebits.files.json_tokens import JsonText
 from truebits.files.mapping import MappedFile
+from truebits.files.sniff import PICKLE_SUFFIXES, pickle_refused
+from truebits.files.tensor import Tensor
 
 INDEX_SUFFIX = ".safetensors.index.json"
 SHARD_NAME = re.compile(r"(?P<stem>.*)-(?P<number>\d{5})-of-(?P<count>\d{5})\.safetensors")

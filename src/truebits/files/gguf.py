@@ -21,8 +21,8 @@ from typing import NamedTuple, NoReturn
 from truebits import errors
 from truebits.errors import ModelFileError, printable
 from truebits.files.header import ARRAY, LAST_KIND, SCALAR, STRING, U64, UINT32, Header, aligned
-from truebits.files.layout import Tensor, check_overlap
-from truebits.files.magic import HEAD_BYTES, refuse
+from truebits.files.sniff import HEAD_BYTES, refuse
+from truebits.files.tensor import Tensor, check_overlap
 from truebits.files.types import REMOVED_TYPES, TYPES
 
 U32, I32 = Struct("<I"), Struct("<i")

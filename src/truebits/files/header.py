@@ -10,7 +10,7 @@ from struct import Struct
 from typing import ClassVar
 
 from truebits import errors
-from truebits.files.layout import Finding, Tensor
+from truebits.files.tensor import Finding, Tensor
 
 U64 = Struct("<Q")
 SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}

@@ -16,10 +16,10 @@ from truebits.errors import printable
 from truebits.files import checkpoint, gguf, safetensors
 from truebits.files.gguf import Limits
 from truebits.files.header import STRING, U64, Header
-from truebits.files.layout import Finding, Tensor
-from truebits.files.magic import HEAD_BYTES, format_of
 from truebits.files.mapping import Identity, MappedFile
 from truebits.files.safetensors import SafetensorsHeader
+from truebits.files.sniff import HEAD_BYTES, format_of
+from truebits.files.tensor import Finding, Tensor
 
 SHARD_NAME = re.compile(r"(?P<stem>.*)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf")
 

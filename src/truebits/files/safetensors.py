@@ -19,8 +19,8 @@ from truebits import errors
 from truebits.errors import printable
 from truebits.files.gguf import LONGEST_NAME, TOO_LARGE, Limits
 from truebits.files.header import STRING, U64
-from truebits.files.json_text import JsonText
-from truebits.files.layout import Finding, Tensor, check_overlap
+from truebits.files.json_tokens import JsonText
+from truebits.files.tensor import Finding, Tensor, check_overlap
 from truebits.files.types import SAFETENSORS_BITS
 
 LONGEST_HEADER = 100_000_000

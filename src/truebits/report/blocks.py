@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from typing import NamedTuple
 
-from truebits.blocks import BlockProfile
 from truebits.errors import printable
-from truebits.files.layout import group_of
-from truebits.origin import Origin
+from truebits.files.tensor import group_of
+from truebits.precision.blocks import BlockProfile
+from truebits.precision.origin import Origin
+from truebits.precision.scan import Report
 from truebits.report.table import Cell, Table
 from truebits.report.text import conclusion as conclusion_on_floats
-from truebits.scan import Report
 
 NOTHING = ("direct", "constant", "ambiguous")
 """Verdicts that name no format."""

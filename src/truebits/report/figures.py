@@ -7,14 +7,14 @@ from math import isfinite
 from typing import TYPE_CHECKING
 
 from truebits.errors import printable
-from truebits.files.layout import group_of
+from truebits.files.tensor import group_of
 from truebits.report.table import Cell, Scientific, Table, percent
 from truebits_native.reference import Difference, merged
 
 if TYPE_CHECKING:
-    from truebits.diff import Diff, TensorDiff
-    from truebits.fakequant import Trial
-    from truebits.operation import Rewrite, TensorChange
+    from truebits.comparing.diff import Diff, TensorDiff
+    from truebits.rewriting.fakequant import Trial
+    from truebits.rewriting.operation import Rewrite, TensorChange
 
 ERRORS = ("flushed", "saturated", "max abs", "max rel", "max ulp", "RMS error", "SNR dB")
 

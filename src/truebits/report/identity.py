@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import Path
 
+from truebits.comparing.fingerprint import Fingerprint
+from truebits.comparing.verify import Verification
 from truebits.errors import printable
-from truebits.fingerprint import Fingerprint
 from truebits.report.table import Table
-from truebits.verify import Verification
 
 
 def headline(found: Fingerprint) -> str:

@@ -13,25 +13,25 @@ from typing import TYPE_CHECKING, Any
 
 from truebits.errors import printable
 from truebits.files.header import Header
-from truebits.files.layout import Tensor
 from truebits.files.model import Model
-from truebits.origin import origin_of
-from truebits.profile import PrecisionProfile
+from truebits.files.tensor import Tensor
+from truebits.precision.origin import origin_of
+from truebits.precision.profile import PrecisionProfile
+from truebits.precision.scan import Report, TensorPrecision
 from truebits.report.listing import metadata
 from truebits.report.table import Table
-from truebits.scan import Report, TensorPrecision
 from truebits_native.reference import Difference
 
 if TYPE_CHECKING:
-    from truebits.diff import Diff, Place
-    from truebits.evaluate import Evaluation
-    from truebits.experiment import Comparison, Experiment
-    from truebits.fakequant import Trial
-    from truebits.fingerprint import Fingerprint
-    from truebits.operation import Rewrite
-    from truebits.siblings import Siblings
-    from truebits.trace import Trace
-    from truebits.verify import Verification
+    from truebits.comparing.diff import Diff, Place
+    from truebits.comparing.fingerprint import Fingerprint
+    from truebits.comparing.verify import Verification
+    from truebits.evaluation.evaluate import Evaluation
+    from truebits.experiments.experiment import Comparison, Experiment
+    from truebits.lineage.siblings import Siblings
+    from truebits.lineage.trace import Trace
+    from truebits.rewriting.fakequant import Trial
+    from truebits.rewriting.operation import Rewrite
 
 
 def document(verb: str, content: dict[str, Any]) -> str:
@@ -111,7 +111,7 @@ def bits_view(model: Model, name: str, bits: int, table: Table) -> str:
 
 def fingerprint(found: Fingerprint) -> str:
     """Return the manifest; names stand as they are, and not as they are printed, so that they can be found again."""
-    from truebits.fingerprint import ALGORITHM
+    from truebits.comparing.fingerprint import ALGORITHM
 
     content = {
         "file": found.file,
@@ -276,7 +276,7 @@ def _evaluation(found: Evaluation) -> dict[str, Any]:
 
 
 def experiment(done: Experiment) -> str:
-    from truebits.report.story import conclusion
+    from truebits.report.experiment import conclusion
 
     plan, total = done.plan, done.diff.total if done.diff else None
     return document(

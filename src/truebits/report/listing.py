@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from truebits.errors import printable, shortened
-from truebits.files.layout import Tensor
 from truebits.files.model import Model
+from truebits.files.tensor import Tensor
 from truebits.report.table import Table, nbytes
 
 

@@ -7,7 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from truebits.errors import MissingExtra
-from truebits.experiment import Comparison
+from truebits.experiments.experiment import Comparison
 
 
 def draw(found: Sequence[Comparison], path: Path) -> None:

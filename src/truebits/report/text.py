@@ -7,17 +7,17 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from truebits.converters import is_known
 from truebits.errors import SelectionError, printable
-from truebits.files.layout import FLOAT_BYTES, group_of
 from truebits.files.model import Model
-from truebits.origin import Origin, origin_of
-from truebits.profile import LAYOUTS, REPORTED_FORMATS, PrecisionProfile
+from truebits.files.tensor import FLOAT_BYTES, group_of
+from truebits.precision.converters import is_known
+from truebits.precision.origin import Origin, origin_of
+from truebits.precision.profile import LAYOUTS, REPORTED_FORMATS, PrecisionProfile
+from truebits.precision.scan import Report
 from truebits.report.table import Table, nbytes, percent
-from truebits.scan import Report
 
 if TYPE_CHECKING:
-    from truebits.operation import Rewrite
+    from truebits.rewriting.operation import Rewrite
 
 
 class Row(NamedTuple):

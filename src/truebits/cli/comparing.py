@@ -1,0 +1,183 @@
+"""Subcommands that compare models: diff, trace."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from truebits.cli.options import JSON, SELECTION, STYLE, THREADS, options
+from truebits.cli.shared import Different, closed_pipe_is_no_error, open_model
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+    from truebits.comparing.diff import Diff
+    from truebits.files.model import Model
+    from truebits.lineage.trace import Trace
+
+
+@click.command()
+@options(
+    click.argument("a", type=click.Path(path_type=Path)),
+    click.argument("b", type=click.Path(path_type=Path)),
+    SELECTION,
+    click.option(
+        "--fail-over",
+        "limits",
+        multiple=True,
+        metavar="METRIC=VALUE",
+        help="Only fail if a tensor is above: changed, max_abs, max_rel, max_ulp, mse, rms; repeatable.",
+    ),
+    THREADS,
+    JSON,
+    STYLE,
+)
+def diff(
+    a: Path,
+    b: Path,
+    include: tuple[str, ...],
+    exclude: tuple[str, ...],
+    limits: tuple[str, ...],
+    threads: int | None,
+    as_json: bool,
+    style: str,
+) -> None:
+    """Compare two models value by value; exit code 0 if they are the same, 1 if not.
+
+    With --fail-over it is 1 if a tensor is above a limit, missing, or not to be compared.
+    """
+    from truebits.comparing.diff import diff as compare
+    from truebits.report import figures, json
+    from truebits.report.progress import progress_bar
+
+    gates = [_gate(limit) for limit in limits]
+    ours, theirs = open_model(a), open_model(b)
+    with progress_bar("diff") as progress:
+        found = compare(ours, theirs, include or None, exclude, threads=threads, progress=progress)
+    failed = [line for metric, limit in gates for line in found.over(metric, limit)]
+    with closed_pipe_is_no_error():
+        if as_json:
+            click.echo(json.diff(found, failed))
+        else:
+            _print_diff(figures, found, failed, style)
+    if failed or not (gates or found.is_same):
+        raise Different
+
+
+def _print_diff(figures: ModuleType, found: Diff, failed: list[str], style: str) -> None:
+    table = figures.diff(found)
+    if table.rows:
+        click.echo(table.render(style))
+    if style == "text":
+        places = figures.places(found)
+        if places.rows:
+            click.echo(f"\n{places.render(style)}\n")
+        for line in [*figures.differences(found), *(f"gate failed: {line}" for line in failed)]:
+            click.echo(line)
+
+
+@click.command()
+@options(
+    click.argument("models", nargs=-1, type=click.Path(path_type=Path), metavar="GGUF SOURCE | A B [C]..."),
+    SELECTION,
+    click.option("--thorough", is_flag=True, help="Quantize all of a quantized tensor again, not only its start."),
+    THREADS,
+    JSON,
+    STYLE,
+)
+def trace(
+    models: tuple[Path, ...],
+    include: tuple[str, ...],
+    exclude: tuple[str, ...],
+    thorough: bool,
+    threads: int | None,
+    as_json: bool,
+    style: str,
+) -> None:
+    """Compare a GGUF with the checkpoint that it was converted from, or GGUFs of one model with each other.
+
+    SOURCE is a Hugging Face folder or a safetensors file. What the converter does (permuted heads, norms plus
+    one, stacked experts) is done again, and every tensor compared bit for bit, or, if it is quantized, by
+    its error. Exit code 1 if a tensor is altered, missing or extra.
+
+    Of several GGUFs each is compared with the first: which tensors differ, and what their values went
+    through. Exit code 1 if rounding and quantization do not explain a difference.
+    """
+    from truebits.errors import UsageError
+
+    if len(models) < 2:
+        raise UsageError("there is nothing to compare: give a GGUF and its checkpoint, or two GGUFs or more")
+    opened = [open_model(model) for model in models]
+    if len(opened) > 2 or opened[1].format == "gguf":
+        if thorough:
+            raise UsageError("--thorough is for a GGUF and its checkpoint")
+        _siblings(opened, {"select": include or None, "exclude": exclude, "threads": threads}, as_json, style)
+        return
+    from truebits.lineage.trace import trace as compare
+    from truebits.report import json
+    from truebits.report import trace as traces
+    from truebits.report.progress import progress_bar
+
+    model, checkpoint = opened
+    with progress_bar("trace") as progress:
+        found = compare(
+            model, checkpoint, include or None, exclude, thorough=thorough, threads=threads, progress=progress
+        )
+    with closed_pipe_is_no_error():
+        if as_json:
+            click.echo(json.trace(found))
+        else:
+            _print_trace(traces, found, style)
+    if not found.is_faithful:
+        raise Different
+
+
+def _siblings(models: list[Model], options: dict[str, Any], as_json: bool, style: str) -> None:
+    """Print what several GGUFs are to the first of them."""
+    from truebits.lineage.siblings import siblings
+    from truebits.report import json
+    from truebits.report import siblings as kin
+    from truebits.report.progress import progress_bar
+
+    with progress_bar("trace") as progress:
+        found = siblings(models, progress=progress, **options)
+    with closed_pipe_is_no_error():
+        if as_json:
+            click.echo(json.siblings(found))
+        elif style == "csv":
+            click.echo(kin.tensors(found).render(style))
+        else:
+            click.echo(f"{kin.models(found).render(style)}\n\n{kin.groups(found).render(style)}")
+            if style == "text":
+                click.echo("\n" + "\n".join(kin.conclusions(found)))
+    if not found.is_explained:
+        raise Different
+
+
+def _print_trace(traces: ModuleType, found: Trace, style: str) -> None:
+    if style == "csv":
+        click.echo(traces.tensors(found).render(style))
+        return
+    click.echo(traces.groups(found).render(style))
+    places = traces.places(found)
+    if places.rows:
+        click.echo(f"\n{places.render(style)}")
+    if style == "text":
+        click.echo()
+        for line in traces.remarks(found):
+            click.echo(line)
+
+
+def _gate(text: str) -> tuple[str, float]:
+    """Parse ``max_abs=1e-3``."""
+    from truebits.comparing.diff import check_limit
+
+    metric, _, number = text.partition("=")
+    try:
+        limit = float(number)
+    except ValueError:
+        raise click.BadParameter(f"{text!r} is not METRIC=VALUE", param_hint="--fail-over") from None
+    check_limit(metric.strip(), limit)
+    return metric.strip(), limit

@@ -1,0 +1,134 @@
+"""Subcommands that run models in llama.cpp: eval, experiment."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from truebits.cli.options import EVALUATION, JSON, MODEL, REPORT, SELECTION, THREADS, options
+from truebits.cli.shared import open_model
+
+
+@click.command("eval")
+@options(
+    click.argument("base", type=click.Path(path_type=Path)),
+    click.argument("candidate", type=click.Path(path_type=Path)),
+    click.option(
+        "--text", type=click.Path(path_type=Path), required=True, help="File that predictions are measured on."
+    ),
+    EVALUATION,
+    THREADS,
+    JSON,
+    REPORT,
+)
+def evaluate(
+    base: Path,
+    candidate: Path,
+    text: Path,
+    prompts: Path | None,
+    threads: int | None,
+    as_json: bool,
+    style: str,
+    **settings: Any,
+) -> None:
+    """Compare what two models predict, answer, and how fast they are, in llama.cpp."""
+    from truebits.evaluation.dialogue import read_prompts
+    from truebits.evaluation.evaluate import evaluate as compare
+    from truebits.report.progress import progress_bar
+
+    asked = read_prompts(prompts) if prompts else None
+    models = open_model(base), open_model(candidate)
+    with progress_bar("eval", in_bytes=False) as progress:
+        found = compare(*models, text=text, prompts=asked, threads=threads, progress=progress, **settings)
+    if as_json:
+        from truebits.report import json
+
+        click.echo(json.evaluation(found))
+        return
+    from truebits.report import experiment as story
+
+    click.echo(story.render(story.evaluated(found), style))
+
+
+@click.command()
+@options(
+    MODEL,
+    click.option("--bits", type=int, help="Cut so many low bits of F32 values."),
+    click.option("--to", metavar="FORMAT", help="Round to a format, as `fakequant` does."),
+    click.option("--rule", "rules", multiple=True, metavar="REGEX=FORMAT", help="As for `fakequant`."),
+    click.option("--sweep", metavar="FORMAT,...", help="Several formats, against one loaded base."),
+    SELECTION,
+    click.option("--text", type=click.Path(path_type=Path), help="File that predictions are measured on."),
+    click.option("--out", type=click.Path(path_type=Path), help="Keep the rewritten model there."),
+    click.option("--anyway", is_flag=True, help="Measure even where nothing can change."),
+    click.option("--plot", type=click.Path(path_type=Path), help="With --sweep: draw quality against size, a PNG."),
+    EVALUATION,
+    THREADS,
+    JSON,
+    REPORT,
+)
+def experiment(
+    model: Path,
+    bits: int | None,
+    to: str | None,
+    rules: tuple[str, ...],
+    sweep: str | None,
+    include: tuple[str, ...],
+    exclude: tuple[str, ...],
+    text: Path | None,
+    out: Path | None,
+    anyway: bool,
+    plot: Path | None,
+    prompts: Path | None,
+    threads: int | None,
+    as_json: bool,
+    style: str,
+    **settings: Any,
+) -> None:
+    """Lower the precision, and find out what that does and why.
+
+    Scan, plan, rewrite, diff, evaluate: one report. Where nothing can change it says so at once.
+    """
+    from truebits.errors import UsageError
+    from truebits.evaluation.dialogue import read_prompts
+    from truebits.report import experiment as story
+    from truebits.report import json
+    from truebits.report.progress import progress_bar
+
+    settings |= {"prompts": read_prompts(prompts) if prompts else None, "threads": threads}
+    chosen: dict[str, Any] = {"select": include, "exclude": exclude}
+    opened = open_model(model)
+    if plot and not sweep:
+        raise UsageError("--plot goes with --sweep")
+    if sweep is None:
+        from truebits.experiments.experiment import experiment as run
+
+        with progress_bar("experiment", in_bytes=False) as progress:
+            done = run(
+                opened,
+                bits=bits,
+                to=to,
+                rules=rules,
+                text=text,
+                out=out,
+                anyway=anyway,
+                progress=progress,
+                **chosen,
+                **settings,
+            )
+        click.echo(json.experiment(done) if as_json else story.render(story.story(done), style))
+        return
+    if text is None or out or anyway or bits or to or rules:
+        raise UsageError("--sweep takes formats and --text, and keeps no model")
+    from truebits.experiments.experiment import sweep_experiment
+
+    with progress_bar("experiment", in_bytes=False) as progress:
+        names = [name.strip() for name in sweep.split(",")]
+        found = sweep_experiment(opened, names, text=text, progress=progress, **chosen, **settings)
+    if plot:
+        from truebits.report.plot import draw
+
+        draw(found, plot)
+    click.echo(json.comparisons(str(model), found) if as_json else story.comparisons(found).render(style))

@@ -1,0 +1,90 @@
+"""The command line: its subcommands, and what each way to end becomes as an exit code."""
+
+from __future__ import annotations
+
+import io
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import NoReturn
+
+import click
+
+from truebits._version import __version__
+from truebits.cli.comparing import diff, trace
+from truebits.cli.evaluating import evaluate, experiment
+from truebits.cli.options import THREADS, options
+from truebits.cli.reading import scan, show, verify
+from truebits.cli.rewriting import fakequant, synth, truncate, undo
+from truebits.cli.shared import Different
+from truebits.errors import TruebitsError, printable
+
+EXIT_CODES = """\b
+Exit codes: 0 done, 1 difference found or gate failed, 2 wrong usage, 3 not a valid model file,
+4 I/O error, 5 refused or busy, 6 an in-place rewrite was left unfinished (run again, or undo), 130 interrupted."""
+
+
+@click.group(epilog=EXIT_CODES, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="truebits")
+def app() -> None:
+    """What precision do a model file's weights truly carry, and what happens if they carry less?"""
+
+
+@app.command()
+@options(
+    click.option("--keep", type=click.Path(path_type=Path), help="Leave the demo's files in this folder."), THREADS
+)
+def demo(keep: Path | None, threads: int | None) -> None:
+    """Run the whole story on models made for it."""
+    from truebits.cli.demo import demo as tell
+
+    tell(click.echo, keep, threads)
+
+
+for command in (show, scan, verify, truncate, fakequant, undo, diff, trace, evaluate, experiment, synth):
+    app.add_command(command)
+
+
+def _terminated(signum: int, frame: object) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+def main() -> NoReturn:
+    """Run the command line; the exit code is the error's."""
+    signal.signal(signal.SIGTERM, _terminated)
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # nohup ignores it
+        signal.signal(signal.SIGHUP, _terminated)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a file name need not be UTF-8, nor the terminal
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        app.main(standalone_mode=False)
+        if sys.stdout is not None:
+            sys.stdout.flush()
+        code = 0
+    except Different:
+        code = 1
+    except SystemExit:
+        code = 0  # click ends so, with 1, where a pipe was closed; ours says that a difference was found
+    except click.ClickException as error:
+        error.show()
+        code = error.exit_code
+    except click.Abort:
+        click.echo("truebits: interrupted; nothing is left half done", err=True)
+        code = 130
+    except TruebitsError as error:
+        click.echo(f"truebits: {printable(str(error))}", err=True)
+        code = error.exit_code
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 0
+    except OSError as error:
+        where = f"{printable(str(error.filename))}: " if error.filename else ""
+        click.echo(f"truebits: {where}{error.strerror or error}", err=True)
+        code = 4
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

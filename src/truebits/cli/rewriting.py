@@ -1,0 +1,267 @@
+"""Subcommands that write a model: truncate, fakequant, undo, synth."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from truebits.cli.options import ALLOW, IN_PLACE, JSON, MODEL, SELECTION, STYLE, THREADS, options
+from truebits.cli.shared import open_model, print_table
+from truebits.errors import printable
+
+STORAGE = click.Choice(("F32", "F16", "BF16", "F64"), case_sensitive=False)
+
+SIZES = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "ki": 1 << 10, "mi": 1 << 20, "gi": 1 << 30}
+
+
+@click.command()
+@options(
+    MODEL,
+    click.argument("out", type=click.Path(path_type=Path), required=False),
+    click.option("--bits", type=int, required=True, help="Low bits to set to zero, 1 to 31; 16 leaves BF16."),
+    SELECTION,
+    IN_PLACE,
+    THREADS,
+    JSON,
+    STYLE,
+)
+def truncate(
+    model: Path,
+    out: Path | None,
+    bits: int,
+    include: tuple[str, ...],
+    exclude: tuple[str, ...],
+    in_place: bool,
+    undo_file: Path | None,
+    dry_run: bool,
+    force: bool,
+    allow: tuple[str, ...],
+    threads: int | None,
+    as_json: bool,
+    style: str,
+) -> None:
+    """Cut low bits of F32 values.
+
+    The result is the new file OUT, or MODEL itself with --in-place.
+
+    Writes nothing where nothing would change; --dry-run says beforehand what will.
+    """
+    from truebits.report import json, text
+    from truebits.report.progress import progress_bar
+    from truebits.rewriting.truncate import truncate as truncate_model
+
+    opened = open_model(model)
+    with progress_bar("truncate") as progress:
+        result = truncate_model(
+            opened,
+            out,
+            bits=bits,
+            select=include,
+            exclude=exclude,
+            in_place=in_place,
+            undo_file=undo_file,
+            force=force,
+            allow=allow,
+            dry_run=dry_run,
+            threads=threads,
+            progress=progress,
+        )
+    output = str(model if in_place else out) if result.written else None
+    if as_json:
+        click.echo(json.rewrite("truncate", str(model), output, result))
+        return
+    click.echo(text.changes(result).render(style))
+    if style == "text":
+        click.echo(f"\n{text.rewritten(result, output, in_place)}")
+
+
+@click.command()
+@options(
+    MODEL,
+    click.argument("out", type=click.Path(path_type=Path), required=False),
+    click.option("--to", metavar="FORMAT", help="bf16, fp8_e4m3fn, e5m7, int8, int4:row:affine, mxfp4, q4_0, ..."),
+    click.option(
+        "--rule", "rules", multiple=True, metavar="REGEX=FORMAT", help="FORMAT may be `keep`; first match wins."
+    ),
+    click.option(
+        "--rules", "rules_file", type=click.Path(path_type=Path), help="File of rules, one per line, after --rule."
+    ),
+    click.option("--sweep", metavar="FORMAT,...", help="Write nothing: measure what each format would do."),
+    click.option(
+        "--rounding", type=click.Choice(("nearest", "truncate", "stochastic")), default="nearest", show_default=True
+    ),
+    click.option("--seed", type=click.IntRange(0, 2**64 - 1), help="Of stochastic rounding; default 0."),
+    click.option(
+        "--overflow",
+        type=click.Choice(("saturate", "inf")),
+        help="Default: Inf where the format has it, except when truncating.",
+    ),
+    click.option("--flush-subnormals", is_flag=True, help="Subnormals of the format become zero."),
+    SELECTION,
+    IN_PLACE,
+    click.option("--by-tensor", is_flag=True, help="One row per tensor, not per group."),
+    THREADS,
+    JSON,
+    STYLE,
+)
+def fakequant(
+    model: Path,
+    out: Path | None,
+    to: str | None,
+    rules: tuple[str, ...],
+    rules_file: Path | None,
+    sweep: str | None,
+    rounding: str,
+    seed: int | None,
+    overflow: str | None,
+    flush_subnormals: bool,
+    include: tuple[str, ...],
+    exclude: tuple[str, ...],
+    in_place: bool,
+    undo_file: Path | None,
+    dry_run: bool,
+    force: bool,
+    allow: tuple[str, ...],
+    by_tensor: bool,
+    threads: int | None,
+    as_json: bool,
+    style: str,
+) -> None:
+    r"""Make values what they would be after a round trip through FORMAT.
+
+    The result is the new file OUT, or MODEL itself with --in-place; tensors keep their type.
+
+    \b
+    floating point  bf16 fp16 tf32 fp8_e4m3fn fp8_e5m2 fp8_e4m3fnuz fp8_e5m2fnuz fp8_e3m4
+                    fp6_e2m3fn fp6_e3m2fn fp4_e2m1fn, and any eXmY
+    whole numbers   int2 .. int16, then :blockN (default :block32), :row or :tensor,
+                    :affine, :mse
+    shared scales   mxfp8 mxfp8_e5m2 mxfp6 mxfp6_e3m2 mxfp4 nvfp4
+    ggml's types    q8_0 q4_0 q4_1 q5_0 q5_1 tq1_0 tq2_0 ggml_mxfp4, and with the extra
+                    `eval` q2_k q3_k q4_k q5_k q6_k iq4_nl iq4_xs
+    """
+    from truebits.errors import UsageError
+
+    if seed is not None and rounding != "stochastic":
+        raise UsageError("--seed is for --rounding stochastic")
+    manner: dict[str, Any] = {"rounding": rounding, "seed": seed or 0, "overflow": overflow}
+    manner["flush_subnormals"] = flush_subnormals
+    chosen: dict[str, Any] = {"select": include, "exclude": exclude, "threads": threads}
+    if sweep is not None:
+        if out or to or rules or rules_file or in_place or undo_file or dry_run:
+            raise UsageError("--sweep writes nothing: it goes with a selection and with --rounding, not with an output")
+        _sweep(model, sweep, {**manner, **chosen}, as_json, style)
+        return
+    from truebits.numbers.formats import target
+    from truebits.report import figures, json, text
+    from truebits.report.progress import progress_bar
+    from truebits.rewriting.fakequant import bits_per_weight
+    from truebits.rewriting.fakequant import fakequant as fakequant_model
+    from truebits.rewriting.rules import read_rules
+
+    all_rules = [*rules, *(read_rules(rules_file) if rules_file else ())]
+    opened = open_model(model)
+    writing: dict[str, Any] = {"in_place": in_place, "undo_file": undo_file, "force": force, "allow": allow}
+    with progress_bar("fakequant") as progress:
+        result = fakequant_model(
+            opened, out, to=to, rules=all_rules, dry_run=dry_run, progress=progress, **manner, **chosen, **writing
+        )
+    output = str(model if in_place else out) if result.written else None
+    tensors = {tensor.name: tensor for tensor in opened.tensors}
+    bits = bits_per_weight((tensors[change.name], target(change.to)) for change in result.tensors if change.to)
+    if as_json:
+        click.echo(json.fakequant(str(model), output, result, bits))
+        return
+    click.echo(figures.rounded(result, by_tensor).render(style))
+    if style == "text":
+        click.echo(f"\n{text.rewritten(result, output, in_place)}")
+
+
+def _sweep(model: Path, formats: str, options: dict[str, Any], as_json: bool, style: str) -> None:
+    """Print what each of several formats would do to a model."""
+    from truebits.report import figures, json, listing
+    from truebits.report.progress import progress_bar
+    from truebits.rewriting.fakequant import sweep
+
+    opened = open_model(model)
+    with progress_bar("sweep") as progress:
+        found = sweep(opened, [name.strip() for name in formats.split(",")], progress=progress, **options)
+    if as_json:
+        click.echo(json.sweep(str(model), found))
+        return
+    print_table(listing.headline(opened), figures.trials(found), style)
+    for trial in found:
+        if trial.problem and style == "text":
+            click.echo(f"\n{trial.to}: {printable(trial.problem)}")
+
+
+@click.command()
+@options(
+    MODEL,
+    click.option("--undo-file", type=click.Path(path_type=Path), required=True, help="What the rewrite recorded."),
+    click.option("--force", is_flag=True, help="Restore even if MODEL was changed since."),
+    ALLOW,
+    JSON,
+)
+def undo(model: Path, undo_file: Path, force: bool, allow: tuple[str, ...], as_json: bool) -> None:
+    """Take an in-place rewrite back, finished or not."""
+    from truebits.rewriting.undo import undo as undo_rewrite
+
+    undone = undo_rewrite(model, undo_file, force=force, allow=allow)
+    if as_json:
+        from truebits.report.json import document
+
+        content = {"file": str(model), "chunks": undone.chunks, "nbytes": undone.nbytes, "operation": undone.operation}
+        click.echo(document("undo", content))
+        return
+    click.echo(f"{printable(str(model))} is as it was: {undone.nbytes:,} bytes restored. The undo file is kept.")
+
+
+@click.command()
+@options(
+    click.argument("out", type=click.Path(path_type=Path)),
+    click.option(
+        "--like", type=click.Choice(("tinyllama",)), help="A real model's tensors, shapes, types and vocabulary size."
+    ),
+    click.option("--precision", default="f32", show_default=True, help="Format that every value is exact in."),
+    click.option("--type", "type_", type=STORAGE, default="F32", show_default=True, help="Storage type."),
+    click.option("--size", default="64MiB", show_default=True, help="Of the tensors together, as 64MiB or 2GB."),
+    click.option("--tensors", type=int, help="How many; default: as few as hold the size."),
+    click.option("--seed", type=click.IntRange(0), default=0, show_default=True),
+    click.option("--force", is_flag=True, help="Replace OUT if it exists."),
+    JSON,
+)
+def synth(
+    out: Path,
+    like: str | None,
+    precision: str,
+    type_: str,
+    size: str,
+    tensors: int | None,
+    seed: int,
+    force: bool,
+    as_json: bool,
+) -> None:
+    """Write a test model whose precision is known."""
+    from truebits.experiments.synth import synth as write
+    from truebits.report import listing
+
+    write(out, like=like, precision=precision, type=type_, size=_size(size), tensors=tensors, seed=seed, force=force)
+    opened = open_model(out)
+    if as_json:
+        from truebits.report import json
+
+        click.echo(json.show(opened, opened.tensors, "synth"))
+        return
+    click.echo(f"{listing.headline(opened)}\nvalues are exact in {precision}, seed {seed}")
+
+
+def _size(text: str) -> int:
+    """Parse ``64MiB``, ``2GB``, ``1000``."""
+    digits = text.rstrip("bBiIkKmMgG")
+    unit = text[len(digits) :].lower().removesuffix("b")
+    if not digits.isdecimal() or unit not in SIZES:
+        raise click.BadParameter(f"{text!r} is not a size like 64MiB or 2GB", param_hint="--size")
+    return int(digits) * SIZES[unit]

@@ -1,0 +1,54 @@
+"""What all subcommands do: open a model, print a table, end with exit code 1."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from truebits.errors import printable
+
+if TYPE_CHECKING:
+    from truebits.files.model import Model
+    from truebits.report.table import Table
+
+
+class Different(Exception):
+    """A difference was found, or a gate failed: exit code 1."""
+
+
+def open_model(path: Path) -> Model:
+    """Open a model and warn of what is odd about it."""
+    from truebits.files import model as files
+    from truebits.rewriting.marker import marker_path
+
+    model = files.open_model(path)
+    for part in model.parts:
+        for finding in part.findings:
+            click.echo(f"warning: {printable(part.path.name)}: {finding.error.code}: {finding.message}", err=True)
+        marker = marker_path(part.path)
+        if marker.exists():
+            click.echo(
+                f"warning: a rewrite in place was left unfinished: {printable(marker.name)} tells which", err=True
+            )
+    return model
+
+
+@contextmanager
+def closed_pipe_is_no_error() -> Iterator[None]:
+    """Let whoever stops reading still get the exit code."""
+    try:
+        yield
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def print_table(title: str, table: Table, style: str) -> None:
+    if style == "text":
+        click.echo(f"{title}\n")
+    click.echo(table.render(style))

@@ -1,1 +1,0 @@
-"""The subcommands of `truebits`, one function each; `truebits.cli` puts them together."""

@@ -1,0 +1,142 @@
+"""Model against manifest: is every tensor there, and is it what it was?"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from truebits.comparing.fingerprint import Fingerprint, TensorFingerprint, hashes, kind_of, significant
+from truebits.comparing.manifest import read_manifest
+from truebits.errors import SelectionError
+from truebits.files.model import Model, matching, open_model, patterns
+from truebits.files.tensor import Tensor
+from truebits.precision.scan import Progress, Regexes
+
+VERDICTS = ("same", "changed", "requantized", "absent", "extra")
+
+
+class Check(NamedTuple):
+    """What became of one tensor.
+
+    Attributes
+    ----------
+    name : str
+    verdict : {"same", "changed", "requantized", "absent", "extra"}
+        ``requantized``: of another type, and not both are plain floating point. ``absent``: only in the manifest.
+        ``extra``: only in the model.
+    was, now : str or None
+        Its type in the manifest and in the model.
+    reason : str
+    """
+
+    name: str
+    verdict: str
+    was: str | None
+    now: str | None
+    reason: str
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What `verify` found.
+
+    Attributes
+    ----------
+    file : str
+        The model.
+    checks : tuple of Check
+        One for each tensor of the manifest, in its order, then one for each that only the model has.
+    """
+
+    file: str
+    checks: tuple[Check, ...] = field(repr=False)
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Number of tensors by verdict, each verdict included."""
+        found = Counter(check.verdict for check in self.checks)
+        return {verdict: found[verdict] for verdict in VERDICTS}
+
+    @property
+    def is_same(self) -> bool:
+        """Every tensor of either side is the same on the other."""
+        return all(check.verdict == "same" for check in self.checks)
+
+
+def verify(
+    source: Model | str | os.PathLike[str],
+    manifest: Fingerprint | str | os.PathLike[str],
+    select: Regexes = None,
+    exclude: Regexes = None,
+    *,
+    threads: int | None = None,
+    progress: Progress | None = None,
+) -> Verification:
+    """Check every tensor of a model and of a manifest against the other side.
+
+    Parameters
+    ----------
+    source : Model or path-like
+    manifest : Fingerprint or path-like
+        What `fingerprint` found, or a file of what `scan --fingerprint --json` printed.
+    select, exclude : regex or regexes, optional
+        Searched for in the tensor names of both sides; `exclude` wins.
+    threads : int, optional
+        All cores if not given. The result does not depend on it.
+    progress : callable, optional
+        Called with bytes done and bytes in all.
+
+    Returns
+    -------
+    Verification
+
+    Raises
+    ------
+    SelectionError
+        The selection has no tensor on either side.
+    BadManifest
+        As `read_manifest`.
+    ModelFileError, OSError
+        As `open`; and if the file changes meanwhile.
+    """
+    recorded = manifest if isinstance(manifest, Fingerprint) else read_manifest(manifest)
+    model = source if isinstance(source, Model) else open_model(source)
+    wanted, unwanted = patterns(select), patterns(exclude)
+    rows = {row.name: row for row in matching(recorded.tensors, wanted, unwanted)}
+    tensors = {tensor.name: tensor for tensor in matching(model.tensors, wanted, unwanted)}
+    if (wanted or unwanted) and not rows and not tensors:
+        raise SelectionError("the selection has no tensor, neither in the model nor in the manifest")
+    found = hashes(model, [tensor for tensor in tensors.values() if _may_be_same(rows, tensor)], threads, progress)
+    checks = (_check(name, rows.get(name), tensors.get(name), found.get(name)) for name in {**rows, **tensors})
+    return Verification(str(model.path), tuple(checks))
+
+
+def _may_be_same(rows: dict[str, TensorFingerprint], tensor: Tensor) -> bool:
+    """Tell whether a tensor's hash is worth computing."""
+    row = rows.get(tensor.name)
+    return row is not None and _is_alike(row, tensor) and significant(row.shape) == significant(tensor.shape)
+
+
+def _is_alike(row: TensorFingerprint, tensor: Tensor) -> bool:
+    """Tell whether the same is hashed on both sides."""
+    return row.kind == kind_of(tensor) and (row.kind == "values" or row.type == tensor.type)
+
+
+def _check(name: str, row: TensorFingerprint | None, tensor: Tensor | None, hash: str | None) -> Check:
+    if tensor is None:
+        assert row is not None
+        return Check(name, "absent", row.type, None, "only the manifest has it")
+    if row is None:
+        return Check(name, "extra", None, tensor.type, "only the model has it")
+    types = row.type, tensor.type
+    if not _is_alike(row, tensor):
+        return Check(name, "requantized", *types, f"stored as {tensor.type}, was {row.type}: not comparable by hash")
+    if hash is None:
+        now, was = (" x ".join(map(str, shape)) or "scalar" for shape in (tensor.shape, row.shape))
+        return Check(name, "changed", *types, f"its shape is {now}, was {was}")
+    if hash != row.hash:
+        return Check(name, "changed", *types, f"other {row.kind}")
+    stored = f", stored as {tensor.type}" if row.type != tensor.type else ""
+    return Check(name, "same", *types, f"same {row.kind}{stored}")

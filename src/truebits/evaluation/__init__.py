@@ -1,0 +1,1 @@
+"""What a change does to what the model says, run in llama.cpp."""

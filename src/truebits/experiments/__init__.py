@@ -1,0 +1,1 @@
+"""The whole before-and-after story, and models with known truth."""

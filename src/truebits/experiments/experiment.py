@@ -1,0 +1,244 @@
+"""The whole before-and-after story: scan, plan, rewrite, diff, evaluate, and why.
+
+Where the plan says that nothing changes the experiment ends there: the counts are the proof.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, NamedTuple
+
+from truebits.comparing.diff import Diff, diff
+from truebits.errors import UsageError
+from truebits.evaluation.dialogue import read_text
+from truebits.evaluation.evaluate import Evaluation, evaluate, evaluate_many, require_llama_cpp
+from truebits.files.model import Model, open_gguf
+from truebits.numbers.formats import target
+from truebits.precision.scan import Progress, Regexes, Report, scan
+from truebits.rewriting.copy import outputs
+from truebits.rewriting.fakequant import bits_per_weight, fakequant
+from truebits.rewriting.operation import Rewrite
+from truebits.rewriting.plan import plan
+from truebits.rewriting.rules import Rule, assign
+from truebits.rewriting.truncate import truncate
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """What an experiment did and found.
+
+    Attributes
+    ----------
+    model : str
+        Path of the model.
+    operation : str
+        What was done to it, as a command says it.
+    report : Report
+        The scan of the tensors that were selected.
+    types : dict of str to int
+        Number of the model's tensors by storage type.
+    plan : Rewrite
+        What changes, from counts.
+    again : int
+        Values that the operation changes in its own result: 0.
+    candidate : str or None
+        Path of the rewritten model, if it was kept.
+    diff : Diff or None
+        Model against candidate; None where the experiment ended with the plan.
+    evaluation : Evaluation or None
+        The same, or no text was given.
+    """
+
+    model: str
+    operation: str
+    report: Report = field(repr=False)
+    types: dict[str, int]
+    plan: Rewrite
+    again: int
+    candidate: str | None = None
+    diff: Diff | None = field(default=None, repr=False)
+    evaluation: Evaluation | None = None
+
+    @property
+    def is_proved(self) -> bool:
+        """Nothing changes, so nothing can be measured."""
+        return not self.plan.changed
+
+
+class Comparison(NamedTuple):
+    """One format of a sweep.
+
+    Attributes
+    ----------
+    to : str
+    bits : float
+        Bits per weight of the rounded tensors, shared scales included.
+    plan : Rewrite
+    evaluation : Evaluation
+    """
+
+    to: str
+    bits: float
+    plan: Rewrite
+    evaluation: Evaluation
+
+
+def experiment(
+    source: Model | str | os.PathLike[str],
+    *,
+    bits: int | None = None,
+    to: str | None = None,
+    rules: Iterable[Rule | str] = (),
+    text: str | os.PathLike[str] | None = None,
+    select: Regexes = None,
+    exclude: Regexes = None,
+    out: str | os.PathLike[str] | None = None,
+    anyway: bool = False,
+    threads: int | None = None,
+    progress: Progress | None = None,
+    **settings: Any,
+) -> Experiment:
+    """Lower the precision of a model and find out what that does, and why.
+
+    Parameters
+    ----------
+    source : Model or path-like
+    bits, to, rules
+        As for `plan`: a cut of low bits, or formats.
+    text : path-like, optional
+        What perplexity and divergence are measured on; without it the models are only compared value by value.
+    select, exclude : regex or regexes, optional
+    out : path-like, optional
+        Keep the rewritten model there.
+    anyway : bool
+        Measure even where the plan says that nothing changes.
+    threads, progress
+        As for `scan`.
+    **settings
+        ``prompts n_ctx chunks rounds answer_tokens seed`` of `evaluate`.
+
+    Returns
+    -------
+    Experiment
+
+    Raises
+    ------
+    TruebitsError, OSError
+        As the steps it takes.
+    """
+    model = open_gguf(source)
+    rules = tuple(rules)
+    chosen: dict[str, Any] = {"select": select, "exclude": exclude, "threads": threads}
+    planned = plan(model, bits, to=to, rules=rules, progress=progress, **chosen)
+    names = {change.name for change in planned.tensors}
+    report = scan(_only(model, names), threads=threads)
+    about = str(model.path), _operation(bits, to, rules), report, model.types
+    if not planned.changed and not anyway:
+        return Experiment(*about, planned, again=0)
+    if text is not None:
+        _check_measurable(text)
+    with _candidate(model, out) as path:
+        _rewrite(model, path, planned, bits, to, rules, chosen, progress)
+        again = plan(path, bits, to=to, rules=rules, **chosen).changed
+        found = diff(model, path, threads=threads, progress=progress)
+        measured = (
+            evaluate(model.path, path, text=text, threads=threads, progress=progress, **settings) if text else None
+        )
+    return Experiment(*about, planned, again, str(out) if out else None, found, measured)
+
+
+def sweep_experiment(
+    source: Model | str | os.PathLike[str],
+    formats: Sequence[str],
+    *,
+    text: str | os.PathLike[str],
+    select: Regexes = None,
+    exclude: Regexes = None,
+    threads: int | None = None,
+    progress: Progress | None = None,
+    **settings: Any,
+) -> list[Comparison]:
+    """Evaluate a model in several formats against itself.
+
+    Parameters
+    ----------
+    source : Model or path-like
+    formats : sequence of str
+    text : path-like
+    select, exclude, threads, progress, **settings
+        As for `experiment`.
+
+    Returns
+    -------
+    list of Comparison
+    """
+    if not formats:
+        raise UsageError("give formats to compare: --sweep bf16,fp8_e4m3fn,int8")
+    _check_measurable(text)
+    model = open_gguf(source)
+    chosen: dict[str, Any] = {"select": select, "exclude": exclude, "threads": threads}
+    with TemporaryDirectory(prefix="truebits-") as folder:
+        paths, plans = [], []
+        for number, to in enumerate(formats):
+            paths.append(Path(folder) / str(number) / model.parts[0].path.name)
+            paths[-1].parent.mkdir()
+            plans.append(fakequant(model, to=to, dry_run=True, **chosen))
+            _rewrite(model, paths[-1], plans[-1], None, to, (), chosen, progress)
+        found = evaluate_many(model.path, paths, text=text, threads=threads, progress=progress, **settings)
+    bits = [bits_per_weight(assign(model, to, (), select, exclude)) or 0.0 for to in formats]
+    names = [target(to).name for to in formats]
+    return [Comparison(*one) for one in zip(names, bits, plans, found, strict=True)]
+
+
+def _check_measurable(text: str | os.PathLike[str]) -> None:
+    """Find out before a model is written that it could not be evaluated."""
+    require_llama_cpp()
+    read_text(text)
+
+
+def _only(model: Model, names: set[str]) -> Model:
+    return replace(model, tensors=tuple(tensor for tensor in model.tensors if tensor.name in names))
+
+
+def _operation(bits: int | None, to: str | None, rules: tuple[Rule | str, ...]) -> str:
+    """Say what is done, as options of a command."""
+    if bits is not None:
+        return f"truncate --bits {bits}"
+    texts = (f"{rule.regex}={rule.format}" if isinstance(rule, Rule) else rule for rule in rules)
+    return " ".join(["fakequant", *([f"--to {to}"] if to else []), *(f"--rule '{text}'" for text in texts)])
+
+
+@contextmanager
+def _candidate(model: Model, out: str | os.PathLike[str] | None) -> Iterator[Path]:
+    """Give the path of the rewritten model: one to keep, or one that goes afterwards."""
+    if out is not None:
+        yield Path(out)
+        return
+    with TemporaryDirectory(prefix="truebits-") as folder:
+        yield Path(folder) / model.parts[0].path.name
+
+
+def _rewrite(
+    model: Model,
+    path: Path,
+    planned: Rewrite,
+    bits: int | None,
+    to: str | None,
+    rules: tuple[Rule | str, ...],
+    chosen: dict[str, Any],
+    progress: Progress | None,
+) -> None:
+    """Write the candidate; a copy where nothing changes."""
+    if not planned.changed:
+        for part, copy in zip(model.parts, outputs(model, path), strict=True):
+            shutil.copyfile(part.path, copy)
+        return
+    write: Callable[..., Rewrite] = truncate if bits is not None else fakequant
+    options: dict[str, Any] = {"bits": bits} if bits is not None else {"to": to, "rules": rules}
+    write(model, path, progress=progress, **options, **chosen)

@@ -1,0 +1,1 @@
+"""Count once, answer everything: what precision a tensor really has, and what it was before."""

@@ -1,0 +1,282 @@
+"""BlockProfile: what the codes and scales of block-quantized tensors tell.
+
+A *code* is the number a value is stored as; a *group* is what has a scale of its own: a block of Q4_0, an eighth of
+one of Q4_K. A group that uses few of the codes it could use, or only one, wastes bits or was made from something
+coarser; one whose values are all zero is dead. Counts add up: chunks to tensors, tensors to groups of tensors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+
+import truebits_native as native
+from truebits.files.mapping import MappedFile
+from truebits.files.model import Model
+from truebits.files.tensor import FLOAT_BYTES, Tensor
+from truebits.precision.dequantized import judge_blocks, judge_values, sample
+from truebits.precision.origin import Origin
+from truebits.precision.profile import LAYOUTS as FLOAT_LAYOUTS
+from truebits.precision.scan import Progress, Report, batches, floating, profiles
+from truebits.quantizers.quantize import to_singles
+from truebits_native.reference_blocks import (
+    CODES,
+    DEAD,
+    EXPONENTS,
+    FACTS,
+    GREATEST,
+    LAYOUTS,
+    LEAST,
+    MOST_CODES,
+    NEGATIVE,
+    NO_SCALE,
+    SPECIAL,
+    USUAL,
+    ZERO,
+    BlockLayout,
+    add_facts,
+    cells,
+)
+
+
+@dataclass(eq=False, slots=True)
+class BlockProfile:
+    """What the blocks of tensors of one type use; made by `truebits.scan` with ``blocks=True``.
+
+    Attributes
+    ----------
+    type : str
+        Storage type, a block type of ggml.
+    distinct : ndarray of int64, shape (33,)
+        Groups by the number of distinct codes of their values. Neighbouring codes of Q8_0 are counted as
+        one, four by four.
+    facts : ndarray of int64
+        See `truebits_native.reference_blocks.BlockCounts`.
+    """
+
+    type: str
+    distinct: np.ndarray
+    facts: np.ndarray
+
+    @classmethod
+    def empty(cls, type: str) -> BlockProfile:
+        facts = np.zeros(len(FACTS), np.int64)
+        facts[LEAST] = NO_SCALE
+        return cls(type, np.zeros(MOST_CODES + 1, np.int64), facts)
+
+    @classmethod
+    def merge(cls, profiles: Iterable[BlockProfile]) -> BlockProfile:
+        """Add profiles of one type up.
+
+        Raises
+        ------
+        ValueError
+            There are none, or they are of several types.
+        """
+        profiles = list(profiles)
+        types = sorted({profile.type for profile in profiles})
+        if len(types) != 1:
+            raise ValueError(f"profiles of one type can be merged, not of {', '.join(types) or 'none'}")
+        whole = cls.empty(types[0])
+        for profile in profiles:
+            whole.distinct += profile.distinct
+            add_facts(whole.facts, profile.facts)
+        return whole
+
+    def __add__(self, other: BlockProfile) -> BlockProfile:
+        return BlockProfile.merge([self, other])
+
+    def __eq__(self, other: object) -> bool:
+        return (
+            isinstance(other, BlockProfile)
+            and self.type == other.type
+            and np.array_equal(self.distinct, other.distinct)
+            and np.array_equal(self.facts, other.facts)
+        )
+
+    @property
+    def layout(self) -> BlockLayout:
+        return LAYOUTS[self.type]
+
+    @property
+    def groups(self) -> int:
+        return int(self.distinct.sum())
+
+    @property
+    def blocks(self) -> int:
+        return self.groups // self.layout.groups
+
+    @property
+    def levels(self) -> int:
+        """Number of codes (cells of four, for Q8_0) that the type has."""
+        return int(cells(self.layout).max()) + 1
+
+    @property
+    def possible(self) -> int:
+        """Most distinct codes that a group can use."""
+        return min(self.levels, self.layout.values // self.layout.groups)
+
+    @property
+    def typical(self) -> int | None:
+        """Median over all groups of the number of distinct codes; None if there are no groups."""
+        total = self.groups
+        return int(np.searchsorted(self.distinct.cumsum(), (total + 1) // 2)) if total else None
+
+    @property
+    def codes(self) -> int:
+        """Number of different codes (cells of four, for Q8_0) that occur anywhere."""
+        return (int(self.facts[CODES]) & (2**64 - 1)).bit_count()
+
+    @property
+    def dead(self) -> int:
+        """Number of groups whose values are all zero."""
+        return int(self.facts[DEAD])
+
+    @property
+    def degenerate(self) -> int:
+        """Number of groups whose values have one and the same code (for Q8_0: the same cell)."""
+        return int(self.distinct[1])
+
+    @property
+    def special(self) -> int:
+        """Number of scales or offsets that are Inf or NaN."""
+        return int(self.facts[SPECIAL])
+
+    @property
+    def zero_scales(self) -> int:
+        return int(self.facts[ZERO])
+
+    @property
+    def negative_scales(self) -> int:
+        return int(self.facts[NEGATIVE])
+
+    @property
+    def scale_range(self) -> tuple[float, float] | None:
+        """The least and the greatest magnitude of scales that are finite and not zero; None if there is none.
+
+        Of the scales that a block stores in floating point: the factors of a K type's groups come on top.
+        """
+        if self.facts[LEAST] == NO_SCALE:
+            return None
+        return self._magnitude(int(self.facts[LEAST])), self._magnitude(int(self.facts[GREATEST]))
+
+    @property
+    def scale_exponent(self) -> float | None:
+        """Mean exponent of these scales: they are 2 to the power of it, typically."""
+        usual = int(self.facts[USUAL])
+        return float(self.facts[EXPONENTS]) / usual - self.layout.scale.bias if usual else None
+
+    def _magnitude(self, bits: int) -> float:
+        """Return the value of a scale's bits."""
+        scale = self.layout.scale
+        if not scale.shift:
+            return 2.0 ** (bits - scale.bias)
+        exponent, fraction = divmod(bits, 1 << scale.shift)
+        return (fraction / (1 << scale.shift) + (exponent > 0)) * 2.0 ** (max(exponent, 1) - scale.bias)
+
+    def answers(self) -> dict:
+        """Every number that ``scan --json`` gives of block-quantized tensors, by its key there."""
+        return {
+            "blocks": self.blocks,
+            "groups": self.groups,
+            "codes": self.codes,
+            "levels": self.levels,
+            "possible": self.possible,
+            "typical": self.typical,
+            "distinct": {str(number): count for number, count in enumerate(self.distinct.tolist()) if count},
+            "dead": self.dead,
+            "degenerate": self.degenerate,
+            "special_scales": self.special,
+            "zero_scales": self.zero_scales,
+            "negative_scales": self.negative_scales,
+            "scale_range": self.scale_range,
+            "scale_exponent": self.scale_exponent,
+        }
+
+
+@dataclass(eq=False, slots=True)
+class BlockPrecision(BlockProfile):
+    """The profile of one block-quantized tensor of a model.
+
+    Attributes
+    ----------
+    tensor : Tensor
+    made_from : Origin
+        What the tensor was quantized to before: see `truebits.precision.dequantized`.
+    """
+
+    tensor: Tensor
+    made_from: Origin
+
+
+def scan_with_blocks(
+    model: Model, selected: Sequence[Tensor], asked: bool, threads: int | None, progress: Progress | None
+) -> Report:
+    """Do `truebits.scan` for tensors of both kinds; `asked` tells that a selection was made."""
+    kept = floating(selected, (*FLOAT_BYTES, *LAYOUTS), asked)
+    plain = [tensor for tensor in kept if tensor.type in FLOAT_BYTES]
+    packed = [tensor for tensor in kept if tensor.type in LAYOUTS]
+    before, total = sum(tensor.nbytes for tensor in plain), sum(tensor.nbytes for tensor in kept)
+
+    def moved(start: int, done: int, _: int) -> None:
+        if progress is not None:
+            progress(start + done, total)
+
+    architecture = model.architecture
+    tensors = profiles(model, plain, architecture, threads, partial(moved, 0))
+    counted = block_profiles(model, packed, threads, partial(moved, before))
+    verdicts = judged(model, [*(tensor for tensor in plain if _is_matrix(model, tensor)), *packed])
+    blocks = {
+        tensor.name: BlockPrecision(of.type, of.distinct, of.facts, tensor, verdicts.pop(tensor.name))
+        for tensor, of in zip(packed, counted, strict=True)
+    }
+    return Report(model, tensors, architecture, blocks, verdicts)
+
+
+def block_profiles(
+    model: Model, tensors: Sequence[Tensor], threads: int | None = None, progress: Progress | None = None
+) -> list[BlockProfile]:
+    """Count each of a model's block-quantized tensors, in the order given."""
+    found = {tensor.name: BlockProfile.empty(tensor.type) for tensor in tensors}
+    native.expect_work("blocks", sum(tensor.nbytes for tensor in tensors))
+    for batch in batches(model, tensors, progress):
+        counted = native.block_counts(batch.words, batch.starts, batch.stops, batch.tensors[0].type, threads)
+        for tensor, distinct, facts in zip(batch.tensors, *counted, strict=True):
+            found[tensor.name].distinct += distinct
+            add_facts(found[tensor.name].facts, facts)
+    return [found[tensor.name] for tensor in tensors]
+
+
+def _is_matrix(model: Model, tensor: Tensor) -> bool:
+    """Tell whether a floating-point tensor can be a dequantized one: rows of whole blocks of 32, in GGML's formats."""
+    return tensor.type in STORED and len(tensor.shape) > 1 and model.row(tensor) % 32 == 0
+
+
+STORED = ("F32", "F16", "BF16")
+"""Types whose values are looked at for what they were dequantized from."""
+
+
+def judged(model: Model, tensors: Sequence[Tensor]) -> dict[str, Origin]:
+    """Tell what tensors were quantized to before, from the blocks that `dequantized.sample` names."""
+    verdicts = {}
+    for part in sorted({tensor.part for tensor in tensors}):
+        with model.parts[part].map() as file:
+            for tensor in tensors:
+                if tensor.part == part:
+                    verdicts[tensor.name] = _verdict(file, tensor, model.row(tensor))
+    return {tensor.name: verdicts[tensor.name] for tensor in tensors}
+
+
+def _verdict(file: MappedFile, tensor: Tensor, row: int) -> Origin:
+    size = LAYOUTS[tensor.type].nbytes if tensor.type in LAYOUTS else 32 * FLOAT_BYTES[tensor.type]
+    at = sample(tensor.nbytes // size) * size + tensor.offset
+    raw = np.frombuffer(b"".join(file.data[start : start + size] for start in at.tolist()), np.uint8)
+    file.forget(tensor.offset, tensor.offset + tensor.nbytes)
+    if tensor.type in LAYOUTS:
+        return judge_blocks(raw, tensor.type)
+    words = raw.view(f"<u{FLOAT_BYTES[tensor.type]}")
+    values = to_singles(words, tensor.type).view(np.float32)
+    return judge_values(values.reshape(-1, 32), FLOAT_LAYOUTS[tensor.type].mantissa_bits, row)

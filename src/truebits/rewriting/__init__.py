@@ -1,0 +1,1 @@
+"""What to write, and how to write it without losing anything."""

@@ -1,0 +1,371 @@
+"""The safe writer: a new file that appears complete, or a file changed in place.
+
+A rewrite is a list of `Piece` and a function that changes a piece's words in a buffer of ours. It never
+stores through a mapping: on a full disk that would be a signal, where a write is an error.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from ctypes import CDLL, c_int64
+from pathlib import Path
+from threading import Event
+from typing import NamedTuple
+
+import numpy as np
+
+from truebits.errors import Refused, UsageError, VerificationFailed, printable
+from truebits.files.mapping import MappedFile
+from truebits.files.model import SHARD_NAME, Model, Part, shard_path
+from truebits.files.tensor import FLOAT_BYTES, Tensor
+from truebits.rewriting.durable import sync_folder
+
+BLOCK_BYTES = 4 << 20
+"""Written at a time, from one multiple of it in the file to the next: the page cache then keeps
+huge pages, and the next scan is twice as fast."""
+
+C = CDLL(None)
+SYNC_FILE_RANGE_WRITE = 2
+"""linux/fs.h: start writing, do not wait."""
+
+FICLONE = 0x40049409
+"""linux/fs.h: share the blocks of another file, where the file system can."""
+
+COPY_BYTES = 64 << 20
+"""Copied inside the kernel at a time: Ctrl-C has to wait for one."""
+
+CHECK_BYTES = 32 << 20
+"""Compared at a time."""
+
+
+class Piece(NamedTuple):
+    """Part of a tensor, small enough for a buffer."""
+
+    tensor: Tensor
+    start: int
+    stop: int
+
+    @property
+    def first(self) -> int:
+        """Index of its first value in the tensor."""
+        return (self.start - self.tensor.offset) // FLOAT_BYTES[self.tensor.type]
+
+
+Change = Callable[[Piece, np.ndarray], int]
+"""Changes the words of a piece in place and returns how many changed."""
+
+Check = Callable[[Piece, np.ndarray, np.ndarray], bool]
+"""Tells whether the second words are what `Change` makes of the first."""
+
+Blocks = Callable[[Tensor], int]
+"""Tells how many values of a tensor have to stay together."""
+
+
+def single_values(tensor: Tensor) -> int:
+    """Let a tensor be cut between any two values."""
+    return 1
+
+
+def pieces(tensors: Iterable[Tensor], blocks: Blocks = single_values, size: int | None = None) -> Iterator[Piece]:
+    """Cut tensors of one file, in file order, at multiples of `size` or at the end of the block across one.
+
+    Parameters
+    ----------
+    tensors : iterable of Tensor
+    blocks : callable
+    size : int, optional
+        `BLOCK_BYTES` if not given.
+    """
+    size = size or BLOCK_BYTES
+    for tensor in sorted(tensors, key=lambda tensor: tensor.offset):
+        block = blocks(tensor) * FLOAT_BYTES[tensor.type]
+        start, end = tensor.offset, tensor.offset + tensor.nbytes
+        while start < end:
+            stop = start + size - start % size
+            stop = min(end, stop + -(stop - start) % block)
+            yield Piece(tensor, start, stop)
+            start = stop
+
+
+def read_pieces(part: Part, tensors: Iterable[Tensor], blocks: Blocks) -> Iterator[tuple[Piece, np.ndarray]]:
+    """Give each piece with its words, to be looked at until the next."""
+    with part.map() as file:
+        for piece in pieces(tensors, blocks):
+            file.check()
+            yield piece, words_of(piece.tensor, _view(file, piece.start, piece.stop))
+            file.forget(piece.start, piece.stop)
+
+
+def words_of(tensor: Tensor, data: bytes | bytearray | np.ndarray) -> np.ndarray:
+    """View bytes of a tensor as little-endian words; writable if `data` is."""
+    return np.frombuffer(data, f"<u{FLOAT_BYTES[tensor.type]}")
+
+
+def _view(file: MappedFile, start: int, stop: int) -> np.ndarray:
+    """View a byte range of a mapped file, read-only: uint8."""
+    return np.frombuffer(file.data, np.uint8, stop - start, start)
+
+
+class NewFile(NamedTuple):
+    """A file being written, under a temporary name."""
+
+    path: Path
+    descriptor: int
+
+
+@contextmanager
+def new_file(path: Path, force: bool = False) -> Iterator[NewFile]:
+    """Give a file that gets its name only when complete and on disk.
+
+    Parameters
+    ----------
+    path : Path
+    force : bool
+        Replace a file that is there.
+
+    Raises
+    ------
+    Refused
+        The path exists and `force` is not given.
+    OSError
+        From the file system; nothing is left behind.
+    """
+    check_absent(path, force)
+    temporary = path.parent / f".{os.urandom(6).hex()}.truebits"
+    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    descriptor = os.open(temporary, flags, 0o666)
+    try:
+        try:
+            if path.exists():
+                os.fchmod(descriptor, path.stat().st_mode & 0o7777)
+            yield NewFile(temporary, descriptor)
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        check_absent(path, force)
+        temporary.replace(path)
+    except BaseException:
+        with suppress(FileNotFoundError):
+            temporary.unlink()
+        raise
+    sync_folder(path.parent)
+
+
+def check_absent(path: Path, force: bool) -> None:
+    """Refuse a path that is taken; with `force` only one that is no regular file, a folder or a device."""
+    if not path.parent.is_dir():
+        raise FileNotFoundError(errno.ENOENT, "its folder does not exist", str(path))
+    if path.exists() and not path.is_file():
+        raise Refused(f"{printable(str(path))} is not a regular file: it is never replaced")
+    if not force and os.path.lexists(path):
+        raise Refused(f"{printable(str(path))} exists; --force replaces it")
+
+
+def outputs(model: Model, out: Path) -> list[Path]:
+    """Return the path to write for each file of a model.
+
+    Raises
+    ------
+    UsageError
+        The model is a shard set and `out` is not named like one of as many, or `out` is the input.
+    """
+    if len(model.parts) == 1:
+        paths = [out]
+    else:
+        match = SHARD_NAME.fullmatch(out.name)
+        count = len(model.parts)
+        if match is None or int(match["count"]) != count:
+            raise UsageError(f"the model is {count} files: name the output NAME-00001-of-{count:05d}.gguf")
+        paths = [shard_path(out, number) for number in range(count)]
+    for part in model.parts:
+        for path in paths:
+            if path.exists() and os.path.samestat(path.stat(), part.path.stat()):
+                raise UsageError(f"{path} is the input; --in-place changes it")
+    return paths
+
+
+def write_copy(
+    part: Part,
+    out: int,
+    tensors: list[Tensor],
+    change: Change,
+    progress: Callable[[int], None],
+    blocks: Blocks = single_values,
+) -> int:
+    """Copy one file of a model, changing the words of some tensors; return how many changed.
+
+    One thread changes words in a buffer while a second writes the buffer before it.
+
+    Parameters
+    ----------
+    part : Part
+        The input.
+    out : int
+        Descriptor of the empty output.
+    tensors : list of Tensor
+        Those to change.
+    change : callable
+    progress : callable
+        Called with the number of bytes each step has dealt with.
+    blocks : callable
+    """
+    changed = 0
+    longest = max((blocks(tensor) * FLOAT_BYTES[tensor.type] for tensor in tensors), default=0)
+    buffers = [np.empty(BLOCK_BYTES + longest, np.uint8) for _ in range(2)]
+    writes: list[Future[None] | None] = [None, None]
+    interrupted = Event()
+    with part.map() as source, ThreadPoolExecutor(1) as writer, set_on_error(interrupted):
+        cloned = _reserve(source, out)
+        at = 0
+
+        def write(copied: int, start: int, data: memoryview, changed_here: int) -> None:
+            if not cloned:
+                _copy_range(source, out, copied, start, interrupted)
+            if changed_here or not cloned:
+                write_all(out, data, start)
+                start_writeback(out, start, len(data))
+
+        for number, piece in enumerate(pieces(tensors, blocks)):
+            if (before := writes[number % 2]) is not None:
+                before.result()
+            buffer = buffers[number % 2][: piece.stop - piece.start]
+            buffer[:] = _view(source, piece.start, piece.stop)
+            changed_here = change(piece, words_of(piece.tensor, buffer))
+            writes[number % 2] = writer.submit(write, at, piece.start, buffer.data, changed_here)
+            source.forget(piece.start, piece.stop)
+            progress(piece.stop - at)
+            changed += changed_here
+            at = piece.stop
+        for pending in writes:
+            if pending is not None:
+                pending.result()
+        if not cloned:
+            _copy_range(source, out, at, source.identity.size, interrupted)
+        progress(source.identity.size - at)
+        source.check()
+    return changed
+
+
+@contextmanager
+def set_on_error(event: Event) -> Iterator[None]:
+    """Set the event where the block is left by an exception, Ctrl-C among them."""
+    try:
+        yield
+    except BaseException:
+        event.set()
+        raise
+
+
+def _reserve(source: MappedFile, out: int) -> bool:
+    """Clone the source where the file system can (True), else claim the room: a full disk shows now."""
+    try:
+        fcntl.ioctl(out, FICLONE, source.descriptor)
+        return True
+    except OSError:
+        pass
+    try:
+        os.posix_fallocate(out, 0, source.identity.size)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+    return False
+
+
+def _copy_range(source: MappedFile, out: int, start: int, stop: int, interrupted: Event) -> None:
+    """Copy bytes unchanged, inside the kernel where it can."""
+    while start < stop and not interrupted.is_set():
+        try:
+            copied = os.copy_file_range(source.descriptor, out, min(stop - start, COPY_BYTES), start, start)
+        except OSError as error:
+            if error.errno not in (errno.EXDEV, errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP):
+                raise
+            copied = 0
+        if not copied:
+            copied = min(stop - start, BLOCK_BYTES)
+            write_all(out, source.data[start : start + copied], start)
+        start += copied
+
+
+def write_all(descriptor: int, data: bytes | bytearray | memoryview, offset: int) -> None:
+    """`pwrite` until all is written: one call may write less."""
+    view = memoryview(data)
+    while view:
+        written = os.pwrite(descriptor, view, offset)
+        view, offset = view[written:], offset + written
+
+
+def start_writeback(descriptor: int, offset: int, nbytes: int) -> None:
+    """Let the disk begin with what is written, so that the last fsync has little left to wait for.
+
+    Only a head start: whether it worked is for fsync to say.
+    """
+    if hasattr(C, "sync_file_range"):
+        C.sync_file_range(descriptor, c_int64(offset), c_int64(nbytes), SYNC_FILE_RANGE_WRITE)
+
+
+def flush_and_verify(descriptors: list[int], verify: Callable[[], None]) -> None:
+    """Bring the files to disk while `verify` reads them. A failed fsync is final."""
+    with ThreadPoolExecutor(1) as pool:
+        flushed = [pool.submit(os.fsync, descriptor) for descriptor in descriptors]
+        verify()
+        for one in flushed:
+            one.result()
+
+
+def others(tensors: Iterable[Tensor], size: int) -> Iterator[tuple[int, int]]:
+    """Yield the byte ranges of a file that belong to none of the tensors."""
+    at = 0
+    for tensor in sorted(tensors, key=lambda tensor: tensor.offset):
+        if tensor.offset > at:
+            yield at, tensor.offset
+        at = max(at, tensor.offset + tensor.nbytes)
+    if at < size:
+        yield at, size
+
+
+def check_copy(part: Part, out: Path, tensors: list[Tensor], is_changed: Check, blocks: Blocks = single_values) -> None:
+    """Compare a written copy with what it must be: the tensors changed, every other byte as in the input.
+
+    Raises
+    ------
+    VerificationFailed
+        Names the first block that differs.
+    """
+    with part.map() as source, MappedFile(out) as copy:
+        size = source.identity.size
+        if copy.identity.size != size:
+            raise VerificationFailed(f"{out} has {copy.identity.size} bytes, expected {size}")
+        for start, stop in _blocks(others(tensors, size), BLOCK_BYTES):
+            if not np.array_equal(_view(source, start, stop), _view(copy, start, stop)):
+                raise VerificationFailed(f"{out}: bytes {start} to {stop} are not the input's")
+            source.forget(start, stop)
+            copy.forget(start, stop)
+        for piece in pieces(tensors, blocks, CHECK_BYTES):
+            tensor, start, stop = piece
+            old, new = (words_of(tensor, _view(file, start, stop)) for file in (source, copy))
+            if not is_changed(piece, old, new):
+                raise VerificationFailed(f"{out}: bytes {start} to {stop}, of {tensor.label}, are not as planned")
+            source.forget(start, stop)
+            copy.forget(start, stop)
+
+
+def sum_of_others(part: Part, descriptor: int, tensors: list[Tensor]) -> tuple[int, int]:
+    """Sum up and xor all bytes outside the tensors, to tell whether a rewrite in place touched them."""
+    total, parity = 0, 0
+    for start, stop in _blocks(others(tensors, part.identity.size), BLOCK_BYTES):
+        block = os.pread(descriptor, stop - start, start)
+        words = np.frombuffer(block + b"\0" * (-len(block) % 8), np.uint64)
+        total += int(words.sum())
+        parity ^= int(np.bitwise_xor.reduce(words))
+    return total % 2**64, parity
+
+
+def _blocks(ranges: Iterable[tuple[int, int]], size: int) -> Iterator[tuple[int, int]]:
+    for start, stop in ranges:
+        for at in range(start, stop, size):
+            yield at, min(at + size, stop)
