@@ -610,7 +610,7 @@ def test_index_that_is_damaged(folder, text, error):
 
 
 def test_an_index_of_too_many_tensors_is_not_read(folder, monkeypatch):
-    monkeypatch.setattr("truebits.files.json_text.MOST_MEMBERS", 3)
+    monkeypatch.setattr("truebits.files.json_tokens.MOST_MEMBERS", 3)
     assert len(open_model(folder).tensors) == 3
     write_index(folder, {"a": 1, "b": 1, "c": 2, "d": 2})
     with pytest.raises(errors.LimitExceeded, match="more than 3 members"):
