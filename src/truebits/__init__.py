@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from truebits.lineage.trace import Trace as Trace
     from truebits.lineage.trace import trace as trace
     from truebits.precision.blocks import BlockPrecision as BlockPrecision
+    from truebits.precision.coverage import Coverage as Coverage
+    from truebits.precision.findings import Finding as Finding
     from truebits.precision.origin import Origin as Origin
     from truebits.precision.profile import PrecisionProfile as PrecisionProfile
     from truebits.precision.scan import Report as Report
@@ -54,6 +56,8 @@ _HOMES = {
     "TensorPrecision": "precision.scan",
     "PrecisionProfile": "precision.profile",
     "BlockPrecision": "precision.blocks",
+    "Coverage": "precision.coverage",
+    "Finding": "precision.findings",
     "Origin": "precision.origin",
     "Rewrite": "rewriting.operation",
     "plan": "rewriting.plan",

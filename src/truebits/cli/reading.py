@@ -108,6 +108,8 @@ def scan(
 
             click.echo(f"\n{block_report.counts(report, by_tensor).render(style)}")
         return
+    if style == "text" and (findings := text.findings(report)):
+        click.echo(f"{findings}\n")
     print_table(listing.headline(opened), text.precision(rows, bits), style)
     if report.tensors:
         click.echo(f"\n{text.contents(rows).render(style)}")
@@ -118,7 +120,7 @@ def scan(
         click.echo(f"\n{block_report.codes(report, by_tensor).render(style)}")
         conclusion = block_report.conclusion
     if style == "text":
-        click.echo(f"\n{conclusion(report)}")
+        click.echo(f"\n{conclusion(report)}\n{report.coverage}")
 
 
 def _fingerprint(

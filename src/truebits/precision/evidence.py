@@ -49,6 +49,7 @@ class Evidence:
     type : str
         F32, F16, BF16 or F64.
     values : int
+        Those that are numbers, Inf included.
     outside : dict of str to int
         By format of the storage type's `ladder`: values that it does not hold exactly.
     bits : dict of (str, str) to int
@@ -65,6 +66,8 @@ class Evidence:
     infinite : int
     converted : int
         Values that were judged as they were before a converter changed them.
+    nan : int
+        Further values, which are none.
     """
 
     type: str
@@ -77,6 +80,7 @@ class Evidence:
     at_end: int = 0
     infinite: int = 0
     converted: int = 0
+    nan: int = 0
 
     @classmethod
     def of(cls, profile: PrecisionProfile) -> Evidence:
@@ -88,8 +92,9 @@ class Evidence:
         outside = {name: next(numbers) for name in names}
         bits = {pair: next(numbers) for pair in combinations(names, 2)}
         telling, flushed_bits, at_end, infinite = numbers
-        magnitude = int(profile.bins[0]) if profile.bins.size == 1 and not telling else None
-        return cls(type, profile.values, outside, bits, telling, magnitude, flushed_bits, at_end, infinite)
+        nan = profile.nan
+        numbers_of = profile.values - nan
+        return cls(type, numbers_of, outside, bits, telling, profile.magnitude, flushed_bits, at_end, infinite, nan=nan)
 
     @classmethod
     def merge(cls, parts: Iterable[Evidence]) -> Evidence:
@@ -118,6 +123,7 @@ class Evidence:
             sum(part.at_end for part in parts),
             sum(part.infinite for part in parts),
             sum(part.converted for part in parts),
+            sum(part.nan for part in parts),
         )
 
 

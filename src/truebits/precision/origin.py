@@ -29,7 +29,8 @@ class Origin:
     Attributes
     ----------
     format : str
-        ``fp8_e5m2``, ``fp8_e4m3fn``, ``bf16``, ``fp16``, ``f32``, ``f64``, ``constant`` or ``ambiguous``.
+        ``fp8_e5m2``, ``fp8_e4m3fn``, ``bf16``, ``fp16``, ``f32``, ``f64``, ``constant``, ``nan``, ``inf`` or
+        ``ambiguous``.
     confidence : float
         One minus the chance that values of the next wider format look like this.
     reason : str
@@ -70,8 +71,12 @@ def judge(evidence: Evidence) -> Origin:
     Origin
     """
     values, outside = evidence.values, evidence.outside
+    if not values and evidence.nan:
+        return Origin("nan", 1.0, f"all {evidence.nan:,} values are NaN")
     if not values:
         return Origin("ambiguous", 0.0, "there are no values")
+    if values == evidence.infinite:
+        return Origin("inf", 1.0, f"all {values:,} values are Inf")
     fitting = [name for name in ladder(evidence.type) if not outside[name]]
     if evidence.magnitude is not None:
         reason = f"all {values:,} values have one magnitude, with at most 1 mantissa bit"

@@ -317,6 +317,17 @@ class PrecisionProfile:
         }
 
     @property
+    def magnitude(self) -> int | None:
+        """The bin of the only magnitude that finite values have, where one bin tells that it is one; else None."""
+        layout = self.layout
+        if self.bins.size != 1:
+            return None
+        bin = int(self.bins[0])
+        least_bits = layout.table_bits - int(layout.trailing[bin])
+        is_one = not layout.is_special[bin] and least_bits <= (layout.exponent[bin] > 0)
+        return bin if is_one else None
+
+    @property
     def zero(self) -> int:
         return self.count(self.layout.is_zero)
 

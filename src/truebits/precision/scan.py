@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from itertools import groupby
 from operator import attrgetter
 from typing import TYPE_CHECKING
@@ -23,6 +23,7 @@ from truebits.files.mapping import MappedFile
 from truebits.files.model import Model, open_model
 from truebits.files.tensor import FLOAT_BYTES, Tensor
 from truebits.numbers.formats import find
+from truebits.precision.coverage import NO_WEIGHTS, NOT_SELECTED, WHOLE_NUMBERS, Coverage
 from truebits.precision.profile import APART, LAYOUTS, PrecisionProfile
 from truebits_native.chunks import cut
 from truebits_native.reference_blocks import LAYOUTS as BLOCK_LAYOUTS
@@ -30,6 +31,7 @@ from truebits_native.reference_blocks import LAYOUTS as BLOCK_LAYOUTS
 if TYPE_CHECKING:
     from truebits.precision.blocks import BlockPrecision
     from truebits.precision.evidence import Evidence
+    from truebits.precision.findings import Finding
     from truebits.precision.origin import Origin
 
 BATCH_BYTES = 32 << 20
@@ -59,10 +61,13 @@ class TensorPrecision(PrecisionProfile):
     tensor : Tensor
     before : Evidence or None
         Of values that converters change, unless they are BF16 as they stand: what they were before.
+    first : dict of str to int
+        Where the first ``nan`` and the first ``inf`` stand, if there are any.
     """
 
     tensor: Tensor
     before: Evidence | None = None
+    first: dict[str, int] = field(default_factory=dict)
 
     @property
     def origin(self) -> Origin:
@@ -87,6 +92,10 @@ class Report(Mapping[str, TensorPrecision]):
         The selected tensors of the block types whose codes are read; empty unless asked for.
     made_from : dict of str to Origin
         What the values of floating-point matrices were dequantized from; empty unless asked for.
+    coverage : Coverage
+        What was read of all the model's tensors.
+    findings : tuple of Finding
+        What is wrong with them, worst first.
     """
 
     model: Model
@@ -94,6 +103,8 @@ class Report(Mapping[str, TensorPrecision]):
     architecture: str | None = None
     blocks: dict[str, BlockPrecision] = field(repr=False, default_factory=dict)
     made_from: dict[str, Origin] = field(repr=False, default_factory=dict)
+    coverage: Coverage = field(repr=False, default_factory=Coverage)
+    findings: tuple[Finding, ...] = ()
 
     def __getitem__(self, name: str) -> TensorPrecision:
         return self.tensors[name]
@@ -232,13 +243,38 @@ def scan(
     """
     model = source if isinstance(source, Model) else open_model(source)
     selected = model.select(select, exclude)
+    from truebits.precision.findings import findings_of
+
+    asked, architecture = bool(select or exclude), model.architecture
     if blocks:
         from truebits.precision.blocks import scan_with_blocks
 
-        return scan_with_blocks(model, selected, bool(select or exclude), threads, progress)
-    chosen = floating(selected, FLOAT_BYTES, asked=bool(select or exclude))
-    architecture = model.architecture
-    return Report(model, profiles(model, chosen, architecture, threads, progress), architecture)
+        found = scan_with_blocks(model, selected, asked, threads, progress)
+    else:
+        chosen = floating(selected, FLOAT_BYTES, asked)
+        found = Report(model, profiles(model, chosen, architecture, threads, progress), architecture)
+    report = replace(found, coverage=_coverage(found, selected))
+    return replace(report, findings=findings_of(report))
+
+
+def _coverage(report: Report, selected: Iterable[Tensor]) -> Coverage:
+    """Say what a scan has read, and why not the rest."""
+    names = {tensor.name for tensor in selected}
+    read = report.tensors.keys() | report.blocks.keys()
+    return Coverage.merge(
+        Coverage.of_tensor(tensor, None if tensor.name in read else _why_not(tensor, names))
+        for tensor in report.model.tensors
+    )
+
+
+def _why_not(tensor: Tensor, selected: Collection[str]) -> str:
+    if tensor.name not in selected:
+        return NOT_SELECTED
+    if tensor.type in WHOLE_NUMBERS:
+        return NO_WEIGHTS
+    if tensor.type in BLOCK_LAYOUTS:
+        return "quantized, read with --blocks"
+    return "unknown type" if tensor.opaque else "no reader for this type"
 
 
 def profiles(
@@ -251,12 +287,32 @@ def profiles(
     """Count each of a model's floating-point tensors, in the order given."""
     native.expect_work("profiles", sum(tensor.values for tensor in tensors))
     pieces: dict[str, list[Piece]] = {tensor.name: [] for tensor in tensors}
+    first: dict[str, dict[str, int]] = {tensor.name: {} for tensor in tensors}
+    seen = dict.fromkeys(pieces, 0)
     for batch in batches(model, tensors, progress):
-        for tensor, piece in _pieces(batch, threads):
+        counted = list(_pieces(batch, threads))
+        for tensor, piece in counted:
             pieces[tensor.name].append(piece)
+        for (tensor, (bins, _)), start, stop in zip(counted, batch.starts.tolist(), batch.stops.tolist(), strict=False):
+            places = _special(tensor.type, bins, batch.words[start:stop], seen[tensor.name])
+            first[tensor.name] = places | first[tensor.name]
+            seen[tensor.name] += stop - start
     found = {tensor.name: _joined(tensor, pieces[tensor.name]) for tensor in tensors}
+    for name, precision in found.items():
+        precision.first = first[name]
     _undo_conversion(model, found, architecture)
     return found
+
+
+def _special(type: str, bins: np.ndarray, words: np.ndarray, before: int) -> dict[str, int]:
+    """Return where in a tensor the first NaN and Inf of a range stand, `before` values after its start."""
+    layout = LAYOUTS[type]
+    masks = {"nan": layout.is_nan, "inf": layout.is_inf}
+    return {
+        kind: before + int(mask[native.bins_of(words, type)].argmax())
+        for kind, mask in masks.items()
+        if mask[bins].any()
+    }
 
 
 def _undo_conversion(model: Model, found: dict[str, TensorPrecision], architecture: str | None) -> None:

@@ -91,6 +91,8 @@ def scan(report: Report) -> str:
             "total": _total(report),
             "totals": {type: of.answers() for type, of in report.totals().items()},
             "origins": {type: asdict(origin) for type, origin in report.origins().items()},
+            "coverage": report.coverage.to_dict(),
+            "findings": [finding.to_dict() for finding in report.findings],
         },
     )
 

@@ -101,6 +101,11 @@ def contents(rows: list[Row]) -> Table:
     return table
 
 
+def findings(report: Report) -> str:
+    """What is wrong, worst first, a line for each; the conclusion has the notes."""
+    return "\n".join(f"{one.level}: {one.message}." for one in report.findings if one.level != "note")
+
+
 def conclusion(report: Report) -> str:
     """What a scan comes to, in a sentence for each storage type."""
     if not report.tensors:
