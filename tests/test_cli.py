@@ -37,7 +37,7 @@ def exact(tmp_path_factory):
 def test_help_names_every_exit_code_and_is_quick():
     done = run("--help")
     assert done.returncode == 0
-    for code in range(7):
+    for code in (*range(9), 70, 130):
         assert f"{code} " in done.stdout.split("Exit codes:")[1]
 
 
@@ -280,3 +280,39 @@ def test_demo_tells_the_whole_story(tmp_path):
     assert (tmp_path / "kept" / "bf16.gguf").exists()
     assert "B: the same checkpoint by another way: 5 of 5 rounded to BF16." in done.stdout
     assert "2 of 2 tensors hold values of Q4_0" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("raised", "code", "line"),
+    [
+        ("KeyError('x' * 5_000)", 70, "truebits: a bug of ours: KeyError: 'xxx"),
+        ("MemoryError()", 4, "truebits: out of memory"),
+        ("SystemExit(9)", 9, ""),
+        ("shared.NotVerified()", 7, ""),
+        ("shared.Different()", 1, ""),
+        ("errors.EvaluationFailed('llama.cpp died')", 8, "truebits: llama.cpp died"),
+    ],
+)
+def test_each_way_to_end_has_its_exit_code(full, raised, code, line):
+    """An exception of any kind, raised in the middle of a scan."""
+    program = (
+        "import sys\n"
+        "from truebits import errors\n"
+        "from truebits.cli import main, shared\n"
+        "from truebits.precision import scan\n"
+        "def fail(*args, **kwargs):\n"
+        f"    raise {raised}\n"
+        "scan.scan = fail\n"
+        f"sys.argv = ['truebits', 'scan', {str(full)!r}]\n"
+        "main.main()\n"
+    )
+    got = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert got.returncode == code, got.stderr
+    assert got.stderr.startswith(line)
+    assert len(got.stderr) < 1_000
+    assert "Traceback" not in got.stderr
+    told = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, env=os.environ | {"TRUEBITS_TRACEBACK": "1"}
+    )
+    assert told.returncode == code
+    assert ("Traceback" in told.stderr) == (code == 70)

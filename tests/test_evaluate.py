@@ -410,7 +410,7 @@ def test_a_model_that_llama_cpp_refuses(model, text, tmp_path, capfd):
         EvaluationFailed, match=r"candidate .*unlike.gguf: llama.cpp refuses it: .*context_length"
     ) as caught:
         evaluate(model, unlike, text=text, **QUICK)
-    assert caught.value.exit_code == 1
+    assert caught.value.exit_code == 8
     assert "\n" not in str(caught.value)
     assert capfd.readouterr() == ("", "")
 

@@ -39,7 +39,7 @@ def _escaped(character: str) -> str:
 class TruebitsError(Exception):
     """Base of every error truebits raises on purpose."""
 
-    exit_code = 1
+    exit_code = 70
 
 
 class UsageError(TruebitsError, ValueError):
@@ -81,6 +81,8 @@ class VerificationFailed(TruebitsError):
 
 class EvaluationFailed(TruebitsError):
     """llama.cpp refuses a model, cannot run it, or did not survive it."""
+
+    exit_code = 8
 
 
 class Unfinished(TruebitsError):

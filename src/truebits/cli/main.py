@@ -6,6 +6,7 @@ import io
 import os
 import signal
 import sys
+import traceback
 from pathlib import Path
 from typing import NoReturn
 
@@ -17,12 +18,13 @@ from truebits.cli.evaluating import evaluate, experiment
 from truebits.cli.options import THREADS, options
 from truebits.cli.reading import scan, show, verify
 from truebits.cli.rewriting import fakequant, synth, truncate, undo
-from truebits.cli.shared import Different
+from truebits.cli.shared import Verdict
 from truebits.errors import TruebitsError, printable
 
 EXIT_CODES = """\b
 Exit codes: 0 done, 1 difference found or gate failed, 2 wrong usage, 3 not a valid model file,
-4 I/O error, 5 refused or busy, 6 an in-place rewrite was left unfinished (run again, or undo), 130 interrupted."""
+4 I/O error, 5 refused or busy, 6 an in-place rewrite was left unfinished (run again, or undo), 7 not verified,
+8 the evaluation failed, 70 a bug of ours, 130 interrupted."""
 
 
 @click.group(epilog=EXIT_CODES, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -63,10 +65,12 @@ def main() -> NoReturn:
         if sys.stdout is not None:
             sys.stdout.flush()
         code = 0
-    except Different:
-        code = 1
-    except SystemExit:
-        code = 0  # click ends so, with 1, where a pipe was closed; ours says that a difference was found
+    except Verdict as verdict:
+        code = verdict.exit_code
+    except SystemExit as end:
+        if not isinstance(end.__context__, BrokenPipeError):  # click ends so where whoever reads stops
+            raise
+        code = 0
     except click.ClickException as error:
         error.show()
         code = error.exit_code
@@ -83,7 +87,20 @@ def main() -> NoReturn:
         where = f"{printable(str(error.filename))}: " if error.filename else ""
         click.echo(f"truebits: {where}{error.strerror or error}", err=True)
         code = 4
+    except MemoryError:
+        click.echo("truebits: out of memory", err=True)
+        code = 4
+    except Exception as error:
+        if os.environ.get("TRUEBITS_TRACEBACK"):
+            click.echo(traceback.format_exc(), err=True)
+        click.echo(f"truebits: a bug of ours: {_told(error)}; TRUEBITS_TRACEBACK=1 shows where", err=True)
+        code = 70
     sys.exit(code)
+
+
+def _told(error: Exception) -> str:
+    """Return an exception in one line of bounded length."""
+    return printable(f"{type(error).__name__}: {error}")[:500]
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What all subcommands do: open a model, print a table, end with exit code 1."""
+"""What all subcommands do: open a model, print a table, end with the exit code of their verdict."""
 
 from __future__ import annotations
 
@@ -18,8 +18,22 @@ if TYPE_CHECKING:
     from truebits.report.table import Table
 
 
-class Different(Exception):
-    """A difference was found, or a gate failed: exit code 1."""
+class Verdict(Exception):
+    """The command has done its work and printed what it found; the exit code says the same."""
+
+    exit_code: int
+
+
+class Different(Verdict):
+    """A difference was found, or a gate failed."""
+
+    exit_code = 1
+
+
+class NotVerified(Verdict):
+    """Something that decides could not be compared: neither pass nor fail."""
+
+    exit_code = 7
 
 
 def open_model(path: Path) -> Model:
