@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from truebits.precision.blocks import BlockPrecision as BlockPrecision
     from truebits.precision.coverage import Coverage as Coverage
     from truebits.precision.findings import Finding as Finding
+    from truebits.precision.gate import Gate as Gate
+    from truebits.precision.gate import check as check
     from truebits.precision.origin import Origin as Origin
     from truebits.precision.profile import PrecisionProfile as PrecisionProfile
     from truebits.precision.scan import Report as Report
@@ -58,6 +60,8 @@ _HOMES = {
     "BlockPrecision": "precision.blocks",
     "Coverage": "precision.coverage",
     "Finding": "precision.findings",
+    "Gate": "precision.gate",
+    "check": "precision.gate",
     "Origin": "precision.origin",
     "Rewrite": "rewriting.operation",
     "plan": "rewriting.plan",

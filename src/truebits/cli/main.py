@@ -15,6 +15,7 @@ import click
 from truebits._version import __version__
 from truebits.cli.comparing import diff, trace
 from truebits.cli.evaluating import evaluate, experiment
+from truebits.cli.gate import check
 from truebits.cli.options import THREADS, options
 from truebits.cli.reading import scan, show, verify
 from truebits.cli.rewriting import fakequant, synth, truncate, undo
@@ -44,7 +45,7 @@ def demo(keep: Path | None, threads: int | None) -> None:
     tell(click.echo, keep, threads)
 
 
-for command in (show, scan, verify, truncate, fakequant, undo, diff, trace, evaluate, experiment, synth):
+for command in (show, scan, check, verify, truncate, fakequant, undo, diff, trace, evaluate, experiment, synth):
     app.add_command(command)
 
 

@@ -1,0 +1,119 @@
+"""check: pass, fail or not verified, for pipelines."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from gguf import GGMLQuantizationType, GGUFWriter, quants
+
+import truebits as tb
+from truebits.cli.main import app
+from truebits.cli.shared import Different, NotVerified
+from truebits.errors import UsageError
+
+RANDOM = np.random.default_rng(1)
+PLAIN = RANDOM.normal(0, 0.02, (64, 256)).astype(np.float32)
+BFLOATS = (PLAIN.view(np.uint32) & np.uint32(0xFFFF0000)).view(np.float32)
+Q8_0 = GGMLQuantizationType.Q8_0
+
+
+def write(path, values, type=None):
+    writer = GGUFWriter(path, "llama")
+    writer.add_tensor("a.weight", values, raw_dtype=type)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+@pytest.fixture
+def models(tmp_path):
+    """One model of each kind, by what is wrong with it."""
+    spoiled = PLAIN.copy()
+    spoiled[3] = np.nan
+    paths = {
+        "plain": write(tmp_path / "plain.gguf", PLAIN),
+        "bfloats": write(tmp_path / "bfloats.gguf", BFLOATS),
+        "nan": write(tmp_path / "nan.gguf", spoiled),
+        "zero": write(tmp_path / "zero.gguf", np.zeros_like(PLAIN)),
+        "zero_bias": write(tmp_path / "zero_bias.gguf", np.zeros(256, np.float32)),
+        "quantized": write(tmp_path / "quantized.gguf", quants.quantize(PLAIN, Q8_0), Q8_0),
+        "unread": write(tmp_path / "unread.gguf", np.zeros((64, 66), np.uint8), GGMLQuantizationType.IQ2_XXS),
+    }
+    cut = tmp_path / "cut.gguf"
+    cut.write_bytes(paths["plain"].read_bytes()[:-9])
+    return paths | {"cut": cut}
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "expected"),
+    [
+        ("plain", {}, "passed"),
+        ("bfloats", {}, "passed"),
+        ("nan", {}, "failed"),
+        ("nan", {"fail_on": ["inf"]}, "passed"),
+        ("zero", {}, "failed"),
+        ("zero_bias", {}, "passed"),
+        ("quantized", {}, "passed"),
+        ("unread", {}, "not verified"),
+        ("unread", {"fail_on": ["not_read"]}, "failed"),
+        ("cut", {}, "failed"),
+        ("bfloats", {"fail_on": ["upcast"]}, "failed"),
+        ("bfloats", {"require": "bf16"}, "passed"),
+        ("plain", {"require": "bf16"}, "failed"),
+        ("plain", {"require": "bf16", "fail_on": ()}, "failed"),
+        ("plain", {"require": "e8m23"}, "passed"),
+        ("quantized", {"require": "bf16"}, "not verified"),
+    ],
+)
+def test_verdicts(models, name, options, expected):
+    assert tb.check(models[name], **options).verdict == expected
+
+
+def test_what_does_not_fit_is_counted(models):
+    (finding,) = tb.check(models["plain"], require="bf16").failed
+    outside = int(np.count_nonzero(PLAIN.view(np.uint32) & 0xFFFF))
+    assert finding.message == (f"1 of 1 tensor hold values not exact in BF16; a.weight: {outside:,} of 16,384 values")
+
+
+@pytest.mark.parametrize("options", [{"fail_on": ["nane"]}, {"require": "bf17"}, {"select": "nothing"}])
+def test_what_makes_no_sense_is_refused(models, options):
+    with pytest.raises(UsageError):
+        tb.check(models["plain"], **options)
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (["plain", "bfloats"], None),
+        (["plain", "nan", "unread"], Different),
+        (["plain", "unread"], NotVerified),
+        (["cut", "plain"], Different),
+        (["missing", "nan", "plain"], FileNotFoundError),
+    ],
+)
+def test_the_worst_verdict_is_the_exit_code(models, names, expected):
+    paths = [str(models.get(name, "missing.gguf")) for name in names]
+    done = CliRunner().invoke(app, ["check", *paths])
+    assert type(done.exception) is (expected or type(None))
+    verdicts = {"plain": "passed", "bfloats": "passed", "unread": "not verified"}
+    lines = [f"{verdicts.get(name, 'failed')}: {models[name]}: " for name in names if name in models]
+    got = done.stdout.splitlines()
+    assert len(got) == len(lines)
+    assert all(line.startswith(start) for line, start in zip(got, lines, strict=True)), got
+
+
+def test_json_is_a_document_for_each_model(models):
+    done = CliRunner().invoke(
+        app, ["check", "--json", "--fail-on", "nan, inf", str(models["nan"]), str(models["zero"])]
+    )
+    first, second = map(json.loads, done.stdout.splitlines())
+    assert first["schema"] == "truebits.check/1"
+    assert (first["verdict"], first["fail_on"], first["require"]) == ("failed", ["nan", "inf"], None)
+    assert [finding["kind"] for finding in first["failed"]] == ["nan"]
+    assert first["coverage"]["tensors_read"] == 1
+    assert (second["verdict"], second["findings"][0]["kind"]) == ("passed", "all_zero")
