@@ -82,7 +82,7 @@ def counted(counts: dict[str, int]) -> str:
 
 def low_bits_against_dd(benchmark, path, rounds, prepare):
     ours, theirs = alternate(
-        benchmark, lambda: truebits.low_bits(path, BITS), lambda: read_with_dd(path), rounds, prepare
+        benchmark, lambda: truebits.low_bits(path, bits=BITS), lambda: read_with_dd(path), rounds, prepare
     )
     got = ours.results[-1]
     record(benchmark, ours.seconds, theirs.seconds, counted(got), got == expected_low_zero(path))
@@ -95,7 +95,7 @@ def scan_against_dd(benchmark, path, rounds, prepare):
 
 
 def test_low_bits_warm(benchmark, threads, two_gib):
-    truebits.low_bits(two_gib, BITS)
+    truebits.low_bits(two_gib, bits=BITS)
     low_bits_against_dd(benchmark, two_gib, 9, prepare=lambda: None)
 
 

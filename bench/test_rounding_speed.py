@@ -10,10 +10,10 @@ import truebits_native
 from compare import alternate, record
 from truebits.files.tensor import Tensor
 from truebits.numbers.formats import find, target
-from truebits.numbers.rounding import Manner, Quantizer, grid_of
+from truebits.numbers.rounding import Quantizer, Rounding, grid_of
 from truebits.quantizers.quantize import quantizer
 
-BF16, FP8 = (grid_of(find(name), find("f32"), Manner()) for name in ("bf16", "fp8_e4m3fn"))
+BF16, FP8 = (grid_of(find(name), find("f32"), Rounding()) for name in ("bf16", "fp8_e4m3fn"))
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +79,7 @@ def test_round_blocks(benchmark, some, threads):
     """Q8_0, whole numbers of 8 bits in blocks of 32, there and back."""
     part = some[: some.size // 4]
     type = gguf.GGMLQuantizationType.Q8_0
-    of_all: Quantizer = quantizer(target("q8_0"), Tensor("all", "F32", (32, part.size // 32), 0, 0, 0), Manner())
+    of_all: Quantizer = quantizer(target("q8_0"), Tensor("all", "F32", (32, part.size // 32), 0, 0, 0), Rounding())
 
     def ours_once():
         rounded = part.copy()

@@ -29,6 +29,7 @@ from truebits.cli import main as cli
 from truebits.errors import ModelFileError, Refused, SelectionError, Unfinished, UsageError, VerificationFailed
 from truebits.files.model import open_model
 from truebits.numbers.formats import CATALOGUE, Format, find, target
+from truebits.numbers.rounding import Rounding
 from truebits.report.table import STYLES
 from truebits.rewriting.fakequant import bits_per_weight
 from truebits.rewriting.marker import marker_path
@@ -67,30 +68,31 @@ def without_differences(rewrite):
 # --- the plan is made of counts, and it is what changes
 
 
-def manners(name):
+def roundings(name):
     """List every rounding, with and without subnormals, and everything a value beyond the format can become."""
     format = find(name)
-    roundings = ("nearest", False), ("nearest", True), ("truncate", True), ("stochastic", False)
-    found = [{"rounding": rounding, "flush_subnormals": flush} for rounding, flush in roundings]
-    return found + [{"overflow": "saturate"}] + [{"overflow": "inf"}] * (format.has_inf or format.has_nan)
+    modes = ("nearest", False), ("nearest", True), ("truncate", True), ("stochastic", False)
+    found = [Rounding(mode, flush_subnormals=flush) for mode, flush in modes]
+    to_inf = [Rounding(overflow="inf")] * (format.has_inf or format.has_nan)
+    return [*found, Rounding(overflow="saturate"), *to_inf]
 
 
 @pytest.mark.parametrize("name", [*CATALOGUE, *CUSTOM])
 def test_the_plan_of_counts_is_what_changes(tmp_path, name):
     tensors = {type: (type, assorted(type, 300)) for type in TYPES}
     path, out = write(tmp_path / "model.gguf", tensors), tmp_path / "out.gguf"
-    for manner in manners(name):
+    for rounding in roundings(name):
         out.unlink(missing_ok=True)
-        planned = tb.plan(path, to=name, **manner)
-        got = tb.fakequant(path, out, to=name, **manner)
+        planned = tb.plan(path, to=name, rounding=rounding)
+        got = tb.fakequant(path, out, to=name, rounding=rounding)
         assert without_differences(got) == planned
         for change in got.tensors:
             before = tensors[change.name][1]
             after = read(out, change.name) if got.written else before
-            assert change.changed == np.count_nonzero(before != after), (manner, change.name)
+            assert change.changed == np.count_nonzero(before != after), (rounding, change.name)
             assert (change.values, change.to) == (before.size, name)
-        if manner.get("flush_subnormals"):
-            dry = tb.fakequant(path, to=name, dry_run=True, **manner)
+        if rounding.flush_subnormals:
+            dry = tb.fakequant(path, to=name, dry_run=True, rounding=rounding)
             assert without_differences(dry) == planned
             assert not got.written or dry == replace(got, written=False)
 
@@ -124,7 +126,7 @@ def test_plan_and_rewrite_of_any_words(tmp_path_factory, sizes, name, rounding, 
     folder.mkdir()
     tensors = {key: (key.split(".")[-1], assorted(key.split(".")[-1], size, at)) for key, (size, at) in sizes.items()}
     path, out = write(folder / "model.gguf", tensors), folder / "out.gguf"
-    arguments = {"to": name, "rounding": rounding, "seed": seed, "flush_subnormals": flush}
+    arguments = {"to": name, "rounding": Rounding(rounding, seed, flush_subnormals=flush)}
     planned = tb.plan(path, **arguments)
     original = path.read_bytes()
     got = tb.fakequant(path, in_place=True, **arguments) if in_place else tb.fakequant(path, out, **arguments)
@@ -447,9 +449,10 @@ def test_an_interrupted_rewrite_to_a_float_format_is_finished(
     assert caught.value.exit_code == 6
     half = path.read_bytes()
     assert half not in (before, expected)
-    for other in ({"to": "fp8_e5m2"}, {"to": "fp8_e4m3fn", "flush_subnormals": True}):
+    flushing = {"to": "fp8_e4m3fn", "rounding": Rounding(rounding, flush_subnormals=True)}
+    for other in ({"to": "fp8_e5m2"}, flushing):
         with pytest.raises(Unfinished, match="another rewrite in place was left unfinished"):
-            in_place(path, **arguments, **other)
+            in_place(path, **arguments | other)
     assert path.read_bytes() == half
     assert in_place(path, "fp8_e4m3fn", **arguments).written
     assert_same_file(path.read_bytes(), expected)
@@ -579,9 +582,9 @@ def test_a_sweep_finds_what_each_rounding_does(tmp_path, no_writes):
 
 
 def test_a_sweep_takes_a_selection_and_a_manner(path):
-    manner = {"rounding": "stochastic", "seed": 5, "overflow": "saturate", "flush_subnormals": True}
-    (trial,) = tb.sweep(path, ["fp8_e5m2"], select="norm", exclude="blk.1", **manner)
-    expected = tb.fakequant(path, to="fp8_e5m2", select="norm", exclude="blk.1", dry_run=True, **manner)
+    options = {"rounding": Rounding("stochastic", 5, "saturate", True)}
+    (trial,) = tb.sweep(path, ["fp8_e5m2"], select="norm", exclude="blk.1", **options)
+    expected = tb.fakequant(path, to="fp8_e5m2", select="norm", exclude="blk.1", dry_run=True, **options)
     assert trial.difference == expected.difference
     assert trial.difference.values == F32_WORDS.size
 
@@ -605,7 +608,7 @@ def test_a_format_that_cannot_take_a_tensor_gets_its_problem(path):
         ([], {}, "give formats to compare"),
         (["bf16", "bf17"], {}, "no format is called 'bf17'"),
         (["bf16", "int8:rows"], {}, "int8 has no option 'rows'"),
-        (["bf16", "int8"], {"overflow": "saturate"}, "int8:block32 chooses its scales"),
+        (["bf16", "int8"], {"rounding": Rounding(overflow="saturate")}, "int8:block32 chooses its scales"),
         (["bf16"], {"rounding": "up"}, "rounding is 'up'"),
         (["bf16"], {"select": "token"}, "only Q8_0"),
         (["bf16"], {"select": "nothing"}, "--include 'nothing'"),
@@ -647,17 +650,17 @@ def refused_requests(path):
         ({"to": "q4_0", "select": "half"}, UsageError, "not whole blocks of 32"),
         ({"to": "q4_k", "select": "half"}, UsageError, "not whole blocks of 256"),
         ({"to": "bf16", "rounding": "up"}, UsageError, "allowed are nearest, truncate, stochastic"),
-        ({"to": "bf16", "overflow": "wrap"}, UsageError, "allowed are saturate, inf"),
-        ({"to": "bf16", "rounding": "stochastic", "seed": -1}, UsageError, "allowed are 0 to 2^64 - 1"),
-        ({"to": "bf16", "rounding": "stochastic", "seed": 1 << 64}, UsageError, "allowed are 0 to 2^64 - 1"),
-        ({"to": "fp4_e2m1fn", "overflow": "inf"}, UsageError, "fp4_e2m1fn has no Inf or NaN"),
-        ({"to": "fp6_e3m2fn", "overflow": "inf"}, UsageError, "fp6_e3m2fn has no Inf or NaN"),
-        ({"to": "int8:row", "overflow": "inf"}, UsageError, "int8:row has no Inf or NaN"),
-        ({"to": "nvfp4", "overflow": "saturate"}, UsageError, "nvfp4 chooses its scales"),
-        ({"to": "q8_0", "overflow": "saturate"}, UsageError, "q8_0 chooses its scales"),
-        ({"to": "int8", "flush_subnormals": True}, UsageError, "without scales, not for int8:block32"),
-        ({"to": "mxfp4", "flush_subnormals": True}, UsageError, "without scales, not for mxfp4"),
-        ({"to": "bf16", "rules": ["ffn=q4_0"], "flush_subnormals": True}, UsageError, "not for q4_0"),
+        ({"to": "bf16", "rounding": Rounding(overflow="wrap")}, UsageError, "allowed are saturate, inf"),
+        ({"to": "bf16", "rounding": Rounding("stochastic", -1)}, UsageError, "allowed are 0 to 2^64 - 1"),
+        ({"to": "bf16", "rounding": Rounding("stochastic", 1 << 64)}, UsageError, "allowed are 0 to 2^64 - 1"),
+        ({"to": "fp4_e2m1fn", "rounding": Rounding(overflow="inf")}, UsageError, "fp4_e2m1fn has no Inf or NaN"),
+        ({"to": "fp6_e3m2fn", "rounding": Rounding(overflow="inf")}, UsageError, "fp6_e3m2fn has no Inf or NaN"),
+        ({"to": "int8:row", "rounding": Rounding(overflow="inf")}, UsageError, "int8:row has no Inf or NaN"),
+        ({"to": "nvfp4", "rounding": Rounding(overflow="saturate")}, UsageError, "nvfp4 chooses its scales"),
+        ({"to": "q8_0", "rounding": Rounding(overflow="saturate")}, UsageError, "q8_0 chooses its scales"),
+        ({"to": "int8", "rounding": Rounding(flush_subnormals=True)}, UsageError, "without scales, not for int8"),
+        ({"to": "mxfp4", "rounding": Rounding(flush_subnormals=True)}, UsageError, "without scales, not for mxfp4"),
+        ({"to": "bf16", "rules": ["ffn=q4_0"], "rounding": Rounding(flush_subnormals=True)}, UsageError, "for q4_0"),
         ({"to": "q4_0", "rounding": "truncate"}, UsageError, "q4_0 is rounded by ggml's own rules"),
         ({"to": "q8_0", "rounding": "stochastic"}, UsageError, "q8_0 is rounded by ggml's own rules"),
         ({"to": "q4_k", "rounding": "truncate"}, UsageError, "q4_k is rounded by ggml's own rules"),
@@ -722,9 +725,9 @@ def test_nan_in_the_other_storage_types(tmp_path, to, rounding):
         words = finite_words(type, 64)
         words[40] = special_words(type)[-1]
         path = write(tmp_path / f"{type}.gguf", {"t": (type, words)})
-        manner = {"rounding": rounding} if to != "q8_0" else {}
+        options = {"rounding": rounding} if to != "q8_0" else {}
         with pytest.raises(Refused, match="t has NaN or Inf"):
-            tb.fakequant(path, tmp_path / "out.gguf", to=to, **manner)
+            tb.fakequant(path, tmp_path / "out.gguf", to=to, **options)
         assert not (tmp_path / "out.gguf").exists()
 
 
@@ -746,7 +749,7 @@ def test_malformed_file(path):
         ({"bits": 16, "to": "bf16"}, "plan either a cut of low bits"),
         ({"bits": 16, "rules": ["norm=bf16"]}, "plan either a cut of low bits"),
         ({"to": "bf17"}, "no format is called"),
-        ({"to": "int8", "overflow": "inf"}, "no Inf or NaN"),
+        ({"to": "int8", "rounding": Rounding(overflow="inf")}, "no Inf or NaN"),
         ({"rules": ["token=bf16"]}, "block-quantized"),
     ],
 )
@@ -953,9 +956,9 @@ def test_rules_of_options_come_before_those_of_the_file(path, command):
 
 
 def test_options_reach_the_rounding(path, command):
-    manner = {"rounding": "stochastic", "seed": 9, "overflow": "saturate", "flush_subnormals": True}
+    options = {"rounding": Rounding("stochastic", 9, "saturate", True)}
     expected, got = path.with_name("expected.gguf"), path.with_name("got.gguf")
-    tb.fakequant(path, expected, to="fp8_e4m3fn", exclude="wide", **manner)
+    tb.fakequant(path, expected, to="fp8_e4m3fn", exclude="wide", **options)
     flags = ["--rounding", "stochastic", "--seed", 9, "--overflow", "saturate", "--flush-subnormals", "--threads", 1]
     code, _, _ = command(path, got, "--to", "fp8_e4m3fn", "-L", "wide", *flags)
     assert code == 0

@@ -18,7 +18,7 @@ from test_scan import words_for, write, write_raw
 from truebits.errors import MissingExtra, Refused
 from truebits.files.tensor import Tensor
 from truebits.numbers.formats import CATALOGUE, CLIPS, find
-from truebits.numbers.rounding import ROUNDINGS, Manner
+from truebits.numbers.rounding import MODES, Rounding
 from truebits.quantizers import ggml
 from truebits.quantizers.quantize import quantizer
 from truebits.rewriting import copy as rewrite
@@ -35,12 +35,12 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
-def fakequantized(folder, tensors, to, **manner):
+def fakequantized(folder, tensors, to, **arguments):
     """Write a model of (type, words) by name, round it in a new file, and give back that file's words."""
     source, out = folder / "model.gguf", folder / "out.gguf"
     out.unlink(missing_ok=True)
     write(source, tensors)
-    if not tb.fakequant(source, out, to=to, **manner).written:
+    if not tb.fakequant(source, out, to=to, **arguments).written:
         return {name: words for name, (_, words) in tensors.items()}
     return read(out, tensors)
 
@@ -51,9 +51,9 @@ def read(path, tensors):
     return {name: raw[name].view(DTYPE[type]).reshape(words.shape) for name, (type, words) in tensors.items()}
 
 
-def rounded(folder, values, to, **manner):
+def rounded(folder, values, to, **arguments):
     """Round one F32 tensor of float32 values, and give back float32 values."""
-    (got,) = fakequantized(folder, {"t": ("F32", values.view(np.uint32))}, to, **manner).values()
+    (got,) = fakequantized(folder, {"t": ("F32", values.view(np.uint32))}, to, **arguments).values()
     return got.view(np.float32)
 
 
@@ -203,7 +203,7 @@ OVERFLOWS = [
 def rounded_words(words, type, name, rounding, overflow, flush):
     changed = words.copy()
     tensor = Tensor("t", type, words.shape, 0, words.nbytes, words.size)
-    quantizer(find(name), tensor, Manner(rounding, 0, overflow, flush)).round(changed, 0, None)
+    quantizer(find(name), tensor, Rounding(rounding, 0, overflow, flush)).round(changed, 0, None)
     return changed
 
 
@@ -218,9 +218,7 @@ def test_every_manner_against_the_list_of_all_values(name, overflow, flush):
         values = np.abs(values_of(words, type))
         found = neighbours(name, np.where(np.isfinite(values), values, 0))
         below, above, near = (expected_words(words, type, name, one, overflow, flush) for one in found)
-        nearest, truncated, drawn = (
-            rounded_words(words, type, name, rounding, overflow, flush) for rounding in ROUNDINGS
-        )
+        nearest, truncated, drawn = (rounded_words(words, type, name, rounding, overflow, flush) for rounding in MODES)
         assert_same_bits(nearest, near)
         assert_same_bits(truncated, expected_words(words, type, name, found[0], overflow or "saturate", flush))
         is_below, is_above = drawn == below, drawn == above
@@ -247,11 +245,15 @@ def test_wide_formats_flush_what_is_subnormal_in_them(folder):
     """No value of F32, F16 or BF16 is subnormal in F64; those of F32 and BF16 that are in F32 become zero."""
     tensors = {type: (type, words_for(type, 4_000, 3)) for type in TYPES}
     assert not tb.fakequant(
-        write(folder / "m.gguf", tensors), to="f64", flush_subnormals=True, exclude="F64", dry_run=True
+        write(folder / "m.gguf", tensors),
+        to="f64",
+        rounding=Rounding(flush_subnormals=True),
+        exclude="F64",
+        dry_run=True,
     ).changed
     for type in ("F32", "BF16"):
         words = tensors[type][1]
-        got = fakequantized(folder, {type: (type, words)}, "f32", flush_subnormals=True)[type]
+        got = fakequantized(folder, {type: (type, words)}, "f32", rounding=Rounding(flush_subnormals=True))[type]
         values = values_of(words, type)
         is_small = (values != 0) & (np.abs(values) < 2.0**-126)
         sign = words & DTYPE[type](1 << (8 * words.itemsize - 1))
@@ -290,7 +292,7 @@ def test_wide_formats_flush_what_is_subnormal_in_them(folder):
 )
 def test_what_is_beyond(folder, type, to, value, overflow, expected):
     words = words_in(np.array([value, 1]), type)
-    got = fakequantized(folder, {"t": (type, words)}, to, overflow=overflow)["t"]
+    got = fakequantized(folder, {"t": (type, words)}, to, rounding=Rounding(overflow=overflow))["t"]
     np.testing.assert_array_equal(values_of(got, type), np.array([expected, 1]))
     assert np.isnan(expected) or np.signbit(values_of(got, type)[0]) == np.signbit(expected)
 
@@ -769,13 +771,13 @@ def read_raw(path, tensors):
 # --- twice is once
 
 
-def assert_settled(folder, tensors, to, **manner):
+def assert_settled(folder, tensors, to, **arguments):
     """Round a model, then what came out: nothing changes and nothing is written."""
     source, once, twice = (folder / f"{name}.gguf" for name in ("model", "once", "twice"))
     write(source, tensors)
-    first = tb.fakequant(source, once, to=to, force=True, **manner)
+    first = tb.fakequant(source, once, to=to, force=True, **arguments)
     assert first.changed
-    again = tb.fakequant(once, twice, to=to, **manner)
+    again = tb.fakequant(once, twice, to=to, **arguments)
     assert (again.changed, again.written) == (0, False), f"{again.changed} of {again.values} values change again"
     assert not twice.exists()
 
@@ -785,7 +787,7 @@ def assert_settled(folder, tensors, to, **manner):
 def test_a_second_rounding_to_a_float_format_changes_nothing(folder, name, rounding):
     tensors = {type: (type, words_for(type, 2_000, 1)) for type in TYPES}
     assert_settled(folder, tensors, name, rounding=rounding)
-    assert_settled(folder, tensors, name, rounding=rounding, flush_subnormals=True, overflow="saturate")
+    assert_settled(folder, tensors, name, rounding=Rounding(rounding, 0, "saturate", True))
 
 
 @pytest.mark.parametrize("rounding", ["nearest", "truncate"])
@@ -827,8 +829,9 @@ def test_chance_depends_on_seed_name_and_index_only(folder, monkeypatch, to):
     tensors = {"a": ("F32", finite_words("F32", (40, 512), 1)), "b": ("BF16", finite_words("BF16", (3, 512), 2))}
     assert choice.uses_kernels("rounding", tensors["a"][1].size)
 
-    def drawn(order="ab", **arguments):
-        return fakequantized(folder, {name: tensors[name] for name in order}, to, rounding="stochastic", **arguments)
+    def drawn(order="ab", seed=0, **arguments):
+        chance = Rounding("stochastic", seed)
+        return fakequantized(folder, {name: tensors[name] for name in order}, to, rounding=chance, **arguments)
 
     expected = drawn()
     results = [drawn(threads=1), drawn("ba", threads=2), {"b": drawn(select="b")["b"]}]
@@ -849,7 +852,7 @@ def test_a_value_is_rounded_up_as_often_as_it_is_near(folder, to, share):
     step = {"bf16": 2.0**-7, "int8:tensor": 1.0, "mxfp8": 8.0}[to]
     values = np.full(40_032, 64 if to != "bf16" else 1, np.float32) + np.float32(share * step)
     values[::32] = 127 if to != "bf16" else 1
-    got = rounded(folder, values, to, rounding="stochastic", seed=5)
+    got = rounded(folder, values, to, rounding=Rounding("stochastic", 5))
     between = np.arange(values.size) % 32 != 0
     low, high = np.unique(got[between])
     assert low < values[1] < high

@@ -15,7 +15,7 @@ import pytest
 
 import truebits_native as native
 from truebits.numbers.formats import CATALOGUE, find
-from truebits.numbers.rounding import OVERFLOWS, ROUNDINGS, STORAGE, Manner, grid_of
+from truebits.numbers.rounding import MODES, OVERFLOWS, STORAGE, Rounding, grid_of
 from truebits_native import choice, reference
 from truebits_native.reference import LANES, ROUND_CHUNK, Difference, Grid
 from words import SPECIAL, assert_same_bits, mixed
@@ -56,9 +56,9 @@ ORACLES = {
 }
 SMALL = [name for name in ORACLES if FORMATS[name].bits <= 8]
 
-NEAREST, TRUNCATE, STOCHASTIC = (Manner(rounding) for rounding in ROUNDINGS)
-SATURATE, TO_INF = (Manner(overflow=overflow) for overflow in OVERFLOWS)
-FLUSH = Manner(flush_subnormals=True)
+NEAREST, TRUNCATE, STOCHASTIC = (Rounding(rounding) for rounding in MODES)
+SATURATE, TO_INF = (Rounding(overflow=overflow) for overflow in OVERFLOWS)
+FLUSH = Rounding(flush_subnormals=True)
 
 
 def overflows(name):
@@ -69,12 +69,12 @@ def overflows(name):
 def manners(name, rounding):
     """Return what can be asked of a format beside the rounding, each thing alone."""
     asked = [(None, False), (None, True), *((overflow, False) for overflow in overflows(name))]
-    return [Manner(rounding, 0, *one) for one in asked]
+    return [Rounding(rounding, 0, *one) for one in asked]
 
 
 every_format = pytest.mark.parametrize("name", FORMATS)
 every_listed_format = pytest.mark.parametrize("name", LISTED)
-every_rounding = pytest.mark.parametrize("rounding", ROUNDINGS)
+every_rounding = pytest.mark.parametrize("rounding", MODES)
 
 
 @pytest.fixture
@@ -111,7 +111,7 @@ def rounded(words, name, manner=NEAREST, key=0, first=0):
     """Return new words, rounded, and the Difference; on one thread, which is the fastest for so few."""
     words = words.copy()
     grid = grid_for(name, manner, f"F{8 * words.itemsize}")
-    return words, native.round_floats(words, grid, ROUNDINGS[manner.rounding], key, first, threads=1)
+    return words, native.round_floats(words, grid, MODES[manner.mode], key, first, threads=1)
 
 
 def becomes(values, name, manner=NEAREST, type=np.float32):
@@ -158,16 +158,16 @@ def defined(values, name, manner, random=None):
     """
     format, rungs = find(name), ladder(name)
     largest, following = rungs[-2:]
-    overflow = manner.overflow or ("inf" if format.has_inf and manner.rounding != "truncate" else "saturate")
+    overflow = manner.overflow or ("inf" if format.has_inf and manner.mode != "truncate" else "saturate")
     overflown = largest if overflow == "saturate" else (math.inf if format.has_inf else math.nan)
     is_nan, is_inf = np.isnan(values), np.isinf(values)
     magnitudes = np.abs(np.where(is_nan | is_inf, 0, values).astype(np.float64))
     below = np.minimum(np.searchsorted(rungs, magnitudes, "right") - 1, rungs.size - 2)
     lower, upper = rungs[below], rungs[below + 1]
-    if manner.rounding == "nearest":
+    if manner.mode == "nearest":
         middle = lower + (upper - lower) / 2
         is_up = (magnitudes > middle) | ((magnitudes == middle) & is_odd(name, below))
-    elif manner.rounding == "stochastic":
+    elif manner.mode == "stochastic":
         is_up = random / 2**32 < (magnitudes - lower) / (upper - lower)
     else:
         is_up = magnitudes >= following
@@ -250,7 +250,7 @@ def test_rounding_is_the_definition(both, name, rounding):
 @every_rounding
 def test_rounding_f32_to_itself_changes_no_bit(both, name, rounding):
     words = of_every_kind(name, 2)
-    got, difference = rounded(words, name, Manner(rounding))
+    got, difference = rounded(words, name, Rounding(rounding))
     assert_same_bits(got, words)
     assert difference[:7] == (words.size, 0, 0, 0, 0, 0.0, 0.0)
     assert difference.snr_db == math.inf
@@ -261,7 +261,7 @@ def test_rounding_f32_to_itself_changes_no_bit(both, name, rounding):
 
 def assert_kernel_is_twin(words, name, manner, key=0, first=0):
     """Round with the kernel (the caller uses its fixture) and with the twin; compare words and Difference."""
-    expected, numbers = words.copy(), (ROUNDINGS[manner.rounding], key, first)
+    expected, numbers = words.copy(), (MODES[manner.mode], key, first)
     told = reference.round_floats(expected, grid_for(name, manner), *numbers)
     got, difference = rounded(words, name, manner, key, first)
     assert_same_bits(got, expected)
@@ -280,23 +280,23 @@ def test_kernel_is_twin(kernels, name, rounding):
 @pytest.mark.parametrize("name", ["bf16", "fp8_e4m3fn"])
 @pytest.mark.parametrize("size", SIZES)
 def test_kernel_is_twin_at_sizes(kernels, name, size):
-    for rounding in ROUNDINGS:
-        assert_kernel_is_twin(mixed(size, size), name, Manner(rounding), 5, 6)
+    for rounding in MODES:
+        assert_kernel_is_twin(mixed(size, size), name, Rounding(rounding), 5, 6)
 
 
 @every_format
 def test_kernel_is_twin_on_weights_alone(kernels, name):
     """No special value makes the kernels take their longer way."""
     weights = singles(np.random.default_rng(4).normal(0, 0.02, SAMPLE))
-    for rounding in ROUNDINGS:
-        assert_kernel_is_twin(weights, name, Manner(rounding), 7, 8)
+    for rounding in MODES:
+        assert_kernel_is_twin(weights, name, Rounding(rounding), 7, 8)
 
 
 @pytest.mark.parametrize("word", SPECIAL.tolist(), ids="{:#010x}".format)
 def test_kernel_is_twin_on_one_special_value(kernels, word):
     for name in FORMATS:
         for overflow in overflows(name):
-            assert_kernel_is_twin(np.full(3, word, np.uint32), name, Manner(overflow=overflow))
+            assert_kernel_is_twin(np.full(3, word, np.uint32), name, Rounding(overflow=overflow))
 
 
 def any_grid(random):
@@ -316,7 +316,7 @@ def test_kernel_is_twin_on_any_grid(kernels, rounding):
     for _ in range(30 if WITHOUT_COMPILER else 300):
         grid, words = any_grid(random), np.concatenate([SPECIAL, mixed(300, 19)])
         words = words if random.random() < 0.5 else words[words & MAGNITUDE < singles(grid.largest)]
-        expected, how = words.copy(), (grid, ROUNDINGS[rounding], 1, 2)
+        expected, how = words.copy(), (grid, MODES[rounding], 1, 2)
         told = reference.round_floats(expected, *how)
         assert native.round_floats(words, *how, threads=1) == told, grid
         assert_same_bits(words, expected)
@@ -327,7 +327,7 @@ def test_kernel_is_twin_on_any_grid(kernels, rounding):
 def test_words_and_counts_are_the_same_where_nothing_is_measured(kernels, name, rounding):
     words = of_every_kind(name, 9)
     for manner in manners(name, rounding):
-        expected, got, how = words.copy(), words.copy(), (grid_for(name, manner), ROUNDINGS[rounding], 10, 11)
+        expected, got, how = words.copy(), words.copy(), (grid_for(name, manner), MODES[rounding], 10, 11)
         told = reference.round_floats(expected, *how)
         counted = native.round_floats(got, *how, measured=False, threads=1)
         assert_same_bits(got, expected)
@@ -338,10 +338,10 @@ def test_words_and_counts_are_the_same_where_nothing_is_measured(kernels, name, 
 def test_any_number_of_threads_gives_the_same(kernels, rounding):
     words, grid = mixed(SEVERAL_CHUNKS, 12), grid_for("fp8_e5m2", SATURATE)
     expected = words.copy()
-    told = reference.round_floats(expected, grid, ROUNDINGS[rounding], 13, 14)
+    told = reference.round_floats(expected, grid, MODES[rounding], 13, 14)
     for threads in (None,) if WITHOUT_COMPILER else (1, 2, None, 64, 0):
         got = words.copy()
-        assert native.round_floats(got, grid, ROUNDINGS[rounding], 13, 14, threads=threads) == told
+        assert native.round_floats(got, grid, MODES[rounding], 13, 14, threads=threads) == told
         assert_same_bits(got, expected)
         assert native.compare(words, got, threads) == told._replace(saturated=0)
 
@@ -356,7 +356,7 @@ def unaligned(words):
 
 @every_rounding
 def test_words_may_lie_apart_backward_or_unaligned(both, rounding):
-    words, grid, how = mixed(3 * SAMPLE, 15), grid_for("fp16"), (ROUNDINGS[rounding], 16, 17)
+    words, grid, how = mixed(3 * SAMPLE, 15), grid_for("fp16"), (MODES[rounding], 16, 17)
     for lay in (lambda words: words[::3], lambda words: words[::-1][:SAMPLE], lambda words: unaligned(words[:SAMPLE])):
         whole = words.copy()
         got = lay(whole)
@@ -395,7 +395,7 @@ def by_oracle(words, name):
 
 def as_ml_dtypes(name):
     """Return the manner of ml_dtypes: what is beyond becomes Inf, or else NaN, or else the largest."""
-    return Manner(overflow=overflows(name)[-1])
+    return Rounding(overflow=overflows(name)[-1])
 
 
 @pytest.mark.parametrize("name", ORACLES)
@@ -443,9 +443,9 @@ def test_e4m3fn_saturates_where_ml_dtypes_makes_nan(both):
 
 def test_480_is_not_a_value_of_e4m3fn(both):
     assert 480.0 not in ladder("fp8_e4m3fn")[:-1]
-    for rounding in ROUNDINGS:
-        assert becomes([480.0, -480.0], "fp8_e4m3fn", Manner(rounding)) == [448.0, -448.0]
-        assert becomes([448.0, -448.0], "fp8_e4m3fn", Manner(rounding)) == [448.0, -448.0]
+    for rounding in MODES:
+        assert becomes([480.0, -480.0], "fp8_e4m3fn", Rounding(rounding)) == [448.0, -448.0]
+        assert becomes([448.0, -448.0], "fp8_e4m3fn", Rounding(rounding)) == [448.0, -448.0]
 
 
 @pytest.mark.parametrize(
@@ -464,7 +464,7 @@ def test_formats_without_inf_and_nan_saturate(both, name, largest):
 @every_rounding
 def test_nan_becomes_the_largest_where_there_is_none(both, name, rounding):
     words = np.array([0x7FC00000, 0xFFC00000, 0x7F800001, 0xFFFFFFFF], np.uint32)
-    got, difference = rounded(words, name, Manner(rounding))
+    got, difference = rounded(words, name, Rounding(rounding))
     largest = FORMATS[name].largest
     assert got.view("f4").tolist() == [largest, -largest, largest, -largest]
     assert difference == Difference(4, 4, saturated=4, replaced=4)
@@ -474,8 +474,8 @@ def test_nan_becomes_the_largest_where_there_is_none(both, name, rounding):
 def test_nan_stays_nan_where_there_is_one(both, name):
     words = SPECIAL[np.isnan(SPECIAL.view("f4"))]
     for overflow in overflows(name):
-        for rounding in ROUNDINGS:
-            got, difference = rounded(words, name, Manner(rounding, overflow=overflow))
+        for rounding in MODES:
+            got, difference = rounded(words, name, Rounding(rounding, overflow=overflow))
             assert np.isnan(got.view("f4")).all() == FORMATS[name].has_nan
             assert difference.saturated == (0 if FORMATS[name].has_nan else words.size)
             assert_same_bits(got & SIGN, words & SIGN)
@@ -498,7 +498,7 @@ def test_nan_keeps_the_bits_that_a_wide_format_has(both):
 @every_rounding
 def test_negative_zero_stays_but_in_fnuz_formats(both, name, rounding):
     small = 2.0 ** FORMATS[name].quantum_exponent / 2**40 if FORMATS[name].exponent_bits < 8 else 0.0
-    for manner in (Manner(rounding), Manner(rounding, flush_subnormals=True)):
+    for manner in (Rounding(rounding), Rounding(rounding, flush_subnormals=True)):
         got, difference = rounded(singles([-0.0, 0.0, -small]), name, manner)
         minus = 0 if name.endswith("fnuz") else 0x80000000
         assert_same_bits(got, np.array([minus, 0, minus], np.uint32))
@@ -560,13 +560,13 @@ def test_flushing_looks_at_the_rounded_value(both):
     least = 2.0**-14
     values = [np.float32(least * (1 - 2**-12)), np.float32(least * (1 - 2**-10)), np.float32(-least * (1 - 2**-13))]
     assert becomes(values, "fp16", FLUSH) == [least, 0.0, -least]
-    assert becomes(values, "fp16", Manner("truncate", flush_subnormals=True)) == [0.0, 0.0, -0.0]
+    assert becomes(values, "fp16", Rounding("truncate", flush_subnormals=True)) == [0.0, 0.0, -0.0]
 
 
 @every_rounding
 def test_3_stays_3_with_the_mantissa_of_f32(both, rounding):
     """It is -3.0 from QPyTorch's float_quantize(3.0, exp=8, man=23)."""
-    assert becomes([3.0, -3.0, 1.0], "e8m23", Manner(rounding)) == [3.0, -3.0, 1.0]
+    assert becomes([3.0, -3.0, 1.0], "e8m23", Rounding(rounding)) == [3.0, -3.0, 1.0]
 
 
 def test_f64_is_rounded_once_not_by_way_of_f32(both):
@@ -630,7 +630,7 @@ def test_truncating_overflows_only_where_told_and_from_the_next_value_on(both):
     """IEEE 754-2019, 7.4: toward zero, what is beyond becomes the largest."""
     values = [65504.0, 65535.0, 65536.0, -1e9]
     assert becomes(values, "fp16", TRUNCATE) == [65504.0, 65504.0, 65504.0, -65504.0]
-    assert becomes(values, "fp16", Manner("truncate", overflow="inf")) == [65504.0, 65504.0, math.inf, -math.inf]
+    assert becomes(values, "fp16", Rounding("truncate", overflow="inf")) == [65504.0, 65504.0, math.inf, -math.inf]
     assert rounded(singles(values), "fp16", TRUNCATE)[1].saturated == 2
 
 
@@ -816,7 +816,7 @@ def assert_is_plainly(got, before, after):
 def test_difference_by_float64(both, name, rounding):
     words = of_every_kind(name, 70)
     for flush in (False, True):
-        got, difference = rounded(words, name, Manner(rounding, 0, "saturate", flush), 71)
+        got, difference = rounded(words, name, Rounding(rounding, 0, "saturate", flush), 71)
         assert_is_plainly(difference, words, got)
 
 
@@ -902,8 +902,8 @@ def test_difference_does_not_depend_on_signs(both, name):
     """A NaN is as far away, on whichever side."""
     words = singles(np.abs(np.random.default_rng(80).normal(0, 200, SAMPLE)))
     for overflow in overflows(name):
-        ours = rounded(words, name, Manner(overflow=overflow))[1]
-        assert rounded(words | SIGN, name, Manner(overflow=overflow))[1] == ours
+        ours = rounded(words, name, Rounding(overflow=overflow))[1]
+        assert rounded(words | SIGN, name, Rounding(overflow=overflow))[1] == ours
 
 
 def test_distance_across_zero(both):
@@ -1048,7 +1048,7 @@ def doubles(name, seed):
 def test_f64_is_rounded_by_the_definition(both, name, rounding, overflow):
     if overflow not in overflows(name):
         overflow = None
-    words, manner = doubles(name, 90), Manner(rounding, overflow=overflow)
+    words, manner = doubles(name, 90), Rounding(rounding, overflow=overflow)
     got, difference = rounded(words, name, manner, 91, 92)
     expected, lost = defined(words.view(float), name, manner, reference.random_words(91, 92, words.size))
     assert_same_values(got, expected.view(np.uint64))
@@ -1099,6 +1099,6 @@ def test_f64_difference(both):
 def test_f64_to_itself_changes_no_bit(both, rounding):
     words = doubles("f32", 95)
     words = np.concatenate([words, np.random.default_rng(96).integers(0, 1 << 63, SAMPLE).astype(np.uint64) * 2])
-    got, difference = rounded(words, "f64", Manner(rounding))
+    got, difference = rounded(words, "f64", Rounding(rounding))
     assert_same_bits(got, words)
     assert difference.changed == difference.saturated == 0

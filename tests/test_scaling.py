@@ -20,7 +20,7 @@ WITHOUT_COMPILER = os.environ.get("NUMBA_DISABLE_JIT") == "1"
 UNITS = (1, 2, 16, 32, 100, ROUND_CHUNK + 3)
 LONG = ROUND_CHUNK + 700 if WITHOUT_COMPILER else 3 * ROUND_CHUNK + 70
 SHORT = 700 if WITHOUT_COMPILER else 5_003
-ROUNDINGS = {"nearest": NEAREST, "truncate": TRUNCATE, "stochastic": STOCHASTIC, "away": AWAY}
+MODES = {"nearest": NEAREST, "truncate": TRUNCATE, "stochastic": STOCHASTIC, "away": AWAY}
 
 compiled = pytest.mark.skipif(WITHOUT_COMPILER, reason="takes minutes without the compiler")
 pytestmark = [
@@ -119,14 +119,14 @@ def assert_kernel_is_twin(words, unit, offset, scales, grid, rounding, key=0, fi
 
 
 @pytest.mark.parametrize("unit", UNITS)
-@pytest.mark.parametrize("rounding", ROUNDINGS)
+@pytest.mark.parametrize("rounding", MODES)
 @pytest.mark.parametrize("grid", GRIDS)
 def test_kernel_is_twin(kernels, unit, rounding, grid):
     most = {"whole": 127.0, "e2m1": 6.0}[grid]
     for words, clip in ((finite(SHORT, unit), 1.0), (weights(SHORT, unit), 0.6)):
         for offset in {0, 1, unit // 2, unit - 1} if unit > 1 else {0}:
             scales = scales_of(words, unit, offset, most, clip)
-            difference = assert_kernel_is_twin(words, unit, offset, scales, GRIDS[grid], ROUNDINGS[rounding], 3, 4)
+            difference = assert_kernel_is_twin(words, unit, offset, scales, GRIDS[grid], MODES[rounding], 3, 4)
             assert difference.changed
             if clip < 1:
                 assert difference.saturated
@@ -140,7 +140,7 @@ def test_kernel_is_twin_at_sizes(kernels, size):
     assert difference.values == size
 
 
-@pytest.mark.parametrize("rounding", ROUNDINGS)
+@pytest.mark.parametrize("rounding", MODES)
 def test_kernel_is_twin_with_one_sided_ends(kernels, rounding):
     """As affine scales have them: from -3 to 12, and so on."""
     words, units = weights(SHORT, 6), -(-SHORT // 32)
@@ -149,7 +149,7 @@ def test_kernel_is_twin_with_one_sided_ends(kernels, rounding):
     scale = random.uniform(0.001, 0.005, units).astype(np.float32)
     scales = Scales(1 / scale, scale, low, low + np.float32(15))
     for grid in GRIDS.values():
-        difference = assert_kernel_is_twin(words, 32, 0, scales, grid, ROUNDINGS[rounding], 8, 9)
+        difference = assert_kernel_is_twin(words, 32, 0, scales, grid, MODES[rounding], 8, 9)
         assert difference.saturated > 100
 
 
@@ -162,7 +162,7 @@ def test_kernel_is_twin_where_scaled_values_are_huge_or_tiny(kernels):
         for most in (127.0, 3e38):
             end, inverse = np.full(1, most, np.float32), np.full(1, factor, np.float32)
             scales = Scales(inverse, np.full(1, 0.5, np.float32), -end, end)
-            for rounding in ROUNDINGS.values():
+            for rounding in MODES.values():
                 for grid in GRIDS.values():
                     assert_kernel_is_twin(inside, words.size, 0, scales, grid, rounding, 1, 2)
 
@@ -192,8 +192,8 @@ def test_whole_numbers_by_numpy(both, unit, rounding):
     words, offset = weights(SHORT, 11), unit // 3
     for most, clip in ((127.0, 1.0), (7.0, 0.7), (32767.0, 1.0)):
         scales = scales_of(words, unit, offset, most, clip)
-        got, difference = rounded(words, unit, offset, scales, WHOLE, ROUNDINGS[rounding])
-        expected, clipped = by_numpy(words, unit, offset, scales, ROUNDINGS[rounding])
+        got, difference = rounded(words, unit, offset, scales, WHOLE, MODES[rounding])
+        expected, clipped = by_numpy(words, unit, offset, scales, MODES[rounding])
         assert_same_bits(got, (expected + np.float32(0)).view(np.uint32))
         assert difference.saturated == clipped
         assert (clipped > 0) == (clip < 1)
@@ -270,13 +270,13 @@ def test_a_unit_whose_scale_is_zero_becomes_zero(both):
     assert np.count_nonzero(got[:32]) > 25
 
 
-@pytest.mark.parametrize("rounding", ROUNDINGS)
+@pytest.mark.parametrize("rounding", MODES)
 @pytest.mark.parametrize("unit", [16, 100, ROUND_CHUNK + 3])
 def test_rounding_in_pieces_is_rounding_the_whole(both, rounding, unit):
     """With the scales from the piece's first unit on, its place in it, and its position among random numbers."""
     words, start = weights(LONG, 14), 1 << 35
     scales = scales_of(words, unit)
-    expected, told = rounded(words, unit, 0, scales, WHOLE, ROUNDINGS[rounding], 15, start)
+    expected, told = rounded(words, unit, 0, scales, WHOLE, MODES[rounding], 15, start)
     got = words.copy()
     cuts = [0, 1, unit + 5, LONG // 2, LONG - 1, LONG]
     parts = []
@@ -284,7 +284,7 @@ def test_rounding_in_pieces_is_rounding_the_whole(both, rounding, unit):
         before, offset = divmod(begin, unit)
         rest = Scales(*(of[before:] for of in scales))
         part = got[begin:end]
-        how = WHOLE, ROUNDINGS[rounding], 15, start + begin
+        how = WHOLE, MODES[rounding], 15, start + begin
         parts.append(native.round_scaled(part, unit, offset, rest, *how, threads=1))
     assert_same_bits(got, expected)
     assert reference.merged(parts)[:7] == told[:7]

@@ -226,7 +226,7 @@ def test_data_that_is_not_aligned(tmp_path, monkeypatch, aligned, shift, batch_b
     assert any(t.offset % 4 for t in open_model(path).tensors if t.type == "F32")
     assert_found(scan(path), tensors)
     expected = {name: np.count_nonzero(words & 0xFF == 0) for name, (type, words) in tensors.items() if type == "F32"}
-    assert low_bits(path, 8) == expected
+    assert low_bits(path, bits=8) == expected
 
 
 def test_data_at_every_offset(tmp_path):
@@ -267,7 +267,7 @@ def test_an_empty_tensor_among_others(tmp_path):
     path = write_raw(tmp_path / "model.gguf", tensors, 32)
     assert_found(scan(path), tensors)
     assert scan(path)["first"].answers()["values"] == 0
-    assert low_bits(path, 1)["last"] == 0
+    assert low_bits(path, bits=1)["last"] == 0
 
 
 @pytest.mark.parametrize("type", TYPES)
@@ -317,10 +317,10 @@ def test_selection(path):
     assert list(scan(path, r"^blk\.0\.", "norm$|rope")) == ["blk.0.attn_norm.weight", "blk.0.ffn_up.weight"]
     assert list(scan(path, ["rope", "token"], exclude=["token"])) == ["blk.0.rope"]
     assert_found(scan(path, exclude="blk"), {n: t for n, t in TENSORS.items() if "blk" not in n})
-    assert list(low_bits(path, 16, r"blk")) == ["blk.0.attn_norm.weight", "blk.1.attn_norm.weight"]
+    assert list(low_bits(path, r"blk", bits=16)) == ["blk.0.attn_norm.weight", "blk.1.attn_norm.weight"]
 
 
-@pytest.mark.parametrize("ask", [scan, lambda *args, **kwargs: low_bits(args[0], 16, *args[1:], **kwargs)])
+@pytest.mark.parametrize("ask", [scan, low_bits])
 def test_a_selection_that_matches_nothing(path, ask):
     for selection in ({"select": "nothing"}, {"exclude": "."}, {"select": "norm", "exclude": "norm"}, {"select": "("}):
         with pytest.raises(SelectionError) as caught:
@@ -360,7 +360,7 @@ def test_kernels_and_twins_find_the_same(path, monkeypatch):
     found = []
     for uses_kernels in (True, False):
         monkeypatch.setattr(choice, "uses_kernels", lambda *_, answer=uses_kernels: answer)
-        found.append((scan(path).tensors, low_bits(path, 9)))
+        found.append((scan(path).tensors, low_bits(path, bits=9)))
     assert found[0] == found[1]
 
 
@@ -427,16 +427,16 @@ def test_low_bits_are_those_of_the_scan(path, small_batches):
     report = scan(path)
     norms = [name for name, (type, _) in TENSORS.items() if type == "F32"]
     for bits in range(1, 32):
-        got = low_bits(path, bits)
+        got = low_bits(path, bits=bits)
         assert got == {name: report[name].low_zero(bits) for name in norms}
         assert list(got) == norms
-    assert low_bits(path) == low_bits(path, 16)
+    assert low_bits(path) == low_bits(path, bits=16)
 
 
 @pytest.mark.parametrize("bits", [0, 32, -1])
 def test_low_bits_refuses_other_numbers_of_bits(path, bits):
     with pytest.raises(ValueError, match="allowed are 1 to 31"):
-        low_bits(path, bits)
+        low_bits(path, bits=bits)
 
 
 # --- progress

@@ -286,8 +286,8 @@ def test_tinyllama_norms_are_exact(llama):
     assert (len(report), got.values) == (45, 45 * 2048)
     assert got.fits("bf16") == got.values
     assert got.fits("fp8_e4m3fn") < got.values
-    assert tb.low_bits(llama, 16) == dict.fromkeys(report, 2048)
-    assert not tb.plan(llama, 16).changed
+    assert tb.low_bits(llama, bits=16) == dict.fromkeys(report, 2048)
+    assert not tb.plan(llama, bits=16).changed
 
 
 # --- refusals

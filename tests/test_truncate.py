@@ -249,7 +249,7 @@ def test_refused_requests(path):
 @pytest.mark.parametrize("bits", [0, 32])
 def test_plan_refuses_bits(path, bits):
     with pytest.raises(UsageError, match="1 to 31"):
-        tb.plan(path, bits)
+        tb.plan(path, bits=bits)
 
 
 def test_force_replaces_the_output(path):

@@ -83,7 +83,7 @@ def scan(
         from truebits.precision.scan import low_bits
 
         with progress_bar("scan") as progress:
-            counts = low_bits(opened, bits, include, exclude, threads=threads, progress=progress)
+            counts = low_bits(opened, include, exclude, bits=bits, threads=threads, progress=progress)
         if as_json:
             from truebits.report import json
 

@@ -143,16 +143,16 @@ def fakequant(
                     `eval` q2_k q3_k q4_k q5_k q6_k iq4_nl iq4_xs
     """
     from truebits.errors import UsageError
+    from truebits.numbers.rounding import Rounding
 
     if seed is not None and rounding != "stochastic":
         raise UsageError("--seed is for --rounding stochastic")
-    manner: dict[str, Any] = {"rounding": rounding, "seed": seed or 0, "overflow": overflow}
-    manner["flush_subnormals"] = flush_subnormals
-    chosen: dict[str, Any] = {"select": include, "exclude": exclude, "threads": threads}
+    how = Rounding(rounding, seed or 0, overflow, flush_subnormals)
+    chosen: dict[str, Any] = {"select": include, "exclude": exclude, "rounding": how, "threads": threads}
     if sweep is not None:
         if out or to or rules or rules_file or in_place or undo_file or dry_run:
             raise UsageError("--sweep writes nothing: it goes with a selection and with --rounding, not with an output")
-        _sweep(model, sweep, {**manner, **chosen}, as_json, style)
+        _sweep(model, sweep, chosen, as_json, style)
         return
     from truebits.numbers.formats import target
     from truebits.report import figures, json, text
@@ -166,7 +166,7 @@ def fakequant(
     writing: dict[str, Any] = {"in_place": in_place, "undo_file": undo_file, "force": force, "allow": allow}
     with progress_bar("fakequant") as progress:
         result = fakequant_model(
-            opened, out, to=to, rules=all_rules, dry_run=dry_run, progress=progress, **manner, **chosen, **writing
+            opened, out, to=to, rules=all_rules, dry_run=dry_run, progress=progress, **chosen, **writing
         )
     output = str(model if in_place else out) if result.written else None
     tensors = {tensor.name: tensor for tensor in opened.tensors}

@@ -71,7 +71,7 @@ class Experiment:
         return not self.plan.changed
 
 
-class Comparison(NamedTuple):
+class Candidate(NamedTuple):
     """One format of a sweep.
 
     Attributes
@@ -91,13 +91,13 @@ class Comparison(NamedTuple):
 
 def experiment(
     source: Model | str | os.PathLike[str],
+    select: Regexes = None,
+    exclude: Regexes = None,
     *,
     bits: int | None = None,
     to: str | None = None,
     rules: Iterable[Rule | str] = (),
     text: str | os.PathLike[str] | None = None,
-    select: Regexes = None,
-    exclude: Regexes = None,
     out: str | os.PathLike[str] | None = None,
     anyway: bool = False,
     threads: int | None = None,
@@ -109,11 +109,11 @@ def experiment(
     Parameters
     ----------
     source : Model or path-like
+    select, exclude : regex or regexes, optional
     bits, to, rules
         As for `plan`: a cut of low bits, or formats.
     text : path-like, optional
         What perplexity and divergence are measured on; without it the models are only compared value by value.
-    select, exclude : regex or regexes, optional
     out : path-like, optional
         Keep the rewritten model there.
     anyway : bool
@@ -135,7 +135,7 @@ def experiment(
     model = open_gguf(source)
     rules = tuple(rules)
     chosen: dict[str, Any] = {"select": select, "exclude": exclude, "threads": threads}
-    planned = plan(model, bits, to=to, rules=rules, progress=progress, **chosen)
+    planned = plan(model, bits=bits, to=to, rules=rules, progress=progress, **chosen)
     names = {change.name for change in planned.tensors}
     report = scan(_only(model, names), threads=threads)
     about = str(model.path), _operation(bits, to, rules), report, model.types
@@ -145,7 +145,7 @@ def experiment(
         _check_measurable(text)
     with _candidate(model, out) as path:
         _rewrite(model, path, planned, bits, to, rules, chosen, progress)
-        again = plan(path, bits, to=to, rules=rules, **chosen).changed
+        again = plan(path, bits=bits, to=to, rules=rules, **chosen).changed
         found = diff(model, path, threads=threads, progress=progress)
         measured = (
             evaluate(model.path, path, text=text, threads=threads, progress=progress, **settings) if text else None
@@ -156,14 +156,14 @@ def experiment(
 def sweep_experiment(
     source: Model | str | os.PathLike[str],
     formats: Sequence[str],
-    *,
-    text: str | os.PathLike[str],
     select: Regexes = None,
     exclude: Regexes = None,
+    *,
+    text: str | os.PathLike[str],
     threads: int | None = None,
     progress: Progress | None = None,
     **settings: Any,
-) -> list[Comparison]:
+) -> list[Candidate]:
     """Evaluate a model in several formats against itself.
 
     Parameters
@@ -176,7 +176,7 @@ def sweep_experiment(
 
     Returns
     -------
-    list of Comparison
+    list of Candidate
     """
     if not formats:
         raise UsageError("give formats to compare: --sweep bf16,fp8_e4m3fn,int8")
@@ -193,7 +193,7 @@ def sweep_experiment(
         found = evaluate_many(model.path, paths, text=text, threads=threads, progress=progress, **settings)
     bits = [bits_per_weight(assign(model, to, (), select, exclude)) or 0.0 for to in formats]
     names = [target(to).name for to in formats]
-    return [Comparison(*one) for one in zip(names, bits, plans, found, strict=True)]
+    return [Candidate(*one) for one in zip(names, bits, plans, found, strict=True)]
 
 
 def _check_measurable(text: str | os.PathLike[str]) -> None:

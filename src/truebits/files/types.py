@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 
-class BlockType(NamedTuple):
+class Storage(NamedTuple):
     """How a ggml type stores values: `values` of them in `nbytes` bytes."""
 
     name: str
@@ -14,7 +14,7 @@ class BlockType(NamedTuple):
 
 
 TYPES = {
-    number: BlockType(name, values, nbytes)
+    number: Storage(name, values, nbytes)
     for number, name, values, nbytes in (
         (0, "F32", 1, 4), (1, "F16", 1, 2), (2, "Q4_0", 32, 18), (3, "Q4_1", 32, 20),
         (6, "Q5_0", 32, 22), (7, "Q5_1", 32, 24), (8, "Q8_0", 32, 34), (9, "Q8_1", 32, 36),

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from truebits.errors import MissingExtra
-from truebits.numbers.formats import BLOCK_TYPES, BlockType
+from truebits.numbers.formats import BLOCK_TYPES, GgmlType
 
 
 class Bound(NamedTuple):
@@ -161,5 +161,5 @@ def is_deterministic(type: str) -> bool:
     return of is not None and of.by == "gguf"
 
 
-def _block_type(type: str) -> BlockType | None:
+def _block_type(type: str) -> GgmlType | None:
     return next((one for one in BLOCK_TYPES.values() if one.type == type), None)

@@ -11,7 +11,7 @@ import numpy as np
 import truebits_native as native
 from truebits.lineage.source import Expected
 from truebits.numbers.formats import find
-from truebits.numbers.rounding import ROUNDINGS, STORAGE, Manner, grid_of
+from truebits.numbers.rounding import MODES, STORAGE, Rounding, grid_of
 
 
 class Verdict(StrEnum):
@@ -51,9 +51,9 @@ class Cast(NamedTuple):
 
     def apply(self, words: np.ndarray, threads: int | None) -> int:
         """Round F32 words in place; return how many changed."""
-        manner = Manner(self.rounding, overflow=self.overflow)
-        grid = grid_of(find(self.format), find("f32"), manner)
-        return native.round_floats(words, grid, ROUNDINGS[self.rounding], measured=False, threads=threads).changed
+        rounding = Rounding(self.rounding, overflow=self.overflow)
+        grid = grid_of(find(self.format), find("f32"), rounding)
+        return native.round_floats(words, grid, MODES[self.rounding], measured=False, threads=threads).changed
 
 
 class Way(NamedTuple):

@@ -145,7 +145,7 @@ class Shared:
 
 
 @dataclass(frozen=True)
-class BlockType:
+class GgmlType:
     """A block-quantized type of ggml, rounded to by ggml's own rules.
 
     Attributes
@@ -171,11 +171,11 @@ class BlockType:
         return values // self.block * self._layout.nbytes * 8
 
     @property
-    def _layout(self) -> types.BlockType:
+    def _layout(self) -> types.Storage:
         return next(layout for layout in types.TYPES.values() if layout.name == self.type)
 
 
-Target = Format | Integer | Shared | BlockType
+Target = Format | Integer | Shared | GgmlType
 """What `fakequant` can round to."""
 
 IEEE = "IEEE 754-2019"
@@ -215,13 +215,13 @@ SHARED = {
 }
 
 BLOCK_TYPES = {
-    name.lower(): BlockType(name.lower(), name, by)
+    name.lower(): GgmlType(name.lower(), name, by)
     for by, names in (
         ("gguf", ("Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "TQ1_0", "TQ2_0")),
         ("ggml", ("Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_NL", "IQ4_XS")),
     )
     for name in names
-} | {"ggml_mxfp4": BlockType("ggml_mxfp4", "MXFP4", "gguf")}
+} | {"ggml_mxfp4": GgmlType("ggml_mxfp4", "MXFP4", "gguf")}
 
 CLIPS = tuple(1 - i / 64 for i in range(45))
 """Shares of the largest magnitude that an MSE-optimal scale is chosen of: 1 down to 0.31."""

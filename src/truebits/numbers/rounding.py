@@ -11,11 +11,11 @@ import numpy as np
 
 from truebits.errors import UsageError
 from truebits.files.tensor import Tensor
-from truebits.numbers.formats import BlockType, Format, Target, find
+from truebits.numbers.formats import Format, GgmlType, Target, find
 from truebits_native import reference
 from truebits_native.reference import Difference, Grid
 
-ROUNDINGS = {"nearest": reference.NEAREST, "truncate": reference.TRUNCATE, "stochastic": reference.STOCHASTIC}
+MODES = {"nearest": reference.NEAREST, "truncate": reference.TRUNCATE, "stochastic": reference.STOCHASTIC}
 OVERFLOWS = ("saturate", "inf")
 STORAGE = {"F64": "f64", "F32": "f32", "F16": "fp16", "BF16": "bf16"}
 
@@ -23,25 +23,31 @@ Words = Callable[[], Iterator[tuple[int, np.ndarray]]]
 """Goes through a tensor's values as F32 words, with the index of the first of each array."""
 
 
-class Manner(NamedTuple):
+class Rounding(NamedTuple):
     """How to round.
 
     Attributes
     ----------
-    rounding : {"nearest", "truncate", "stochastic"}
+    mode : {"nearest", "truncate", "stochastic"}
+        To the nearest, ties to even; toward zero; or up with a chance that is the distance from below.
     seed : int
-        Of stochastic rounding.
+        Of stochastic rounding, which depends on it, on the tensor's name and on the value's index only.
     overflow : {"saturate", "inf"} or None
         What becomes of a value beyond the format's largest. None: Inf if the format has it, but for
         truncation, which never goes away from zero (IEEE 754-2019, 4.3.2 and 7.4).
     flush_subnormals : bool
-        The format's subnormals become zero.
+        The format's subnormals become zero, as on hardware that has none.
     """
 
-    rounding: str = "nearest"
+    mode: str = "nearest"
     seed: int = 0
     overflow: str | None = None
     flush_subnormals: bool = False
+
+    @classmethod
+    def of(cls, rounding: Rounding | str) -> Rounding:
+        """Take a mode by its name for the rounding that has it and nothing else."""
+        return cls(rounding) if isinstance(rounding, str) else rounding
 
 
 class Quantizer(Protocol):
@@ -62,37 +68,35 @@ class Quantizer(Protocol):
         """Round words in place, of which the first is value number `first` of the tensor."""
 
 
-def check(target: Target, manner: Manner) -> None:
+def check(target: Target, rounding: Rounding) -> None:
     """Refuse what cannot be asked of a format.
 
     Raises
     ------
     UsageError
     """
-    if manner.rounding not in ROUNDINGS:
-        raise UsageError(f"rounding is {manner.rounding!r}, allowed are {', '.join(ROUNDINGS)}")
-    if manner.overflow not in (None, *OVERFLOWS):
-        raise UsageError(f"overflow is {manner.overflow!r}, allowed are {', '.join(OVERFLOWS)}")
-    if not 0 <= manner.seed < 1 << 64:
-        raise UsageError(f"seed is {manner.seed}, allowed are 0 to 2^64 - 1")
-    if isinstance(target, BlockType) and manner.rounding != "nearest":
-        raise UsageError(
-            f"{target.name} is rounded by ggml's own rules: --rounding {manner.rounding} is not among them"
-        )
+    if rounding.mode not in MODES:
+        raise UsageError(f"rounding is {rounding.mode!r}, allowed are {', '.join(MODES)}")
+    if rounding.overflow not in (None, *OVERFLOWS):
+        raise UsageError(f"overflow is {rounding.overflow!r}, allowed are {', '.join(OVERFLOWS)}")
+    if not 0 <= rounding.seed < 1 << 64:
+        raise UsageError(f"seed is {rounding.seed}, allowed are 0 to 2^64 - 1")
+    if isinstance(target, GgmlType) and rounding.mode != "nearest":
+        raise UsageError(f"{target.name} is rounded by ggml's own rules: --rounding {rounding.mode} is not among them")
     can_overflow = isinstance(target, Format) and (target.has_inf or target.has_nan)
-    if manner.overflow == "inf" and not can_overflow:
+    if rounding.overflow == "inf" and not can_overflow:
         raise UsageError(f"{target.name} has no Inf or NaN to overflow to: it saturates")
-    if manner.overflow == "saturate" and not isinstance(target, Format):
+    if rounding.overflow == "saturate" and not isinstance(target, Format):
         raise UsageError(f"{target.name} chooses its scales so that nothing is beyond: --overflow is not for it")
-    if manner.flush_subnormals and not isinstance(target, Format):
+    if rounding.flush_subnormals and not isinstance(target, Format):
         raise UsageError(f"--flush-subnormals is for floating-point formats without scales, not for {target.name}")
 
 
-def grid_of(format: Format, storage: Format, manner: Manner) -> Grid:
+def grid_of(format: Format, storage: Format, rounding: Rounding) -> Grid:
     """Return the values of a format that a storage type has, too."""
     largest = min(_cut(format.largest, storage.mantissa_bits), _cut(storage.largest, format.mantissa_bits))
-    by_custom = "inf" if format.has_inf and manner.rounding != "truncate" else "saturate"
-    overflow = manner.overflow or by_custom
+    by_custom = "inf" if format.has_inf and rounding.mode != "truncate" else "saturate"
+    overflow = rounding.overflow or by_custom
     beyond = {"saturate": largest, "inf": inf if format.has_inf else nan}[overflow]
     wide = storage if storage.name == "f64" else find("f32")
     return Grid(
@@ -103,7 +107,7 @@ def grid_of(format: Format, storage: Format, manner: Manner) -> Grid:
         infinity=inf if format.has_inf else beyond,
         nan_bits=min(format.mantissa_bits if format.bits >= 16 else 0, wide.mantissa_bits) if format.has_nan else -1,
         has_subnormals=not (
-            manner.flush_subnormals and format.smallest_normal_exponent >= wide.smallest_normal_exponent
+            rounding.flush_subnormals and format.smallest_normal_exponent >= wide.smallest_normal_exponent
         ),
         has_negative_zero=format.has_negative_zero,
     )
@@ -115,8 +119,8 @@ def _cut(value: float, mantissa_bits: int) -> float:
     return ldexp(floor(ldexp(fraction, mantissa_bits + 1)), exponent - mantissa_bits - 1)
 
 
-def key_of(tensor: Tensor, manner: Manner) -> int:
+def key_of(tensor: Tensor, rounding: Rounding) -> int:
     """Return the key of a tensor's random numbers: they depend on its name and on the seed, not on its place."""
     name = tensor.name.encode("utf-8", "surrogateescape")
-    digest = hashlib.blake2b(name, digest_size=8, key=manner.seed.to_bytes(8, "little")).digest()
+    digest = hashlib.blake2b(name, digest_size=8, key=rounding.seed.to_bytes(8, "little")).digest()
     return int.from_bytes(digest, "little")

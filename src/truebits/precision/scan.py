@@ -339,10 +339,10 @@ def _undo_conversion(model: Model, found: dict[str, TensorPrecision], architectu
 
 def low_bits(
     source: Model | str | os.PathLike[str],
-    bits: int = 16,
     select: Regexes = None,
     exclude: Regexes = None,
     *,
+    bits: int = 16,
     threads: int | None = None,
     progress: Progress | None = None,
 ) -> dict[str, int]:

@@ -16,7 +16,7 @@ import numpy as np
 
 import truebits_native as native
 from truebits.numbers.formats import find
-from truebits.numbers.rounding import Manner, grid_of
+from truebits.numbers.rounding import Rounding, grid_of
 from truebits.precision.converters import Kind, shift_of, transforms_of
 from truebits.precision.evidence import FEW_BITS, Evidence, ladder
 from truebits_native.reference import TABLE, single_bins
@@ -89,7 +89,7 @@ def before(words: np.ndarray, change: Change) -> Evidence:
 def _accepted(words: np.ndarray, source: np.ndarray, name: str, change: Change) -> tuple[np.ndarray, np.ndarray]:
     """Round the source to a format; return which values it gives back, and how many bits speak against chance."""
     format = find(name)
-    native.round_floats(source, grid_of(format, find("f32"), Manner()))
+    native.round_floats(source, grid_of(format, find("f32"), Rounding()))
     with np.errstate(all="ignore"):
         again = change.forth(source.view("<f4")).astype("<f4").view(np.uint32)
     apart = np.abs(again.astype(np.int64) - words)

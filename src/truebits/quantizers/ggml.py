@@ -17,8 +17,8 @@ import numpy as np
 import truebits_native as native
 from truebits.errors import MissingExtra, Refused
 from truebits.files.tensor import Tensor
-from truebits.numbers.formats import BlockType
-from truebits.numbers.rounding import Manner, Words
+from truebits.numbers.formats import GgmlType
+from truebits.numbers.rounding import Rounding, Words
 from truebits.quantizers.scales import extremes
 from truebits_native.reference import Difference
 
@@ -32,7 +32,7 @@ SLICE = 1 << 16
 class GgmlQuantizer:
     """A block type of ggml, there and back."""
 
-    def __init__(self, format: BlockType, tensor: Tensor, manner: Manner):
+    def __init__(self, format: GgmlType, tensor: Tensor, rounding: Rounding):
         self.tensor = tensor
         self.block = format.block
         self.name = format.name
@@ -58,7 +58,7 @@ class GgmlQuantizer:
         return native.compare(old, words, threads)
 
 
-def round_trip(format: BlockType) -> Callable[[np.ndarray], np.ndarray]:
+def round_trip(format: GgmlType) -> Callable[[np.ndarray], np.ndarray]:
     """Return what quantizes F32 blocks, shape (n, block), to a type of ggml and back."""
     import gguf
 

@@ -16,14 +16,14 @@ from truebits.errors import UsageError
 from truebits.files.tensor import Tensor
 from truebits.numbers.formats import Format, Integer, Shared, Target, find
 from truebits.numbers.fp8 import FP8_FORMATS, single_words
-from truebits.numbers.rounding import ROUNDINGS, STORAGE, Manner, Quantizer, Words, grid_of, key_of
+from truebits.numbers.rounding import MODES, STORAGE, Quantizer, Rounding, Words, grid_of, key_of
 from truebits.quantizers.ggml import GgmlQuantizer
 from truebits.quantizers.scales import IntegerQuantizer, Q8Quantizer, SharedQuantizer
 from truebits_native import reference
 from truebits_native.reference import Difference
 
 
-def quantizer(target: Target, tensor: Tensor, manner: Manner) -> Quantizer:
+def quantizer(target: Target, tensor: Tensor, rounding: Rounding) -> Quantizer:
     """Put a format to work on a tensor.
 
     Raises
@@ -32,7 +32,7 @@ def quantizer(target: Target, tensor: Tensor, manner: Manner) -> Quantizer:
         The tensor's rows are not whole blocks, or a library is missing.
     """
     if isinstance(target, Format):
-        return FloatQuantizer(target, tensor, manner)
+        return FloatQuantizer(target, tensor, rounding)
     row = tensor.shape[0] if tensor.shape else 1
     block = target.unit(tensor.values, row) if isinstance(target, Integer) else target.block
     if (not isinstance(target, Integer) or target.per == "block") and row % block:
@@ -41,11 +41,11 @@ def quantizer(target: Target, tensor: Tensor, manner: Manner) -> Quantizer:
             f"needs; leave it alone with --rule '^{re.escape(tensor.label)}$=keep' or -L, or take int8:row"
         )
     if isinstance(target, Integer):
-        return InSingles(IntegerQuantizer(target, tensor, manner), tensor)
+        return InSingles(IntegerQuantizer(target, tensor, rounding), tensor)
     if isinstance(target, Shared):
-        return InSingles(SharedQuantizer(target, tensor, manner), tensor)
+        return InSingles(SharedQuantizer(target, tensor, rounding), tensor)
     kind = Q8Quantizer if target.type == "Q8_0" else GgmlQuantizer
-    return InSingles(kind(target, tensor, manner), tensor)
+    return InSingles(kind(target, tensor, rounding), tensor)
 
 
 class FloatQuantizer:
@@ -53,11 +53,11 @@ class FloatQuantizer:
 
     block = 1
 
-    def __init__(self, format: Format, tensor: Tensor, manner: Manner):
+    def __init__(self, format: Format, tensor: Tensor, rounding: Rounding):
         self.type = tensor.type
-        self.grid = grid_of(format, find(STORAGE[tensor.type]), manner)
-        self.rounding = ROUNDINGS[manner.rounding]
-        self.key = key_of(tensor, manner)
+        self.grid = grid_of(format, find(STORAGE[tensor.type]), rounding)
+        self.rounding = MODES[rounding.mode]
+        self.key = key_of(tensor, rounding)
 
     def prepare(self, words: Words) -> None:
         """Nothing: a value knows its own scale."""
@@ -107,7 +107,7 @@ def in_singles(
         return native.compare(before, words, threads)._replace(saturated=saturated)
     if not is_exact:
         storage = find(STORAGE[type])
-        saturating = grid_of(storage, storage, Manner(overflow="saturate"))
+        saturating = grid_of(storage, storage, Rounding(overflow="saturate"))
         native.round_floats(new, saturating, measured=False, threads=threads)
     words[:] = native.narrowed(new, type, threads)
     measured = native.compare(old, new, threads)

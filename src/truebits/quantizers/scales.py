@@ -10,8 +10,8 @@ import numpy as np
 import truebits_native as native
 from truebits.errors import Refused
 from truebits.files.tensor import Tensor
-from truebits.numbers.formats import CLIPS, BlockType, Integer, Shared, find
-from truebits.numbers.rounding import ROUNDINGS, Manner, Words, grid_of, key_of
+from truebits.numbers.formats import CLIPS, GgmlType, Integer, Shared, find
+from truebits.numbers.rounding import MODES, Rounding, Words, grid_of, key_of
 from truebits_native import reference
 from truebits_native.reference import Difference, Grid, Scales
 
@@ -30,12 +30,12 @@ LARGEST = float(np.finfo(np.float32).max)
 class IntegerQuantizer:
     """Whole numbers times the scale of a block, a row or a tensor."""
 
-    def __init__(self, format: Integer, tensor: Tensor, manner: Manner):
+    def __init__(self, format: Integer, tensor: Tensor, rounding: Rounding):
         self.format, self.tensor = format, tensor
         self.unit = max(1, format.unit(tensor.values, tensor.shape[0] if tensor.shape else 1))
         self.block = self.unit if format.per == "block" else 1
-        self.rounding = ROUNDINGS[manner.rounding]
-        self.key = key_of(tensor, manner)
+        self.rounding = MODES[rounding.mode]
+        self.key = key_of(tensor, rounding)
         self.scales: Scales | None = None
 
     def prepare(self, words: Words) -> None:
@@ -102,13 +102,13 @@ class IntegerQuantizer:
 class SharedQuantizer:
     """Small floats times the scale of their block: OCP's MX formats, and NVFP4."""
 
-    def __init__(self, format: Shared, tensor: Tensor, manner: Manner):
+    def __init__(self, format: Shared, tensor: Tensor, rounding: Rounding):
         self.format, self.tensor = format, tensor
         self.block = format.block
         element = format.element
         self.grid = Grid(element.mantissa_bits, element.smallest_normal_exponent, element.largest, inf, inf, 0)
-        self.rounding = ROUNDINGS[manner.rounding]
-        self.key = key_of(tensor, manner)
+        self.rounding = MODES[rounding.mode]
+        self.key = key_of(tensor, rounding)
         self.of_tensor = np.float32(0)
 
     def prepare(self, words: Words) -> None:
@@ -143,7 +143,7 @@ class SharedQuantizer:
         if not self.of_tensor:
             return np.zeros_like(greatest)
         scales = greatest / np.float32(element.largest) / self.of_tensor
-        saturating = Manner(overflow="saturate")
+        saturating = Rounding(overflow="saturate")
         native.round_floats(scales.view(np.uint32), grid_of(format, find("f32"), saturating))
         return scales * self.of_tensor
 
@@ -151,7 +151,7 @@ class SharedQuantizer:
 class Q8Quantizer:
     """Q8_0 of ggml, by truebits' own kernel; the same bits as gguf-py's."""
 
-    def __init__(self, format: BlockType, tensor: Tensor, manner: Manner):
+    def __init__(self, format: GgmlType, tensor: Tensor, rounding: Rounding):
         self.tensor = tensor
         self.block = format.block
 

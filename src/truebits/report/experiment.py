@@ -9,7 +9,7 @@ from truebits.errors import printable
 from truebits.evaluation.dialogue import Answer
 from truebits.evaluation.evaluate import Evaluation
 from truebits.evaluation.scores import Divergence, Perplexity, Timing
-from truebits.experiments.experiment import Comparison, Experiment
+from truebits.experiments.experiment import Candidate, Experiment
 from truebits.files.model import open_model
 from truebits.report import text
 from truebits.report.table import Scientific, Table, percent
@@ -244,7 +244,7 @@ def _size(seen: Divergence) -> str:
     return f"Perplexity gets {direction} by {100 * abs(seen.log_ratio):.3g} %."
 
 
-def comparisons(found: Sequence[Comparison]) -> Table:
+def comparisons(found: Sequence[Candidate]) -> Table:
     """What each format of a sweep does to the model."""
     table = Table(
         (

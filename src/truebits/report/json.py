@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from truebits.comparing.fingerprint import Fingerprint
     from truebits.comparing.verify import Verification
     from truebits.evaluation.evaluate import Evaluation
-    from truebits.experiments.experiment import Comparison, Experiment
+    from truebits.experiments.experiment import Candidate, Experiment
     from truebits.lineage.siblings import Siblings
     from truebits.lineage.trace import Trace
     from truebits.rewriting.fakequant import Trial
@@ -298,7 +298,7 @@ def experiment(done: Experiment) -> str:
     )
 
 
-def comparisons(model: str, found: Sequence[Comparison]) -> str:
+def comparisons(model: str, found: Sequence[Candidate]) -> str:
     rows = [
         {
             "to": one.to,

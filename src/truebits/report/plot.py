@@ -7,10 +7,10 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from truebits.errors import MissingExtra
-from truebits.experiments.experiment import Comparison
+from truebits.experiments.experiment import Candidate
 
 
-def draw(found: Sequence[Comparison], path: Path) -> None:
+def draw(found: Sequence[Candidate], path: Path) -> None:
     """Write a PNG: mean KL divergence over bits per weight, a point for each format.
 
     Formats that change nothing are drawn at the bottom: zero has no place on a logarithmic axis.

@@ -20,7 +20,7 @@ from truebits.errors import Refused, UsageError, VerificationFailed
 from truebits.files.model import Model, open_gguf
 from truebits.files.tensor import Tensor
 from truebits.numbers.formats import Format, Target, target
-from truebits.numbers.rounding import Manner, Quantizer, check
+from truebits.numbers.rounding import Quantizer, Rounding, check
 from truebits.precision.scan import Progress, Regexes, floating, negative_zeros, scan
 from truebits.quantizers.quantize import quantizer, to_singles
 from truebits.rewriting.copy import Piece, read_pieces, single_values
@@ -32,15 +32,12 @@ from truebits_native.reference import Difference, merged
 def fakequant(
     source: Model | str | os.PathLike[str],
     out: str | os.PathLike[str] | None = None,
+    select: Regexes = None,
+    exclude: Regexes = None,
     *,
     to: str | None = None,
     rules: Iterable[Rule | str] = (),
-    rounding: str = "nearest",
-    seed: int = 0,
-    overflow: str | None = None,
-    flush_subnormals: bool = False,
-    select: Regexes = None,
-    exclude: Regexes = None,
+    rounding: Rounding | str = "nearest",
     in_place: bool = False,
     undo_file: str | os.PathLike[str] | None = None,
     force: bool = False,
@@ -57,21 +54,14 @@ def fakequant(
         The model; never modified unless `in_place`.
     out : path-like, optional
         The new file; for a shard set the name of its first file.
+    select, exclude : regex or regexes, optional
+        Which tensors; all of type F32, F16, BF16 and F64 if not given.
     to : str, optional
         A format as `truebits.numbers.formats.target` spells them: ``bf16 fp8_e4m3fn e5m7 int4:row mxfp4 q8_0``.
     rules : iterable of Rule or str
         ``REGEX=FORMAT`` or ``REGEX=keep``; the first that matches a tensor's name wins over `to`.
-    rounding : {"nearest", "truncate", "stochastic"}
-        To the nearest, ties to even; toward zero; or up with a chance that is the distance from below.
-    seed : int
-        Of stochastic rounding, which depends on it, on the tensor's name and on the value's index only.
-    overflow : {"saturate", "inf"}, optional
-        What becomes of values beyond the format's largest: that, or Inf (NaN where the format has no Inf).
-        By default Inf if the format has it, but for truncation, which never goes away from zero.
-    flush_subnormals : bool
-        The format's subnormals become zero, as on hardware that has none.
-    select, exclude : regex or regexes, optional
-        Which tensors; all of type F32, F16, BF16 and F64 if not given.
+    rounding : Rounding or str
+        How to round; a mode's name alone: ``nearest truncate stochastic``.
     in_place, undo_file, force, allow
         As for `truncate`. Formats with scales need an `undo_file` in place.
     dry_run : bool
@@ -93,26 +83,26 @@ def fakequant(
     """
     request = Request(out, in_place, undo_file, force, tuple(allow), dry_run, progress)
     request.check()
-    manner = Manner(rounding, seed, overflow, flush_subnormals)
     model = open_gguf(source)
-    return carry_out(FakeQuant(model, assign(model, to, rules, select, exclude), manner, dry_run, threads), request)
+    pairs = assign(model, to, rules, select, exclude)
+    return carry_out(FakeQuant(model, pairs, Rounding.of(rounding), dry_run, threads), request)
 
 
 class FakeQuant:
     """Rounding tensors to formats, as an `Operation`."""
 
     def __init__(
-        self, model: Model, pairs: list[tuple[Tensor, Target]], manner: Manner, measured: bool, threads: int | None
+        self, model: Model, pairs: list[tuple[Tensor, Target]], rounding: Rounding, measured: bool, threads: int | None
     ):
         for format in dict.fromkeys(format for _, format in pairs):
-            check(format, manner)
+            check(format, rounding)
         self.model = model
         self.tensors = [tensor for tensor, _ in pairs]
         self.formats = {tensor.name: format for tensor, format in pairs}
-        self.manner = manner
+        self.rounding = rounding
         self.measured = measured
         self.threads = threads
-        self.quantizers = {tensor.name: quantizer(format, tensor, manner) for tensor, format in pairs}
+        self.quantizers = {tensor.name: quantizer(format, tensor, rounding) for tensor, format in pairs}
         self.found: dict[str, list[Difference]] = {name: [] for name in self.formats}
         self.is_repeatable = all(isinstance(format, Format) for format in self.formats.values())
 
@@ -145,7 +135,7 @@ class FakeQuant:
         signed = [one.tensor for name, one in report.items() if one.zero and not self._format(name).has_negative_zero]
         zeros = negative_zeros(self.model, signed, self.threads)
         return {
-            name: one.changed_by_cast(self._format(name), self.manner.flush_subnormals) + zeros.get(name, 0)
+            name: one.changed_by_cast(self._format(name), self.rounding.flush_subnormals) + zeros.get(name, 0)
             for name, one in report.items()
         }
 
@@ -156,7 +146,7 @@ class FakeQuant:
 
     def record(self) -> dict:
         formats = {name: format.name for name, format in self.formats.items()}
-        return {"verb": "fakequant", "to": formats, **self.manner._asdict()}
+        return {"verb": "fakequant", "to": formats, **self.rounding._asdict()}
 
     def blocks(self, tensor: Tensor) -> int:
         return self.quantizers[tensor.name].block
@@ -180,7 +170,7 @@ class FakeQuant:
         if not counted:
             return
         for name, one in scan(replace(self.model, parts=parts, tensors=tuple(counted)), threads=self.threads).items():
-            left = one.changed_by_cast(self._format(name), self.manner.flush_subnormals)
+            left = one.changed_by_cast(self._format(name), self.rounding.flush_subnormals)
             if left:
                 raise VerificationFailed(f"tensor {one.tensor.label}: {left} values are not exact in the format")
 
@@ -246,13 +236,10 @@ class Trial(NamedTuple):
 def sweep(
     source: Model | str | os.PathLike[str],
     formats: Iterable[str],
-    *,
-    rounding: str = "nearest",
-    seed: int = 0,
-    overflow: str | None = None,
-    flush_subnormals: bool = False,
     select: Regexes = None,
     exclude: Regexes = None,
+    *,
+    rounding: Rounding | str = "nearest",
     threads: int | None = None,
     progress: Progress | None = None,
 ) -> list[Trial]:
@@ -271,19 +258,24 @@ def sweep(
     targets = [target(name) for name in formats]
     if not targets:
         raise UsageError("give formats to compare: --sweep bf16,fp8_e4m3fn,int8")
-    manner = Manner(rounding, seed, overflow, flush_subnormals)
+    how = Rounding.of(rounding)
     for format in targets:
-        check(format, manner)
+        check(format, how)
     model = open_gguf(source)
     tensors = floating(model.select(select, exclude), ("F32", "F16", "BF16", "F64"), asked=True)
-    return [_tried(model, tensors, format, manner, threads, progress) for format in targets]
+    return [_tried(model, tensors, format, how, threads, progress) for format in targets]
 
 
 def _tried(
-    model: Model, tensors: list[Tensor], format: Target, manner: Manner, threads: int | None, progress: Progress | None
+    model: Model,
+    tensors: list[Tensor],
+    format: Target,
+    rounding: Rounding,
+    threads: int | None,
+    progress: Progress | None,
 ) -> Trial:
     try:
-        pairs = [(tensor, quantizer(format, tensor, manner)) for tensor in tensors]
+        pairs = [(tensor, quantizer(format, tensor, rounding)) for tensor in tensors]
         difference = merged(measure(model, pairs, threads, progress).values())
     except (UsageError, Refused) as error:
         return Trial(format.name, None, None, str(error))

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 from truebits.errors import UsageError
 from truebits.files.model import Model, open_gguf
-from truebits.numbers.rounding import Manner
+from truebits.numbers.rounding import Rounding
 from truebits.precision.scan import Progress, Regexes
 from truebits.rewriting.fakequant import FakeQuant
 from truebits.rewriting.operation import Rewrite
@@ -17,16 +17,13 @@ from truebits.rewriting.truncate import Cut
 
 def plan(
     source: Model | str | os.PathLike[str],
-    bits: int | None = None,
     select: Regexes = None,
     exclude: Regexes = None,
     *,
+    bits: int | None = None,
     to: str | None = None,
     rules: Iterable[Rule | str] = (),
-    rounding: str = "nearest",
-    seed: int = 0,
-    overflow: str | None = None,
-    flush_subnormals: bool = False,
+    rounding: Rounding | str = "nearest",
     threads: int | None = None,
     progress: Progress | None = None,
 ) -> Rewrite:
@@ -37,11 +34,11 @@ def plan(
     Parameters
     ----------
     source : Model or path-like
+    select, exclude : regex or regexes, optional
     bits : int, optional
         As for `truncate`: low bits to set to zero.
-    to, rules, rounding, seed, overflow, flush_subnormals
+    to, rules, rounding
         As for `fakequant`.
-    select, exclude : regex or regexes, optional
     threads, progress
         As for `scan`.
 
@@ -60,5 +57,5 @@ def plan(
     if bits is not None:
         return Cut(source, bits, select, exclude, threads).plan(progress)
     model = open_gguf(source)
-    manner = Manner(rounding, seed, overflow, flush_subnormals)
-    return FakeQuant(model, assign(model, to, rules, select, exclude), manner, False, threads).plan(progress)
+    pairs = assign(model, to, rules, select, exclude)
+    return FakeQuant(model, pairs, Rounding.of(rounding), False, threads).plan(progress)

@@ -24,10 +24,10 @@ WORD = 0xFFFFFFFF
 def truncate(
     source: Model | str | os.PathLike[str],
     out: str | os.PathLike[str] | None = None,
-    *,
-    bits: int,
     select: Regexes = None,
     exclude: Regexes = None,
+    *,
+    bits: int,
     in_place: bool = False,
     undo_file: str | os.PathLike[str] | None = None,
     force: bool = False,
@@ -47,10 +47,10 @@ def truncate(
         The model; never modified unless `in_place`.
     out : path-like, optional
         The new file; for a shard set the name of its first file.
-    bits : int
-        1 to 31; 16 leaves BF16.
     select, exclude : regex or regexes, optional
         Which F32 tensors; all if not given.
+    bits : int
+        1 to 31; 16 leaves BF16.
     in_place : bool
         Rewrite `source` itself.
     undo_file : path-like, optional
@@ -134,7 +134,7 @@ class Cut:
         """Scan what was written: the low bits of every value must be zero now, but for those NaN and Inf keep."""
         assert self.before is not None
         parts = tuple(part.at(path) for part, path in zip(self.model.parts, paths, strict=True))
-        after = low_bits(replace(self.before.model, parts=parts), self.bits, threads=self.threads)
+        after = low_bits(replace(self.before.model, parts=parts), bits=self.bits, threads=self.threads)
         for name, precision in self.before.tensors.items():
             nan = precision.nan if self.bits >= MANTISSA_BITS else 0
             inf = precision.inf if self.bits > MANTISSA_BITS else 0
