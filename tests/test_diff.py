@@ -549,7 +549,11 @@ def test_bytes_that_nothing_can_read(both, truebits, type):
         assert tensor.problem in out
     found = both({"t": a}, {"t": stored("F32", np.ones(a.size))})
     assert type in found.tensors[0].problem
-    assert found.over("changed", 1e30)
+    assert (found.verdict, found.over("changed", 1e30), found.unknown) == ("not verified", [], found.tensors)
+    assert (found.coverage.tensors_read, found.coverage.not_read[0].why) == (0, found.tensors[0].problem)
+    for options in ([], ["--fail-over", "changed=0"]):
+        code, out, _ = truebits("diff", found.a, found.b, *options)
+        assert (code, "Not verified: 1 of 1 tensors" in out) == (7, True)
 
 
 # --- zeros, NaN and Inf
@@ -1324,7 +1328,7 @@ def test_text(different, truebits):
 
 ALWAYS = {"name", "types", "shapes", "values", "changed", "same", "problem", "first", "worst"}
 MEASURED = {"flushed", "saturated", "max_ulp", "max_abs", "max_rel", "squared_error", "rms", "squares", "snr_db"}
-TOP = {"schema", "a", "b", "same", "failed", "only_a", "only_b", "metadata", "tensors", "total"}
+TOP = {"schema", "a", "b", "same", "verdict", "coverage", "failed", "only_a", "only_b", "metadata", "tensors", "total"}
 
 
 def test_json(different, truebits):

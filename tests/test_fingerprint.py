@@ -558,7 +558,8 @@ def test_scan_prints_it(path, tensors):
 def test_scan_json_is_the_manifest(path, tensors):
     done = run("scan", path, "--fingerprint", "--json", "--threads", 1)
     document = json.loads(done.stdout)
-    rows = document.pop("tensors")
+    rows, coverage = document.pop("tensors"), document.pop("coverage")
+    assert coverage["tensors_read"] == coverage["tensors"] == len(tensors)
     assert document == {
         "schema": "truebits.fingerprint/1",
         "file": str(path),
@@ -603,11 +604,13 @@ def test_verify_by_command(path, manifest, tensors):
     assert done.returncode == 1
     document = json.loads(done.stdout)
     checks = document.pop("tensors")
+    assert document.pop("coverage")["tensors_read"] == 6
     assert document == {
         "schema": "truebits.verify/1",
         "file": str(path),
         "manifest": str(manifest),
         "same": False,
+        "verdict": "different",
         "counts": {"same": 6, "changed": 0, "requantized": 0, "absent": 1, "extra": 0},
     }
     assert checks[2] == {
@@ -617,6 +620,21 @@ def test_verify_by_command(path, manifest, tensors):
         "now": "F32",
         "reason": "same values, stored as F32",
     }
+
+
+def test_what_was_requantized_is_not_verified(path, manifest, tensors):
+    tensors[0] = quantized("norm.weight", "Q8_0", 1)._replace(shape=(96,), raw=bytes(3 * 34))
+    found = tb.verify(write(path, tensors), manifest)
+    assert (found.verdict, found.counts["requantized"]) == ("not verified", 1)
+    (missing,) = found.coverage.not_read
+    assert (missing.type, missing.tensors, missing.why) == (
+        "Q8_0",
+        1,
+        "stored as Q8_0, was F32: not comparable by hash",
+    )
+    done = run("verify", path, manifest)
+    assert done.returncode == 7
+    assert "Not verified: of 7 tensors 6 are the same, 1 cannot be compared by hash." in done.stdout
 
 
 def test_the_manifest_may_be_a_pipe(path):

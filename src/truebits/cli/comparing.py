@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from truebits.cli.options import JSON, SELECTION, STYLE, THREADS, options
-from truebits.cli.shared import Different, closed_pipe_is_no_error, open_model
+from truebits.cli.shared import Different, NotVerified, closed_pipe_is_no_error, open_model
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -46,7 +46,8 @@ def diff(
 ) -> None:
     """Compare two models value by value; exit code 0 if they are the same, 1 if not.
 
-    With --fail-over it is 1 if a tensor is above a limit, missing, or not to be compared.
+    With --fail-over it is 1 if a tensor is above a limit or missing. It is 7 if all that may differ is in types
+    whose values cannot be compared.
     """
     from truebits.comparing.diff import diff as compare
     from truebits.report import figures, json
@@ -62,8 +63,10 @@ def diff(
             click.echo(json.diff(found, failed))
         else:
             _print_diff(figures, found, failed, style)
-    if failed or not (gates or found.is_same):
+    if failed or (not gates and found.verdict == "different"):
         raise Different
+    if found.unknown:
+        raise NotVerified
 
 
 def _print_diff(figures: ModuleType, found: Diff, failed: list[str], style: str) -> None:

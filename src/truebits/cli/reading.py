@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from truebits.cli.options import JSON, MODEL, SELECTION, STYLE, THREADS, options
-from truebits.cli.shared import Different, closed_pipe_is_no_error, open_model, print_table
+from truebits.cli.shared import Different, NotVerified, closed_pipe_is_no_error, open_model, print_table
 
 
 @click.command()
@@ -166,7 +166,7 @@ def verify(
     as_json: bool,
     style: str,
 ) -> None:
-    """Check every tensor against MANIFEST; exit code 0 if all are the same, 1 if not.
+    """Check every tensor against MANIFEST; exit code 0 if all are the same, 1 if not, 7 if that cannot be told.
 
     `truebits scan MODEL --fingerprint --json > MANIFEST` makes one. Floating-point tensors may be stored in
     another type, order or number of files: what counts is their values.
@@ -181,5 +181,7 @@ def verify(
     text = json.verification(found, str(manifest)) if as_json else identity.verified(found, style)
     with closed_pipe_is_no_error():
         click.echo(text)
+    if found.verdict == "not verified":
+        raise NotVerified
     if not found.is_same:
         raise Different

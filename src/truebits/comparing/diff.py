@@ -21,6 +21,7 @@ from truebits.files.model import Model, open_model
 from truebits.files.tensor import FLOAT_BYTES, Tensor
 from truebits.files.types import TYPES
 from truebits.numbers.fp8 import FP8_FORMATS
+from truebits.precision.coverage import Coverage
 from truebits.precision.scan import Progress, Regexes
 from truebits.quantizers.ggml import in_rows
 from truebits.quantizers.quantize import to_singles
@@ -99,6 +100,11 @@ class TensorDiff:
         is_alike = self.types[0] == self.types[1] and self.shapes[0] == self.shapes[1]
         return is_alike and self.difference is None and self.problem is None
 
+    @property
+    def is_unknown(self) -> bool:
+        """The types differ, and one of them has no values that could be compared: they may be the same."""
+        return self.problem is not None and self.types[0] != self.types[1] and self.shapes[0] == self.shapes[1]
+
 
 class KeyDiff(NamedTuple):
     """A metadata key whose value differs; None where a side does not have it."""
@@ -121,6 +127,8 @@ class Diff:
     only_a, only_b : tuple of str
         Names of tensors that the other side does not have.
     metadata : tuple of KeyDiff
+    coverage : Coverage
+        What was compared of the first model's tensors.
     """
 
     a: str
@@ -129,11 +137,20 @@ class Diff:
     only_a: tuple[str, ...] = ()
     only_b: tuple[str, ...] = ()
     metadata: tuple[KeyDiff, ...] = ()
+    coverage: Coverage = field(repr=False, default_factory=Coverage)
 
     @property
     def is_same(self) -> bool:
         """Tensors and metadata are the same."""
-        return not (self.only_a or self.only_b or self.metadata) and all(tensor.is_same for tensor in self.tensors)
+        return self.verdict == "same"
+
+    @property
+    def verdict(self) -> str:
+        """``same``, ``different``, or ``not verified`` where only what could not be compared may differ."""
+        odd = [tensor for tensor in self.tensors if not tensor.is_same]
+        if self.only_a or self.only_b or self.metadata or not all(tensor.is_unknown for tensor in odd):
+            return "different"
+        return "not verified" if odd else "same"
 
     @property
     def values(self) -> int:
@@ -150,7 +167,9 @@ class Diff:
         return merged(tensor.difference for tensor in self.tensors if tensor.difference is not None)
 
     def over(self, metric: str, limit: float) -> list[str]:
-        """Say what is above a limit, or cannot be compared; nothing if the gate is passed.
+        """Say what is above a limit, or differs and cannot be measured; nothing if the gate is passed.
+
+        What may be the same and cannot be compared is neither: see `unknown`.
 
         Raises
         ------
@@ -164,13 +183,18 @@ class Diff:
             for name in names
         ]
         for tensor in self.tensors:
-            if tensor.problem:
+            if tensor.problem and not tensor.is_unknown:
                 failed.append(f"{tensor.name}: {tensor.problem}")
             elif tensor.difference is not None and not figure(tensor.difference, metric) <= limit:
                 failed.append(
                     f"{tensor.name}: {metric} is {figure(tensor.difference, metric):.6g}, more than {limit:g}"
                 )
         return failed
+
+    @property
+    def unknown(self) -> tuple[TensorDiff, ...]:
+        """The tensors that may be the same and cannot be compared."""
+        return tuple(tensor for tensor in self.tensors if tensor.is_unknown)
 
 
 def check_limit(metric: str, limit: float) -> None:
@@ -224,7 +248,11 @@ def diff(
         if progress is not None:
             progress(done, total)
     only = [tuple(tensor.label for name, tensor in chosen[i].items() if name not in chosen[1 - i]) for i in (0, 1)]
-    return Diff(str(ours.path), str(theirs.path), tuple(found), only[0], only[1], tuple(_metadata(ours, theirs)))
+    not_read = dict.fromkeys(chosen[0].keys() - chosen[1].keys(), "the other side has none of this name")
+    not_read |= {old.name: of.problem for (old, _), of in zip(both, found, strict=True) if of.problem}
+    coverage = Coverage.of(ours.tensors, not_read, chosen[0].keys())
+    metadata = tuple(_metadata(ours, theirs))
+    return Diff(str(ours.path), str(theirs.path), tuple(found), only[0], only[1], metadata, coverage)
 
 
 class Side(NamedTuple):
@@ -315,7 +343,8 @@ def _problem(a: Tensor, b: Tensor) -> str | None:
         if tensor.type not in ITEM_BYTES:
             number = gguf.GGMLQuantizationType.__members__.get(tensor.type)
             if tensor.opaque or number is None or number not in gguf.quants._type_traits:
-                return f"the bytes differ, and {tensor.type} has no values that could be compared"
+                differ = "the bytes differ, and " if a.type == b.type else ""
+                return f"{differ}{tensor.type} has no values that could be compared"
     return None
 
 

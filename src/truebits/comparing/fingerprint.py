@@ -37,6 +37,7 @@ import numpy as np
 from truebits.files.mapping import MappedFile
 from truebits.files.model import Model, open_model
 from truebits.files.tensor import FLOAT_BYTES, Tensor
+from truebits.precision.coverage import Coverage
 from truebits.precision.profile import LAYOUTS
 from truebits.precision.scan import RUN_GAP, Progress, Regexes
 from truebits.quantizers.quantize import to_singles
@@ -92,10 +93,13 @@ class Fingerprint:
     file : str
     tensors : tuple of TensorFingerprint
         In file order.
+    coverage : Coverage
+        What was hashed of the model's tensors; nothing where the fingerprint was read from a manifest.
     """
 
     file: str
     tensors: tuple[TensorFingerprint, ...] = field(repr=False)
+    coverage: Coverage = field(repr=False, default_factory=Coverage)
 
     @property
     def unquantized(self) -> tuple[TensorFingerprint, ...]:
@@ -153,7 +157,7 @@ def fingerprint(
         TensorFingerprint(tensor.name, tensor.type, tensor.shape, tensor.values, kind_of(tensor), found[tensor.name])
         for tensor in chosen
     )
-    return Fingerprint(str(model.path), tuple(rows))
+    return Fingerprint(str(model.path), tuple(rows), Coverage.of(model.tensors, {}, found.keys()))
 
 
 def kind_of(tensor: Tensor) -> str:

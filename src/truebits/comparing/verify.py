@@ -12,6 +12,7 @@ from truebits.comparing.manifest import read_manifest
 from truebits.errors import SelectionError
 from truebits.files.model import Model, matching, open_model, patterns
 from truebits.files.tensor import Tensor
+from truebits.precision.coverage import Coverage
 from truebits.precision.scan import Progress, Regexes
 
 VERDICTS = ("same", "changed", "requantized", "absent", "extra")
@@ -48,10 +49,13 @@ class Verification:
         The model.
     checks : tuple of Check
         One for each tensor of the manifest, in its order, then one for each that only the model has.
+    coverage : Coverage
+        What was compared of the model's tensors.
     """
 
     file: str
     checks: tuple[Check, ...] = field(repr=False)
+    coverage: Coverage = field(repr=False, default_factory=Coverage)
 
     @property
     def counts(self) -> dict[str, int]:
@@ -62,7 +66,15 @@ class Verification:
     @property
     def is_same(self) -> bool:
         """Every tensor of either side is the same on the other."""
-        return all(check.verdict == "same" for check in self.checks)
+        return self.verdict == "same"
+
+    @property
+    def verdict(self) -> str:
+        """``same``, ``different``, or ``not verified`` where only what is not comparable by hash may differ."""
+        found = {check.verdict for check in self.checks}
+        if found <= {"same"}:
+            return "same"
+        return "not verified" if found <= {"same", "requantized"} else "different"
 
 
 def verify(
@@ -109,8 +121,9 @@ def verify(
     if (wanted or unwanted) and not rows and not tensors:
         raise SelectionError("the selection has no tensor, neither in the model nor in the manifest")
     found = hashes(model, [tensor for tensor in tensors.values() if _may_be_same(rows, tensor)], threads, progress)
-    checks = (_check(name, rows.get(name), tensors.get(name), found.get(name)) for name in {**rows, **tensors})
-    return Verification(str(model.path), tuple(checks))
+    checks = tuple(_check(name, rows.get(name), tensors.get(name), found.get(name)) for name in {**rows, **tensors})
+    not_read = {check.name: check.reason for check in checks if check.name in tensors and check.name not in found}
+    return Verification(str(model.path), checks, Coverage.of(model.tensors, not_read, tensors.keys()))
 
 
 def _may_be_same(rows: dict[str, TensorFingerprint], tensor: Tensor) -> bool:

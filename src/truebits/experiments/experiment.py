@@ -20,6 +20,7 @@ from truebits.evaluation.dialogue import read_text
 from truebits.evaluation.evaluate import Evaluation, evaluate, evaluate_many, require_llama_cpp
 from truebits.files.model import Model, open_gguf
 from truebits.numbers.formats import target
+from truebits.precision.coverage import Coverage
 from truebits.precision.scan import Progress, Regexes, Report, scan
 from truebits.rewriting.copy import outputs
 from truebits.rewriting.fakequant import bits_per_weight, fakequant
@@ -53,6 +54,8 @@ class Experiment:
         Model against candidate; None where the experiment ended with the plan.
     evaluation : Evaluation or None
         The same, or no text was given.
+    coverage : Coverage
+        What was compared of the model's tensors; where the plan is the proof, what was counted.
     """
 
     model: str
@@ -64,6 +67,7 @@ class Experiment:
     candidate: str | None = None
     diff: Diff | None = field(default=None, repr=False)
     evaluation: Evaluation | None = None
+    coverage: Coverage = field(repr=False, default_factory=Coverage)
 
     @property
     def is_proved(self) -> bool:
@@ -140,7 +144,7 @@ def experiment(
     report = scan(_only(model, names), threads=threads)
     about = str(model.path), _operation(bits, to, rules), report, model.types
     if not planned.changed and not anyway:
-        return Experiment(*about, planned, again=0)
+        return Experiment(*about, planned, again=0, coverage=Coverage.of(model.tensors, {}, names))
     if text is not None:
         _check_measurable(text)
     with _candidate(model, out) as path:
@@ -150,7 +154,7 @@ def experiment(
         measured = (
             evaluate(model.path, path, text=text, threads=threads, progress=progress, **settings) if text else None
         )
-    return Experiment(*about, planned, again, str(out) if out else None, found, measured)
+    return Experiment(*about, planned, again, str(out) if out else None, found, measured, found.coverage)
 
 
 def sweep_experiment(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -69,6 +69,14 @@ class Coverage:
             return cls(1, 1, values, values, size, size)
         read = values * bytes_read // size if size else 0
         return cls(1, 0, values, read, size, bytes_read, (NotRead(tensor.type, 1, values - read, why),))
+
+    @classmethod
+    def of(cls, tensors: Iterable[Tensor], not_read: Mapping[str, str], selected: Collection[str]) -> Coverage:
+        """Return the coverage of a model of which all selected tensors were read but for some, by name and reason."""
+        return cls.merge(
+            cls.of_tensor(tensor, not_read.get(tensor.name) if tensor.name in selected else NOT_SELECTED)
+            for tensor in tensors
+        )
 
     @classmethod
     def merge(cls, parts: Iterable[Coverage]) -> Coverage:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import groupby
 from operator import attrgetter
@@ -23,7 +23,7 @@ from truebits.files.mapping import MappedFile
 from truebits.files.model import Model, open_model
 from truebits.files.tensor import FLOAT_BYTES, Tensor
 from truebits.numbers.formats import find
-from truebits.precision.coverage import NO_WEIGHTS, NOT_SELECTED, WHOLE_NUMBERS, Coverage
+from truebits.precision.coverage import NO_WEIGHTS, WHOLE_NUMBERS, Coverage
 from truebits.precision.profile import APART, LAYOUTS, PrecisionProfile
 from truebits_native.chunks import cut
 from truebits_native.reference_blocks import LAYOUTS as BLOCK_LAYOUTS
@@ -259,17 +259,12 @@ def scan(
 
 def _coverage(report: Report, selected: Iterable[Tensor]) -> Coverage:
     """Say what a scan has read, and why not the rest."""
-    names = {tensor.name for tensor in selected}
     read = report.tensors.keys() | report.blocks.keys()
-    return Coverage.merge(
-        Coverage.of_tensor(tensor, None if tensor.name in read else _why_not(tensor, names))
-        for tensor in report.model.tensors
-    )
+    not_read = {tensor.name: _why_not(tensor) for tensor in selected if tensor.name not in read}
+    return Coverage.of(report.model.tensors, not_read, {tensor.name for tensor in selected})
 
 
-def _why_not(tensor: Tensor, selected: Collection[str]) -> str:
-    if tensor.name not in selected:
-        return NOT_SELECTED
+def _why_not(tensor: Tensor) -> str:
     if tensor.type in WHOLE_NUMBERS:
         return NO_WEIGHTS
     if tensor.type in BLOCK_LAYOUTS:

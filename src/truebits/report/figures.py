@@ -104,6 +104,12 @@ def differences(found: Diff) -> list[str]:
     tensors = len(found.tensors)
     if found.is_same:
         return [f"The same: {tensors:,} tensors with {found.values:,} values, byte for byte, and all metadata."]
+    if found.verdict == "not verified":
+        return [
+            *lines,
+            f"Not verified: {len(found.unknown):,} of {tensors:,} tensors could not be compared.",
+            str(found.coverage),
+        ]
     differing = sum(not tensor.is_same for tensor in found.tensors)
     return [*lines, f"Different: {differing:,} of {tensors:,} tensors, {found.changed:,} of {found.values:,} values."]
 

@@ -48,6 +48,9 @@ def _differences(found: Verification) -> Table:
 def _conclusion(found: Verification) -> str:
     counts = found.counts
     failed = ", ".join(f"{count} {verdict}" for verdict, count in counts.items() if count and verdict != "same")
+    if found.verdict == "not verified":
+        same = f"of {_tensors(len(found.checks))} {counts['same']} are the same"
+        return f"Not verified: {same}, {counts['requantized']} cannot be compared by hash.\n{found.coverage}"
     if failed:
         return f"Not the same model: of {_tensors(len(found.checks))} {counts['same']} are the same, {failed}."
     stored = Counter((check.was, check.now) for check in found.checks if check.was != check.now)

@@ -121,6 +121,7 @@ def fingerprint(found: Fingerprint) -> str:
         "fingerprint": found.value,
         "whole": found.whole,
         "tensors": [tensor._asdict() for tensor in found.tensors],
+        "coverage": found.coverage.to_dict(),
     }
     return document("fingerprint", content)
 
@@ -128,6 +129,7 @@ def fingerprint(found: Fingerprint) -> str:
 def verification(found: Verification, manifest: str) -> str:
     checks = [{**check._asdict(), "name": printable(check.name)} for check in found.checks]
     about = {"file": found.file, "manifest": manifest, "same": found.is_same}
+    about |= {"verdict": found.verdict, "coverage": found.coverage.to_dict()}
     return document("verify", {**about, "counts": found.counts, "tensors": checks})
 
 
@@ -203,6 +205,8 @@ def diff(found: Diff, failed: Sequence[str]) -> str:
             "a": found.a,
             "b": found.b,
             "same": found.is_same,
+            "verdict": found.verdict,
+            "coverage": found.coverage.to_dict(),
             "failed": list(failed),
             "only_a": found.only_a,
             "only_b": found.only_b,
@@ -294,6 +298,7 @@ def experiment(done: Experiment) -> str:
             "difference": {"changed": done.diff.changed, **_errors(total)} if done.diff else None,
             "evaluation": _evaluation(done.evaluation) if done.evaluation else None,
             "conclusion": conclusion(done),
+            "coverage": done.coverage.to_dict(),
         },
     )
 
