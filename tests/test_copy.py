@@ -18,7 +18,8 @@ from gguf_bytes import gguf as gguf_bytes
 from truebits.errors import Refused, UsageError, VerificationFailed
 from truebits.files.mapping import FileChanged
 from truebits.files.model import open_model
-from truebits.files.tensor import FLOAT_BYTES, Tensor
+from truebits.files.tensor import Tensor
+from truebits.files.types import FLOAT_BYTES
 from truebits.rewriting.copy import (
     BLOCK_BYTES,
     FICLONE,

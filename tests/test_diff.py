@@ -25,13 +25,13 @@ from truebits.comparing import diff as diff_module
 from truebits.comparing.diff import METRICS, Place, check_limit
 from truebits.errors import SelectionError, UsageError
 from truebits.files.mapping import FileChanged
-from truebits.files.types import TYPES
+from truebits.files.types import BY_NUMBER
 from truebits.report import figures
 from truebits_native import choice
 from words import SPECIAL, is_nan, mixed, wide
 
-TYPE_ID = {block.name: number for number, block in TYPES.items()}
-BLOCK = {block.name: (block.values, block.nbytes) for block in TYPES.values()}
+TYPE_ID = {block.name: number for number, block in BY_NUMBER.items()}
+BLOCK = {block.name: (block.values, block.nbytes) for block in BY_NUMBER.values()}
 FLOATS = {"F32": "<f4", "F16": "<f2", "BF16": "<u2", "F64": "<f8"}
 BLOCKS = sorted(type.name for type in gguf.quants._type_traits if type.name not in FLOATS)
 """What gguf-py reads."""

@@ -38,12 +38,14 @@ from gguf_bytes import (
 from gguf_bytes import gguf as gguf_bytes
 from truebits import errors
 from truebits.errors import ModelFileError, printable
-from truebits.files.gguf import REMOVED_TYPES, TYPES, Limits, read_header
+from truebits.files.gguf import Limits, read_header
 from truebits.files.model import open_model
+from truebits.files.types import BY_NUMBER, OPAQUE_NAMES
 
 FIRST_RECORD = HEADER_BYTES
 LARGEST = 2**64 - 1
 NEWEST_TYPE = 42
+REMOVED_TYPES = {4, 5, 31, 32, 33, 36, 37, 38}
 KEY = key_value(b"k", U8, b"\1")
 VALID = gguf_bytes(
     [
@@ -222,7 +224,52 @@ def test_opaque_type_reaches_to_the_next_offset(opened, type_id):
     got = [(t.type, t.offset - start, t.nbytes, t.values, t.opaque) for t in model.tensors]
     name = f"type_{type_id}"
     assert got == [(name, 0, 96, 21, True), ("F32", 96, 32, 8, False), (name, 128, 5, 1, True)]
-    assert findings(opened, data) == [("E_TYPE", start, True), ("E_TYPE", start + 128, True)]
+    (finding,) = model.parts[0].findings
+    assert finding[:2] == (errors.BadTensorType, start)
+    assert finding.message.startswith(f"2 tensors (first: new): type {name},")
+    assert finding.stops_writing
+
+
+@pytest.mark.parametrize(
+    ("type_id", "name"), [(4, "Q4_2"), (31, "Q4_0_4_4"), (36, "I2_S"), (137, "IQ2_K"), (144, "IQ4_KS")]
+)
+def test_types_that_ggml_does_not_define_now_are_opaque_by_name(opened, type_id, name):
+    """I2_S (BitNet) and Q4_0_4_4 are in files that people have."""
+    model = opened(gguf_bytes([], [tensor(b"w", (256, 4), type_id), tensor(b"norm", offset=96)], bytes(128)))
+    got = [(t.type, t.nbytes, t.opaque) for t in model.tensors]
+    assert got == [(name, 96, True), ("F32", 32, False)]
+    (finding,) = model.parts[0].findings
+    assert name in finding.message
+
+
+@pytest.mark.parametrize(("type_id", "nbytes"), [(42, 2176), (42, 9000), (41, 2000), (39, 4000), (40, 9000)])
+def test_a_number_that_a_fork_gave_to_another_type(opened, type_id, nbytes):
+    """PrismML's type 42 has blocks of 128 values in 34 bytes, ggml's of 64 in 18."""
+    place = -(-nbytes // 32) * 32
+    infos = [tensor(name, (128, 64), type_id, i * place) for i, name in enumerate((b"a", b"b"))]
+    model = opened(gguf_bytes([], [*infos, tensor(b"norm", offset=2 * place)], bytes(2 * place + 32)))
+    got = [(t.type, t.nbytes, t.opaque) for t in model.tensors]
+    assert got == [(f"type_{type_id}", place, True)] * 2 + [("F32", 32, False)]
+    (finding,) = model.parts[0].findings
+    assert BY_NUMBER[type_id].name in finding.message
+    assert "another program's" in finding.message
+
+
+def test_a_known_type_of_a_number_that_forks_use(opened):
+    """One tensor of the right size tells that the type is ggml's; a gap elsewhere is a gap."""
+    infos = [tensor(b"a", (64,), 42), tensor(b"b", (64,), 42, 32), tensor(b"norm", offset=96)]
+    model = opened(gguf_bytes([], infos, bytes(128)))
+    assert [t.type for t in model.tensors] == ["Q2_0", "Q2_0", "F32"]
+    assert [finding.error.code for finding in model.parts[0].findings] == ["E_LAYOUT"]
+    alone = opened(gguf_bytes([], [tensor(b"a", (64,), 42)], bytes(32 + 100)))
+    assert alone.tensors[0].type == "Q2_0"
+
+
+def test_many_opaque_types_are_few_findings(opened):
+    infos = [tensor(b"%d" % i, (8,), 1000 + i, 32 * i) for i in range(100)]
+    found = opened(gguf_bytes([], infos, bytes(3200))).parts[0].findings
+    assert len(found) == 9
+    assert found[-1].message.startswith("92 more types")
 
 
 def test_opaque_tensor_behind_the_end_of_an_unpadded_header_has_no_bytes(opened):
@@ -242,18 +289,19 @@ def test_type_table_against_gguf():
     expected[9] = ("Q8_1", 32, 36)  # ggml: two halves and 32 bytes
     assert 42 not in expected
     expected[42] = ("Q2_0", 64, 18)  # newer than gguf 0.19
-    assert {number: tuple(block) for number, block in TYPES.items()} == expected
+    assert {number: (type.name, type.values, type.nbytes) for number, type in BY_NUMBER.items()} == expected
 
 
-def test_every_type_id_is_known_or_removed():
-    assert {4, 5, 31, 32, 33, 36, 37, 38} == REMOVED_TYPES
-    assert set(TYPES) | REMOVED_TYPES == set(range(NEWEST_TYPE + 1))
-    assert not set(TYPES) & REMOVED_TYPES
+def test_every_type_id_is_known_or_named():
+    assert set(BY_NUMBER) | REMOVED_TYPES == set(range(NEWEST_TYPE + 1))
+    assert not set(BY_NUMBER) & REMOVED_TYPES
+    assert set(OPAQUE_NAMES) >= REMOVED_TYPES
+    assert not set(OPAQUE_NAMES) & set(BY_NUMBER)
 
 
-@pytest.mark.parametrize("type_id", sorted(TYPES))
+@pytest.mark.parametrize("type_id", sorted(BY_NUMBER))
 def test_bytes_of_every_type(opened, type_id):
-    name, values, nbytes = TYPES[type_id]
+    name, values, nbytes = BY_NUMBER[type_id].name, BY_NUMBER[type_id].values, BY_NUMBER[type_id].nbytes
     (got,) = opened(gguf_bytes([], [tensor(b"t", (2 * values, 3), type_id)], bytes(6 * nbytes))).tensors
     assert (got.type, got.nbytes, got.values) == (name, 6 * nbytes, 6 * values)
 
@@ -477,14 +525,19 @@ def test_alignment_is_a_u32(refused, kind, value):
     refused(data, errors.BadAlignment, "E_ALIGN", len(data) - len(value), kind, 4)
 
 
-@pytest.mark.parametrize("n_dims", [5, 2**31, 2**32 - 1])
+@pytest.mark.parametrize("n_dims", [9, 2**31, 2**32 - 1])
 def test_number_of_dimensions(refused, n_dims):
-    data = gguf_bytes([], [tensor(b"t", (1, 1, 1, 1, 1), n_dims=n_dims)], bytes(4))
-    refused(data, errors.TooManyDimensions, "E_NDIMS", FIRST_RECORD + 9, n_dims, 4)
+    data = gguf_bytes([], [tensor(b"t", (1,) * 9, n_dims=n_dims)], bytes(4))
+    refused(data, errors.TooManyDimensions, "E_NDIMS", FIRST_RECORD + 9, n_dims, 8)
 
 
-def test_four_dimensions_are_allowed(opened):
-    assert opened(gguf_bytes([], [tensor(b"t", (1, 2, 1, 2))], bytes(16))).tensors[0].values == 4
+@pytest.mark.parametrize(("n_dims", "expected"), [(4, []), (5, [("E_NDIMS", True)]), (8, [("E_NDIMS", True)])])
+def test_dimensions_that_llama_cpp_does_not_read(opened, n_dims, expected):
+    """Video models have tensors of 5 dimensions; gguf-py and ComfyUI read them, llama.cpp does not."""
+    model = opened(gguf_bytes([], [tensor(b"t", (2,) + (1,) * (n_dims - 1))], bytes(8)))
+    assert model.tensors[0].values == 2
+    assert len(model.tensors[0].shape) == n_dims
+    assert [(found.error.code, found.stops_writing) for found in model.parts[0].findings] == expected
 
 
 @pytest.mark.parametrize("shape", [(2**63,), (1, LARGEST), (0, 2**63)])
@@ -510,8 +563,8 @@ def test_largest_size_that_does_not_overflow(refused):
     refused(data, errors.OutOfBounds, "E_BOUNDS", FIRST_RECORD, 2**63 - 1, 4)
 
 
-@pytest.mark.parametrize("type_id", [-1, -(2**31), 4, 5, 31, 32, 33, 36, 37, 38])
-def test_removed_or_negative_type(refused, type_id):
+@pytest.mark.parametrize("type_id", [-1, -(2**31)])
+def test_negative_type(refused, type_id):
     data = gguf_bytes([KEY], [tensor(b"t", (256,), type_id)], bytes(1024))
     refused(data, errors.BadTensorType, "E_TYPE", FIRST_RECORD + len(KEY), type_id)
 
@@ -755,7 +808,7 @@ def test_findings_are_printable(opened):
 
 # --- properties
 
-CODED = sorted(set(TYPES) & {kind.value for kind in GGMLQuantizationType} - {9})
+CODED = sorted(set(BY_NUMBER) & {kind.value for kind in GGMLQuantizationType} - {9})
 """Types gguf knows as we do."""
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=12)
@@ -791,7 +844,7 @@ def raw_tensors(draw):
     if draw(st.integers(0, 9)) == 0:
         return None, np.float32(draw(st.floats(width=32, allow_nan=False))) * np.ones((), np.float32)
     kind = GGMLQuantizationType(draw(st.sampled_from(CODED)))
-    nbytes = TYPES[kind].nbytes
+    nbytes = BY_NUMBER[kind].nbytes
     *rows, row = draw(st.lists(st.integers(0, 3), min_size=1, max_size=4))
     return kind, np.full((*rows, row * nbytes), draw(st.integers(0, 255)), np.uint8)
 

@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 
 import truebits_native as native
+from truebits.files.types import FLOAT_FORMATS
 from truebits.numbers.formats import CATALOGUE, find
-from truebits.numbers.rounding import MODES, OVERFLOWS, STORAGE, Rounding, grid_of
+from truebits.numbers.rounding import MODES, OVERFLOWS, Rounding, grid_of
 from truebits_native import choice, reference
 from truebits_native.reference import LANES, ROUND_CHUNK, Difference, Grid
 from words import SPECIAL, assert_same_bits, mixed
@@ -104,7 +105,7 @@ def singles(values):
 
 
 def grid_for(name, manner=NEAREST, storage="F32"):
-    return grid_of(find(name), find(STORAGE[storage]), manner)
+    return grid_of(find(name), find(FLOAT_FORMATS[storage]), manner)
 
 
 def rounded(words, name, manner=NEAREST, key=0, first=0):

@@ -10,16 +10,16 @@ import pytest
 from gguf_bytes import alignment, tensor
 from gguf_bytes import gguf as gguf_bytes
 from truebits.errors import SelectionError, UsageError
-from truebits.files.gguf import TYPES as GGML_TYPES
 from truebits.files.mapping import FileChanged
 from truebits.files.model import open_model
+from truebits.files.types import STORAGE_TYPES
 from truebits.precision import scan as scan_module
 from truebits.precision.origin import Origin
 from truebits.precision.scan import TensorPrecision, low_bits, scan
 from truebits_native import choice
 from words import TYPES, grid, mixed, profile_of
 
-TYPE_ID = {block.name: number for number, block in GGML_TYPES.items()}
+TYPE_ID = {type.name: type.number for type in STORAGE_TYPES}
 
 
 def words_for(type, size, seed=0):

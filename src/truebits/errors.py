@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+LONGEST_MESSAGE = 1_000
+
 
 def printable(text: str | bytes) -> str:
     r"""Return `text` with everything a terminal could act on escaped.
@@ -28,6 +30,12 @@ def shortened(text: str) -> str:
     """Return a value of a file's metadata `printable`, in 60 characters at most."""
     text = printable(text)
     return text if len(text) <= 60 else text[:57] + "..."
+
+
+def clipped(message: str) -> str:
+    """Return a message on one line of at most 1,000 characters; what is cut is cut from its middle."""
+    message = printable(message)
+    return message if len(message) <= LONGEST_MESSAGE else f"{message[:700]} ... {message[5 - LONGEST_MESSAGE + 700 :]}"
 
 
 def _escaped(character: str) -> str:
@@ -108,6 +116,7 @@ class ModelFileError(TruebitsError):
     code = "E_FILE"
 
     def __init__(self, path: Path, offset: int, message: str):
+        message = clipped(message)
         super().__init__(message)
         self.path = path
         self.offset = offset

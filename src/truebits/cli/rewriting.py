@@ -10,8 +10,9 @@ import click
 from truebits.cli.options import ALLOW, IN_PLACE, JSON, MODEL, SELECTION, STYLE, THREADS, options
 from truebits.cli.shared import open_model, print_table
 from truebits.errors import printable
+from truebits.files.types import FLOAT_BYTES
 
-STORAGE = click.Choice(("F32", "F16", "BF16", "F64"), case_sensitive=False)
+STORAGE = click.Choice(list(FLOAT_BYTES), case_sensitive=False)
 
 SIZES = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "ki": 1 << 10, "mi": 1 << 20, "gi": 1 << 30}
 

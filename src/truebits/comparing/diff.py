@@ -18,9 +18,8 @@ import truebits_native as native
 from truebits.errors import UsageError, printable, shortened
 from truebits.files.mapping import MappedFile
 from truebits.files.model import Model, open_model
-from truebits.files.tensor import FLOAT_BYTES, Tensor
-from truebits.files.types import TYPES
-from truebits.numbers.fp8 import FP8_FORMATS
+from truebits.files.tensor import Tensor
+from truebits.files.types import BY_NAME, FLOAT_BYTES, FP8_FORMATS
 from truebits.precision.coverage import Coverage
 from truebits.precision.scan import Progress, Regexes
 from truebits.quantizers.ggml import in_rows
@@ -269,7 +268,7 @@ class Side(NamedTuple):
         """Values and bytes of a block."""
         if self.tensor.type in ITEM_BYTES:
             return 1, ITEM_BYTES[self.tensor.type]
-        layout = next(layout for layout in TYPES.values() if layout.name == self.tensor.type)
+        layout = BY_NAME[self.tensor.type]
         return layout.values, layout.nbytes
 
     def expect(self, file: MappedFile) -> None:

@@ -36,7 +36,8 @@ import numpy as np
 
 from truebits.files.mapping import MappedFile
 from truebits.files.model import Model, open_model
-from truebits.files.tensor import FLOAT_BYTES, Tensor
+from truebits.files.tensor import Tensor
+from truebits.files.types import FLOAT_BYTES
 from truebits.precision.coverage import Coverage
 from truebits.precision.profile import LAYOUTS
 from truebits.precision.scan import RUN_GAP, Progress, Regexes

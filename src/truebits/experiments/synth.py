@@ -18,8 +18,7 @@ import numpy as np
 
 from truebits.errors import UsageError
 from truebits.files.gguf import Limits
-from truebits.files.tensor import FLOAT_BYTES
-from truebits.files.types import TYPES
+from truebits.files.types import BY_NAME, FLOAT_BYTES
 from truebits.numbers.formats import Format, find
 from truebits.rewriting.copy import BLOCK_BYTES, NewFile, new_file, write_all
 
@@ -45,7 +44,7 @@ class Spec(NamedTuple):
 
     @property
     def nbytes(self) -> int:
-        block = next(block for block in TYPES.values() if block.name == self.type)
+        block = BY_NAME[self.type]
         return self.values // block.values * block.nbytes
 
 

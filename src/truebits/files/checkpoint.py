@@ -14,7 +14,7 @@ from truebits.errors import printable, shortened
 from truebits.files.json_tokens import JsonText
 from truebits.files.mapping import MappedFile
 from truebits.files.sniff import PICKLE_SUFFIXES, pickle_refused
-from truebits.files.tensor import Tensor
+from truebits.files.tensor import Finding, Tensor, named
 
 INDEX_SUFFIX = ".safetensors.index.json"
 SHARD_NAME = re.compile(r"(?P<stem>.*)-(?P<number>\d{5})-of-(?P<count>\d{5})\.safetensors")
@@ -54,18 +54,28 @@ class Index(NamedTuple):
                 raise errors.BadShardSet(self.path, at, message)
         return tuple(self.path.with_name(name) for name in sorted(first))
 
-    def check(self, files: Iterable[tuple[Path, tuple[Tensor, ...]]]) -> None:
-        """Raise `BadIndex` unless each tensor stands in the file that the index says, and no other does."""
-        found = {tensor.name: path.name for path, tensors in files for tensor in tensors}
+    def check(self, files: Iterable[tuple[Path, tuple[Tensor, ...]]]) -> dict[str, Finding]:
+        """Compare the index with its files; return what is odd, a tensor that it leaves out, by file.
+
+        Raises
+        ------
+        BadIndex
+            A tensor does not stand in the file that the index says.
+        """
+        found = {tensor.name: (path.name, tensor) for path, tensors in files for tensor in tensors}
         for name, (file, at) in self.places.items():
-            if found.get(name) != file:
-                where = f"it is in {shortened(found[name])}" if name in found else "which has no such tensor"
+            if name not in found or found[name][0] != file:
+                where = f"it is in {shortened(found[name][0])}" if name in found else "which has no such tensor"
                 message = f"tensor {shortened(name)} should be in {shortened(file)}; {where}"
                 raise errors.BadIndex(self.path, at, message)
-        for name, file in found.items():
+        unnamed: dict[str, list[Tensor]] = {}
+        for name, (file, tensor) in found.items():
             if name not in self.places:
-                message = f"{shortened(file)} has a tensor {shortened(name)}, which the index does not name"
-                raise errors.BadIndex(self.path, 0, message)
+                unnamed.setdefault(file, []).append(tensor)
+        return {
+            file: Finding(errors.BadIndex, tensors[0].offset, f"{self.path.name} does not name {named(tensors)}", False)
+            for file, tensors in unnamed.items()
+        }
 
 
 def find_files(folder: Path) -> Path | tuple[Path, ...]:

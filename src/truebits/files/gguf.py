@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import mmap
 import struct
-from itertools import pairwise, repeat
+from itertools import repeat
 from pathlib import Path
 from struct import Struct
 from typing import NamedTuple, NoReturn
@@ -21,9 +21,8 @@ from typing import NamedTuple, NoReturn
 from truebits import errors
 from truebits.errors import ModelFileError, printable
 from truebits.files.header import ARRAY, LAST_KIND, SCALAR, STRING, U64, UINT32, Header, aligned
+from truebits.files.placing import TOO_LARGE, Info, place
 from truebits.files.sniff import HEAD_BYTES, refuse
-from truebits.files.tensor import Tensor, check_overlap
-from truebits.files.types import REMOVED_TYPES, TYPES
 
 U32, I32 = Struct("<I"), Struct("<i")
 
@@ -31,8 +30,7 @@ KEY_VALUE_BYTES, TENSOR_INFO_BYTES, STRING_BYTES = 14, 24, 8
 """The smallest records: what a count is checked against."""
 
 LONGEST_NAME = 65_535
-MOST_DIMENSIONS = 4
-TOO_LARGE = 1 << 63
+MOST_DIMENSIONS = 8
 SHAPE_TYPE_OFFSET = tuple(Struct(f"<{n_dims}QiQ") for n_dims in range(MOST_DIMENSIONS + 1))
 
 
@@ -109,7 +107,7 @@ class _Walk:
         infos = self.tensor_infos(n_tensors)
         data_start = aligned(self.at, alignment) if n_tensors else self.at
         header_bytes = self.at
-        tensors = self.place(infos, data_start, alignment, part)
+        tensors = place(self.path, infos, data_start, self.size, alignment, part)
         return Header(self.path, self.size, version, alignment, keys, tensors, data_start, header_bytes)
 
     def number(self, kind: Struct) -> int:
@@ -241,8 +239,7 @@ class _Walk:
             self.fail(errors.BadAlignment, offset, f"general.alignment is {alignment}, not a power of two")
         return alignment
 
-    def tensor_infos(self, count: int) -> list[tuple[int, str, tuple[int, ...], int, int]]:
-        """Read (record offset, name, shape, type, relative offset) of each tensor."""
+    def tensor_infos(self, count: int) -> list[Info]:
         infos = []
         names = set()
         for _ in repeat(None, count):
@@ -264,60 +261,5 @@ class _Walk:
             if max(shape, default=0) >= TOO_LARGE:
                 message = f"a dimension of {max(shape)}, allowed is less than 2^63"
                 self.fail(errors.BadDimension, start, message)
-            infos.append((start, name, tuple(shape), type_id, relative))
+            infos.append(Info(start, name, tuple(shape), type_id, relative))
         return infos
-
-    def place(self, infos: list, data_start: int, alignment: int, part: int) -> tuple[Tensor, ...]:
-        """Give each tensor its bytes in the file and check that none leaves it or meets another."""
-        available = max(0, self.size - data_start)
-        tensors = []
-        for start, name, shape, type_id, relative in infos:
-            if relative % alignment:
-                message = f"offset {relative} of tensor {printable(name)} is not a multiple of {alignment}"
-                self.fail(errors.MisalignedOffset, start, message)
-            values, type_name, nbytes = self.measure(start, name, shape, type_id)
-            if relative > available or nbytes > available - relative:
-                message = (
-                    f"tensor {printable(name)} needs {nbytes} bytes at {relative} of a data section of {available}"
-                )
-                self.fail(errors.OutOfBounds, start, message)
-            opaque = type_id not in TYPES
-            tensors.append(Tensor(name, type_name, shape, data_start + relative, nbytes, values, part, opaque))
-        tensors = self.bound_opaque(tensors)
-        check_overlap(self.path, tensors)
-        return tuple(tensors)
-
-    def measure(self, start: int, name: str, shape: tuple[int, ...], type_id: int) -> tuple[int, str, int]:
-        """Return a tensor's number of values, type name and bytes (0 where the type is opaque)."""
-        values = 1
-        for dim in shape:
-            values *= dim
-        if values >= TOO_LARGE:
-            self.fail(errors.SizeOverflow, start, f"tensor {printable(name)} claims {values} values, 2^63 or more")
-        block = TYPES.get(type_id)
-        if block is None:
-            if type_id < 0 or type_id in REMOVED_TYPES:
-                self.fail(
-                    errors.BadTensorType,
-                    start,
-                    f"tensor {printable(name)} has type {type_id}, removed or never defined",
-                )
-            return values, f"type_{type_id}", 0
-        row = shape[0] if shape else 1
-        if row % block.values:
-            message = f"rows of {row} values in tensor {printable(name)}; {block.name} blocks hold {block.values}"
-            self.fail(errors.BadBlock, start, message)
-        nbytes = values // block.values * block.nbytes
-        if nbytes >= TOO_LARGE:
-            self.fail(errors.SizeOverflow, start, f"tensor {printable(name)} claims {nbytes} bytes, 2^63 or more")
-        return values, block.name, nbytes
-
-    def bound_opaque(self, tensors: list[Tensor]) -> list[Tensor]:
-        """Let a tensor of unknown type reach to the next one's offset."""
-        if not any(tensor.opaque for tensor in tensors):
-            return tensors
-        offsets = [*sorted({tensor.offset for tensor in tensors}), self.size]
-        following = dict(pairwise(offsets))
-        return [
-            t._replace(nbytes=max(0, following[t.offset] - t.offset)) if t.opaque and t.values else t for t in tensors
-        ]

@@ -5,19 +5,25 @@ from __future__ import annotations
 import mmap
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from struct import Struct
 from typing import ClassVar
 
 from truebits import errors
-from truebits.files.tensor import Finding, Tensor
+from truebits.errors import shortened
+from truebits.files.tensor import Finding, Tensor, named
+from truebits.files.types import BY_NUMBER
 
 U64 = Struct("<Q")
 SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 SCALAR = {kind: Struct("<" + code) for kind, code in SCALARS.items()}
 UINT32, INT32, STRING, ARRAY, LAST_KIND = 4, 5, 8, 9, 12
 
-LLAMA_CPP_NAME = 64
+PIECE = 1 << 20
+MOST_TYPES = 8
+
+LLAMA_CPP_NAME, LLAMA_CPP_DIMENSIONS = 64, 4
 
 
 @dataclass(frozen=True)
@@ -63,38 +69,74 @@ class Header:
 
     def findings(self, data: mmap.mmap | bytes) -> Iterator[Finding]:
         """Yield what is legal but odd: a reader warns of it, a writer refuses it."""
+        yield from self._names()
+        yield from self._dimensions()
+        yield from self._opaque()
+        yield from self._gaps(data)
+
+    def _names(self) -> Iterator[Finding]:
         for tensor in self.tensors:
             if not tensor.name:
                 yield Finding(errors.BadName, tensor.offset, "a tensor has an empty name", True)
-            length = len(tensor.name.encode("utf-8", "surrogateescape"))
-            if length >= LLAMA_CPP_NAME:
-                message = f"tensor name of {length} bytes; llama.cpp reads fewer than {LLAMA_CPP_NAME}"
-                yield Finding(errors.BadName, tensor.offset, message, False)
+        long = [one for one in self.tensors if len(one.name.encode("utf-8", "surrogateescape")) >= LLAMA_CPP_NAME]
+        if long:
+            message = f"{named(long)}: a name of {LLAMA_CPP_NAME} bytes or more; llama.cpp reads fewer"
+            yield Finding(errors.BadName, long[0].offset, message, False)
+
+    def _dimensions(self) -> Iterator[Finding]:
+        many = [one for one in self.tensors if len(one.shape) > LLAMA_CPP_DIMENSIONS]
+        if many:
+            message = f"{named(many)}: more than {LLAMA_CPP_DIMENSIONS} dimensions: llama.cpp does not read such a file"
+            yield Finding(errors.TooManyDimensions, many[0].offset, message, True)
+
+    def _opaque(self) -> Iterator[Finding]:
+        """One finding for each type that is not read."""
+        types: dict[str, list[Tensor]] = {}
+        for tensor in self.tensors:
             if tensor.opaque:
-                message = f"tensor {tensor.label} has {tensor.type}, newer than this truebits: its bytes are not read"
-                yield Finding(errors.BadTensorType, tensor.offset, message, True)
-        yield from self._gaps(data)
+                types.setdefault(tensor.type, []).append(tensor)
+        for type, tensors in islice(types.items(), MOST_TYPES):
+            known = BY_NUMBER.get(int(type[5:])) if type.startswith("type_") else None
+            why = (
+                f"but not the bytes that {known.name}, ggml's type of this number, takes "
+                f"({known.values} values in {known.nbytes}): another program's"
+                if known
+                else "which ggml does not define now"
+            )
+            message = f"{named(tensors)}: type {type}, {why}; not read"
+            yield Finding(errors.BadTensorType, tensors[0].offset, message, True)
+        if len(types) > MOST_TYPES:
+            message = f"{len(types) - MOST_TYPES} more types that ggml does not define now: their bytes are not read"
+            yield Finding(errors.BadTensorType, tensors[0].offset, message, True)
 
     def _gaps(self, data: mmap.mmap | bytes) -> Iterator[Finding]:
         """Account for every byte of the data section: tensors in order, zero padding between."""
-        end = self.header_bytes
+        end, odd = self.header_bytes, []
         for tensor in self.tensors:
             if not tensor.nbytes:
                 continue
             start = aligned(end, self.alignment)
             if tensor.offset != start:
-                message = f"tensor {tensor.label} starts at {tensor.offset}, expected {start}: a gap, or another order"
-                yield Finding(errors.OddLayout, tensor.offset, message, True)
+                message = f"tensor {shortened(tensor.name)} starts at {tensor.offset}, expected {start}: "
+                yield Finding(errors.OddLayout, tensor.offset, message + "a gap, or another order", True)
                 return
-            if end != start and data[end:start].strip(b"\0"):
-                yield Finding(errors.UnexplainedBytes, end, f"padding before {tensor.label} is not zero", True)
+            if end != start and not is_zero(data, end, start):
+                odd.append(end)
             end = tensor.offset + tensor.nbytes
         padded = min(aligned(end, self.alignment), self.size)
-        if end < padded and data[end:padded].strip(b"\0"):
-            yield Finding(errors.UnexplainedBytes, end, "padding after the last tensor is not zero", True)
+        if end < padded and not is_zero(data, end, padded):
+            odd.append(end)
+        if odd:
+            places = f"in {len(odd)} places, the first " if len(odd) > 1 else ""
+            yield Finding(errors.UnexplainedBytes, odd[0], f"padding is not zero: {places}at {odd[0]}", True)
         if padded < self.size:
             message = f"{self.size - padded} bytes follow the last tensor"
             yield Finding(errors.UnexplainedBytes, padded, message, True)
+
+
+def is_zero(data: mmap.mmap | bytes, start: int, stop: int) -> bool:
+    """Tell whether a range of bytes is all zeros; looks at it in pieces, as an alignment may be 2^31."""
+    return not any(data[at : min(at + PIECE, stop)].strip(b"\0") for at in range(start, stop, PIECE))
 
 
 def aligned(offset: int, alignment: int) -> int:

@@ -2,31 +2,23 @@
 
 from __future__ import annotations
 
-import mmap
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from truebits import errors
 from truebits.errors import printable
-from truebits.files import checkpoint, gguf, safetensors
+from truebits.files import checkpoint
 from truebits.files.gguf import Limits
-from truebits.files.header import STRING, U64, Header
-from truebits.files.mapping import Identity, MappedFile
-from truebits.files.safetensors import SafetensorsHeader
+from truebits.files.mapping import MappedFile
+from truebits.files.part import Part, read_part
+from truebits.files.shards import check_unique, is_shard, open_shards
 from truebits.files.sniff import HEAD_BYTES, format_of
-from truebits.files.tensor import Finding, Tensor
-
-SHARD_NAME = re.compile(r"(?P<stem>.*)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf")
-
-READERS: dict[str, Callable[[mmap.mmap | bytes, Path, int, Limits], Header | SafetensorsHeader]] = {
-    "gguf": gguf.read_header,
-    "safetensors": safetensors.read_header,
-}
+from truebits.files.tensor import Tensor
 
 
 class Named(Protocol):
@@ -37,50 +29,6 @@ class Named(Protocol):
 
 
 N = TypeVar("N", bound=Named)
-
-
-@dataclass(frozen=True)
-class Part:
-    """One file of a model."""
-
-    header: Header | SafetensorsHeader
-    identity: Identity
-    findings: tuple[Finding, ...] = field(repr=False)
-
-    @property
-    def path(self) -> Path:
-        return self.header.path
-
-    def map(self) -> MappedFile:
-        """Map the file; raises `FileChanged` if it is no longer the one whose header was read."""
-        return MappedFile(self.path, self.identity)
-
-    def at(self, path: Path) -> Part:
-        """Return the part as it stands at `path`, now: a copy with the same header."""
-        header = replace(self.header, path=path)
-        return replace(self, header=header, identity=Identity.of(path.stat()))
-
-    def check_layout(self) -> None:
-        """Raise what stops a writer: a layout that does not add up, or types it does not know."""
-        for finding in self.findings:
-            if finding.stops_writing:
-                raise finding.error(self.path, finding.offset, finding.message)
-
-    def value(self, key: str) -> int | float | bool | str | None:
-        """Decode one metadata value; None if absent or an array."""
-        with self.map() as file:
-            return self.header.value(file.data, key)
-
-    def raw_value(self, data: mmap.mmap | bytes, key: str) -> tuple[int, bytes]:
-        """Return GGUF's type and bytes of one metadata value: what two models' values are compared by."""
-        if isinstance(self.header, Header):
-            return self.header.keys[key][0], gguf.value_bytes(data, self.header, key)
-        text = str(self.header.value(data, key)).encode()
-        return STRING, U64.pack(len(text)) + text
-
-    def key_offset(self, key: str) -> int:
-        """Return where the value of a metadata key stands in the file; 0 if the key is absent."""
-        return self.header.keys[key][1] if key in self.header.keys else 0
 
 
 @dataclass(frozen=True)
@@ -252,84 +200,21 @@ def _file_parts(path: Path, limits: Limits) -> tuple[Part, ...]:
         format = format_of(file.data[:HEAD_BYTES], path)
     if format == "index":
         return _indexed_parts(path, limits)
-    first = _read_part(path, 0, limits, format)
-    is_split = format == "gguf" and ("split.count" in first.header.keys or _is_shard(path))
-    parts = _shards(first, limits) if is_split else (first,)
-    _check_unique(parts)
+    first = read_part(path, 0, limits, format)
+    is_split = format == "gguf" and ("split.count" in first.header.keys or is_shard(path))
+    parts = open_shards(first, limits) if is_split else (first,)
+    check_unique(parts)
     return parts
 
 
 def _indexed_parts(path: Path, limits: Limits) -> tuple[Part, ...]:
     index = checkpoint.read_index(path)
     parts = _checkpoint_parts(index.files, limits)
-    index.check((part.path, part.header.tensors) for part in parts)
-    return parts
+    unnamed = index.check((part.path, part.header.tensors) for part in parts)
+    return tuple(part.with_finding(unnamed.get(part.path.name)) for part in parts)
 
 
 def _checkpoint_parts(paths: tuple[Path, ...], limits: Limits) -> tuple[Part, ...]:
-    parts = tuple(_read_part(path, number, limits, "safetensors") for number, path in enumerate(paths))
-    _check_unique(parts)
+    parts = tuple(read_part(path, number, limits, "safetensors") for number, path in enumerate(paths))
+    check_unique(parts)
     return parts
-
-
-def _read_part(path: Path, number: int, limits: Limits, format: str) -> Part:
-    """Read the header of one file of a model; all its files are of one format."""
-    with MappedFile(path) as file:
-        found = format_of(file.data[:HEAD_BYTES], path)
-        if found != format:
-            raise errors.BadShardSet(path, 0, f"a file of format {found} among {format} files")
-        header = READERS[format](file.data, path, number, limits)
-        return Part(header, file.identity, tuple(header.findings(file.data)))
-
-
-def _is_shard(path: Path) -> bool:
-    match = SHARD_NAME.fullmatch(path.name)
-    return match is not None and int(match["count"]) > 1
-
-
-def shard_path(path: Path, number: int) -> Path:
-    """Return the path of the shard `number` (from 0) of the set that `path` belongs to."""
-    match = SHARD_NAME.fullmatch(path.name)
-    assert match is not None
-    return path.with_name(f"{match['stem']}-{number + 1:05d}-of-{match['count']}.gguf")
-
-
-def _shards(opened: Part, limits: Limits) -> tuple[Part, ...]:
-    """Open all files of the set that `opened` is one of and check that they belong together."""
-    path = opened.path
-    count = opened.value("split.count")
-    if count is not None and count in (0, 1) and not _is_shard(path):
-        return (opened,)
-    match = SHARD_NAME.fullmatch(path.name)
-    if match is None or int(match["count"]) != count:
-        named = f"its name says {int(match['count'])}" if match else "its name is not NAME-00001-of-0000N.gguf"
-        message = f"split.count is {count}, but {named}"
-        raise errors.BadShardSet(path, opened.key_offset("split.count"), message)
-    if not 1 <= int(match["number"]) <= count:
-        message = f"its name says number {int(match['number'])}, allowed are 1 to {count}"
-        raise errors.BadShardSet(path, 0, message)
-    parts = []
-    for number in range(int(match["count"])):
-        shard = shard_path(path, number)
-        if not shard.exists():
-            message = f"shard {number + 1} of {count} is missing: expected {printable(shard.name)} beside it"
-            raise errors.BadShardSet(path, 0, message)
-        part = _read_part(shard, number, limits, "gguf")
-        for key, expected in (("split.count", count), ("split.no", number)):
-            if part.value(key) != expected:
-                message = f"{key} is {part.value(key)}, expected {expected}"
-                raise errors.BadShardSet(shard, part.key_offset(key), message)
-        parts.append(part)
-    return tuple(parts)
-
-
-def _check_unique(parts: tuple[Part, ...]) -> None:
-    if len(parts) == 1:
-        return
-    seen: dict[str, Path] = {}
-    for part in parts:
-        for tensor in part.header.tensors:
-            if tensor.name in seen:
-                message = f"tensor {tensor.label} stands in {printable(seen[tensor.name].name)} too"
-                raise errors.DuplicateTensor(part.path, tensor.offset, message)
-            seen[tensor.name] = part.path

@@ -21,7 +21,7 @@ from truebits.files.gguf import LONGEST_NAME, TOO_LARGE, Limits
 from truebits.files.header import STRING, U64
 from truebits.files.json_tokens import JsonText
 from truebits.files.tensor import Finding, Tensor, check_overlap
-from truebits.files.types import SAFETENSORS_BITS
+from truebits.files.types import BY_DTYPE
 
 LONGEST_HEADER = 100_000_000
 """The format's own limit."""
@@ -177,7 +177,7 @@ class _Walk(JsonText):
     def dtype(self, name: str) -> str:
         at = self.skip_space()
         type = self.string(errors.BadField)
-        if type not in SAFETENSORS_BITS:
+        if type not in BY_DTYPE:
             message = f"tensor {printable(name)} has dtype {printable(type[:64])}, which safetensors does not have"
             self.fail(errors.BadTensorType, at, message)
         return type
@@ -212,7 +212,7 @@ class _Walk(JsonText):
         values = 1
         for dimension in shape:
             values *= dimension
-        bits = values * SAFETENSORS_BITS[type]
+        bits = values * BY_DTYPE[type].bits
         if values >= TOO_LARGE or bits // 8 >= TOO_LARGE:
             self.fail(
                 errors.SizeOverflow, start, f"tensor {printable(name)} claims {values} values, 2^63 bytes or more"

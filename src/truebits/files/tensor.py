@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from operator import attrgetter
 from pathlib import Path
 from typing import NamedTuple
 
-from truebits.errors import ModelFileError, Overlap, printable
-
-FLOAT_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
-"""Bytes per value of the types whose values are plain floating-point words."""
+from truebits.errors import ModelFileError, Overlap, printable, shortened
 
 
 class Tensor(NamedTuple):
@@ -67,13 +64,20 @@ def group_of(name: str) -> str:
     return ".".join("*" if word.isdigit() else word for word in name.split("."))
 
 
+def named(tensors: Sequence[Tensor]) -> str:
+    """Name a tensor, or say how many there are and name the first."""
+    first = shortened(tensors[0].name)
+    return f"tensor {first}" if len(tensors) == 1 else f"{len(tensors)} tensors (first: {first})"
+
+
 def check_overlap(path: Path, tensors: Iterable[Tensor]) -> None:
     """Raise `Overlap` if two tensors of a file share bytes."""
     end, before = 0, None
     for tensor in sorted((one for one in tensors if one.nbytes), key=attrgetter("offset")):
         if tensor.offset < end:
             assert before is not None
-            message = f"tensor {tensor.label} starts at {tensor.offset}, inside {before.label}, which ends at {end}"
+            names = shortened(tensor.name), shortened(before.name)
+            message = f"tensor {names[0]} starts at {tensor.offset}, inside {names[1]}, which ends at {end}"
             raise Overlap(path, tensor.offset, message)
         end, before = tensor.offset + tensor.nbytes, tensor
 

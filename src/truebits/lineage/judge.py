@@ -10,7 +10,7 @@ import numpy as np
 
 from truebits.comparing.diff import ITEM_BYTES, Place, Side
 from truebits.files.mapping import MappedFile
-from truebits.files.tensor import FLOAT_BYTES
+from truebits.files.types import FLOAT_BYTES
 from truebits.lineage.block_error import (
     BOUNDS,
     REFERENCE_VALUES,

@@ -21,7 +21,8 @@ import truebits_native as native
 from truebits.comparing.diff import Side, spans
 from truebits.errors import UsageError, printable
 from truebits.files.model import Model, open_gguf
-from truebits.files.tensor import FLOAT_BYTES, Tensor
+from truebits.files.tensor import Tensor
+from truebits.files.types import FLOAT_BYTES
 from truebits.lineage.ways import BF16, CLIPPED, CLIPPED_TEXT, FP16, Cast, same
 from truebits.precision.origin import Origin
 from truebits.precision.scan import Progress, Regexes, scan

@@ -9,9 +9,10 @@ from typing import NamedTuple
 import numpy as np
 
 import truebits_native as native
+from truebits.files.types import FLOAT_FORMATS
 from truebits.lineage.source import Expected
 from truebits.numbers.formats import find
-from truebits.numbers.rounding import MODES, STORAGE, Rounding, grid_of
+from truebits.numbers.rounding import MODES, Rounding, grid_of
 
 
 class Verdict(StrEnum):
@@ -101,7 +102,7 @@ def ways(source: str, stored: str, is_computed: bool) -> Iterator[Way]:
     is_computed : bool
         The converter computes: in F32, but with a source in FP16 in FP16.
     """
-    own = STORAGE[stored]
+    own = FLOAT_FORMATS[stored]
     plain = Verdict.IDENTICAL if source == stored else Verdict.UPCAST
     if own == "f32":
         yield from _to_wide(source, plain, is_computed)

@@ -172,7 +172,7 @@ class GgmlType:
 
     @property
     def _layout(self) -> types.Storage:
-        return next(layout for layout in types.TYPES.values() if layout.name == self.type)
+        return types.BY_NAME[self.type]
 
 
 Target = Format | Integer | Shared | GgmlType

@@ -6,15 +6,8 @@ from functools import cache
 
 import numpy as np
 
+from truebits.files.types import FP8_FORMATS
 from truebits.numbers.formats import find
-
-FP8_FORMATS = {
-    "F8_E4M3": "fp8_e4m3fn",
-    "F8_E5M2": "fp8_e5m2",
-    "F8_E4M3FNUZ": "fp8_e4m3fnuz",
-    "F8_E5M2FNUZ": "fp8_e5m2fnuz",
-}
-"""The catalogue's name for each of safetensors' FP8 dtypes."""
 
 
 @cache

@@ -17,7 +17,6 @@ from truebits_native.reference import Difference, Grid
 
 MODES = {"nearest": reference.NEAREST, "truncate": reference.TRUNCATE, "stochastic": reference.STOCHASTIC}
 OVERFLOWS = ("saturate", "inf")
-STORAGE = {"F64": "f64", "F32": "f32", "F16": "fp16", "BF16": "bf16"}
 
 Words = Callable[[], Iterator[tuple[int, np.ndarray]]]
 """Goes through a tensor's values as F32 words, with the index of the first of each array."""

@@ -16,7 +16,8 @@ import numpy as np
 import truebits_native as native
 from truebits.files.mapping import MappedFile
 from truebits.files.model import Model
-from truebits.files.tensor import FLOAT_BYTES, Tensor
+from truebits.files.tensor import Tensor
+from truebits.files.types import FLOAT_BYTES
 from truebits.precision.dequantized import judge_blocks, judge_values, sample
 from truebits.precision.origin import Origin
 from truebits.precision.profile import LAYOUTS as FLOAT_LAYOUTS

@@ -17,6 +17,7 @@ from itertools import combinations
 
 import numpy as np
 
+from truebits.files.types import FLOAT_FORMATS
 from truebits.numbers.formats import Format, find
 from truebits.precision.profile import LAYOUTS, PrecisionProfile
 
@@ -28,7 +29,6 @@ MOST = 0.999
 LADDER = ("fp8_e5m2", "fp8_e4m3fn", "bf16", "fp16", "f32", "f64")
 """Formats by their mantissa, narrowest first."""
 
-OWN = {"F64": "f64", "F32": "f32", "F16": "fp16", "BF16": "bf16"}
 """The format of each storage type."""
 
 LOST_BY_FP16 = -17
@@ -37,7 +37,7 @@ LOST_BY_FP16 = -17
 
 def ladder(type: str) -> tuple[str, ...]:
     """Return the formats a storage type's values may have come from, its own last."""
-    return LADDER[: LADDER.index(OWN[type]) + 1] if type != "F16" else (*LADDER[:3], "fp16")
+    return LADDER[: LADDER.index(FLOAT_FORMATS[type]) + 1] if type != "F16" else (*LADDER[:3], "fp16")
 
 
 @dataclass(frozen=True)

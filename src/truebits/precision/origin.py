@@ -13,7 +13,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from truebits.precision.evidence import OWN, Evidence, ladder, most_exceptions
+from truebits.files.types import FLOAT_FORMATS
+from truebits.precision.evidence import Evidence, ladder, most_exceptions
 from truebits.precision.profile import PrecisionProfile
 
 ODDS_WANTED = 1e-6
@@ -141,7 +142,7 @@ def _clipped(evidence: Evidence, fitting: list[str]) -> Origin | None:
 
 def _own(evidence: Evidence) -> Origin:
     """Say that the values are of their storage type, and what most of them are."""
-    values, own = evidence.values, OWN[evidence.type]
+    values, own = evidence.values, FLOAT_FORMATS[evidence.type]
     for name in ladder(evidence.type)[:-1]:
         bits = _bits_of_most(evidence, name, own)
         if bits >= BITS_WANTED:

@@ -21,7 +21,8 @@ import truebits_native as native
 from truebits import errors
 from truebits.files.mapping import MappedFile
 from truebits.files.model import Model, open_model
-from truebits.files.tensor import FLOAT_BYTES, Tensor
+from truebits.files.tensor import Tensor
+from truebits.files.types import FLOAT_BYTES
 from truebits.numbers.formats import find
 from truebits.precision.coverage import NO_WEIGHTS, WHOLE_NUMBERS, Coverage
 from truebits.precision.profile import APART, LAYOUTS, PrecisionProfile

@@ -14,9 +14,10 @@ import numpy as np
 import truebits_native as native
 from truebits.errors import UsageError
 from truebits.files.tensor import Tensor
+from truebits.files.types import FLOAT_FORMATS, FP8_FORMATS
 from truebits.numbers.formats import Format, Integer, Shared, Target, find
-from truebits.numbers.fp8 import FP8_FORMATS, single_words
-from truebits.numbers.rounding import MODES, STORAGE, Quantizer, Rounding, Words, grid_of, key_of
+from truebits.numbers.fp8 import single_words
+from truebits.numbers.rounding import MODES, Quantizer, Rounding, Words, grid_of, key_of
 from truebits.quantizers.ggml import GgmlQuantizer
 from truebits.quantizers.scales import IntegerQuantizer, Q8Quantizer, SharedQuantizer
 from truebits_native import reference
@@ -55,7 +56,7 @@ class FloatQuantizer:
 
     def __init__(self, format: Format, tensor: Tensor, rounding: Rounding):
         self.type = tensor.type
-        self.grid = grid_of(format, find(STORAGE[tensor.type]), rounding)
+        self.grid = grid_of(format, find(FLOAT_FORMATS[tensor.type]), rounding)
         self.rounding = MODES[rounding.mode]
         self.key = key_of(tensor, rounding)
 
@@ -106,7 +107,7 @@ def in_singles(
         words.view("<f8")[:] = new.view("<f4")
         return native.compare(before, words, threads)._replace(saturated=saturated)
     if not is_exact:
-        storage = find(STORAGE[type])
+        storage = find(FLOAT_FORMATS[type])
         saturating = grid_of(storage, storage, Rounding(overflow="saturate"))
         native.round_floats(new, saturating, measured=False, threads=threads)
     words[:] = native.narrowed(new, type, threads)

@@ -9,7 +9,8 @@ import numpy as np
 
 from truebits.errors import SelectionError, printable
 from truebits.files.model import Model
-from truebits.files.tensor import FLOAT_BYTES, group_of
+from truebits.files.tensor import group_of
+from truebits.files.types import FLOAT_BYTES
 from truebits.precision.converters import is_known
 from truebits.precision.origin import Origin, origin_of
 from truebits.precision.profile import LAYOUTS, REPORTED_FORMATS, PrecisionProfile

@@ -21,8 +21,11 @@ import numpy as np
 
 from truebits.errors import Refused, UsageError, VerificationFailed, printable
 from truebits.files.mapping import MappedFile
-from truebits.files.model import SHARD_NAME, Model, Part, shard_path
-from truebits.files.tensor import FLOAT_BYTES, Tensor
+from truebits.files.model import Model
+from truebits.files.part import Part
+from truebits.files.shards import SHARD_NAME, shard_path
+from truebits.files.tensor import Tensor
+from truebits.files.types import FLOAT_BYTES
 from truebits.rewriting.durable import sync_folder
 
 BLOCK_BYTES = 4 << 20

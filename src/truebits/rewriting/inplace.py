@@ -18,8 +18,10 @@ from pathlib import Path
 
 from truebits.errors import ModelFileError, Refused, Unfinished, VerificationFailed
 from truebits.files.mapping import FileChanged, Identity
-from truebits.files.model import Model, Part
-from truebits.files.tensor import FLOAT_BYTES, Tensor
+from truebits.files.model import Model
+from truebits.files.part import Part
+from truebits.files.tensor import Tensor
+from truebits.files.types import FLOAT_BYTES
 from truebits.rewriting.copy import Blocks, Change, pieces, single_values, sum_of_others, words_of, write_all
 from truebits.rewriting.marker import clear_marker, find_marker, set_marker
 from truebits.rewriting.undolog import UndoLog

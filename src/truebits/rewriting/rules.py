@@ -9,7 +9,8 @@ from typing import NamedTuple
 
 from truebits.errors import SelectionError, UsageError, printable
 from truebits.files.model import Model, pattern
-from truebits.files.tensor import FLOAT_BYTES, Tensor
+from truebits.files.tensor import Tensor
+from truebits.files.types import FLOAT_BYTES
 from truebits.numbers.formats import Target, target
 from truebits.precision.scan import Regexes
 

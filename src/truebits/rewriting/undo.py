@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from truebits.errors import Refused, Unfinished, VerificationFailed
-from truebits.files.model import Part, open_gguf
-from truebits.files.tensor import FLOAT_BYTES
+from truebits.files.model import open_gguf
+from truebits.files.part import Part
+from truebits.files.types import FLOAT_BYTES
 from truebits.rewriting.copy import write_all
 from truebits.rewriting.inplace import check_allowed, describe, locked
 from truebits.rewriting.marker import clear_marker, read_marker, set_marker

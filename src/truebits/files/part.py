@@ -1,0 +1,80 @@
+"""One file of a model, its header read: what it says, and what is odd about it."""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from truebits import errors
+from truebits.files import gguf, safetensors
+from truebits.files.gguf import Limits
+from truebits.files.header import STRING, U64, Header
+from truebits.files.mapping import Identity, MappedFile
+from truebits.files.safetensors import SafetensorsHeader
+from truebits.files.sniff import HEAD_BYTES, format_of
+from truebits.files.tensor import Finding
+
+READERS: dict[str, Callable[[mmap.mmap | bytes, Path, int, Limits], Header | SafetensorsHeader]] = {
+    "gguf": gguf.read_header,
+    "safetensors": safetensors.read_header,
+}
+
+
+@dataclass(frozen=True)
+class Part:
+    """One file of a model."""
+
+    header: Header | SafetensorsHeader
+    identity: Identity
+    findings: tuple[Finding, ...] = field(repr=False)
+
+    @property
+    def path(self) -> Path:
+        return self.header.path
+
+    def map(self) -> MappedFile:
+        """Map the file; raises `FileChanged` if it is no longer the one whose header was read."""
+        return MappedFile(self.path, self.identity)
+
+    def at(self, path: Path) -> Part:
+        """Return the part as it stands at `path`, now: a copy with the same header."""
+        header = replace(self.header, path=path)
+        return replace(self, header=header, identity=Identity.of(path.stat()))
+
+    def with_finding(self, finding: Finding | None) -> Part:
+        """Return the part with one more oddity, if there is one."""
+        return self if finding is None else replace(self, findings=(*self.findings, finding))
+
+    def check_layout(self) -> None:
+        """Raise what stops a writer: a layout that does not add up, or types it does not know."""
+        for finding in self.findings:
+            if finding.stops_writing:
+                raise finding.error(self.path, finding.offset, finding.message)
+
+    def value(self, key: str) -> int | float | bool | str | None:
+        """Decode one metadata value; None if absent or an array."""
+        with self.map() as file:
+            return self.header.value(file.data, key)
+
+    def raw_value(self, data: mmap.mmap | bytes, key: str) -> tuple[int, bytes]:
+        """Return GGUF's type and bytes of one metadata value: what two models' values are compared by."""
+        if isinstance(self.header, Header):
+            return self.header.keys[key][0], gguf.value_bytes(data, self.header, key)
+        text = str(self.header.value(data, key)).encode()
+        return STRING, U64.pack(len(text)) + text
+
+    def key_offset(self, key: str) -> int:
+        """Return where the value of a metadata key stands in the file; 0 if the key is absent."""
+        return self.header.keys[key][1] if key in self.header.keys else 0
+
+
+def read_part(path: Path, number: int, limits: Limits, format: str) -> Part:
+    """Read the header of one file of a model; all its files are of one format."""
+    with MappedFile(path) as file:
+        found = format_of(file.data[:HEAD_BYTES], path)
+        if found != format:
+            raise errors.BadShardSet(path, 0, f"a file of format {found} among {format} files")
+        header = READERS[format](file.data, path, number, limits)
+        return Part(header, file.identity, tuple(header.findings(file.data)))
