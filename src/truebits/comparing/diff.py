@@ -404,9 +404,9 @@ def _measured(
     first = worst = None
     if first_span and worst_span:
         old, new = words(first_span)
-        first = _place(old, new, first_span[0], type, _first(old, new))
+        first = place_of(old, new, first_span[0], type, _first(old, new))
         old, new = words(worst_span)
-        worst = _place(old, new, worst_span[0], type, _worst(old, new, type, largest))
+        worst = place_of(old, new, worst_span[0], type, _worst(old, new, type, largest))
     return TensorDiff(same.name, same.types, same.shapes, same.values, merged(parts), first, worst)
 
 
@@ -465,7 +465,7 @@ def _worst(old: np.ndarray, new: np.ndarray, type: str, largest: float) -> int:
     raise ValueError(f"no value differs by {largest}")
 
 
-def _place(old: np.ndarray, new: np.ndarray, start: int, type: str, at: int) -> Place:
+def place_of(old: np.ndarray, new: np.ndarray, start: int, type: str, at: int) -> Place:
     """Tell of one value of a piece that begins with value `start`."""
     a, b = old[at : at + 1], new[at : at + 1]
     digits = 2 * old.itemsize

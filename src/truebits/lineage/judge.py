@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from truebits.comparing.diff import ITEM_BYTES, Place, Side
+from truebits.comparing.diff import ITEM_BYTES, Place, Side, place_of
 from truebits.files.mapping import MappedFile
 from truebits.files.types import FLOAT_BYTES
 from truebits.lineage.block_error import (
@@ -29,6 +29,13 @@ MOSTLY = 0.5
 
 Advance = Callable[[int], None]
 Look = Callable[[int, np.ndarray, np.ndarray], None]
+
+
+class Settings(NamedTuple):
+    """What a trace was asked for."""
+
+    thorough: bool
+    threads: int | None
 
 
 class Outcome(NamedTuple):
@@ -70,8 +77,7 @@ class Comparison:
         The GGUF's tensor.
     file : MappedFile
         That holds it.
-    thorough : bool
-    threads : int or None
+    settings : Settings
     advance : callable
         Called after each piece with the GGUF's bytes that were read.
     """
@@ -79,8 +85,7 @@ class Comparison:
     expected: Expected
     side: Side
     file: MappedFile
-    thorough: bool
-    threads: int | None
+    settings: Settings
     advance: Advance
 
     def outcome(self) -> Outcome:
@@ -152,17 +157,17 @@ class Comparison:
         words = self.expected.words(first, count, way.is_ordered)
         if way.verdict is Verdict.IDENTICAL and not (way.before or way.after or self.expected.is_computed):
             ours = self.side.words(self.file, first, count, own)
-            tally.add(ours != words, lambda at: _place(ours, words, own, first, at))
+            tally.add(ours != words, lambda at: place_of(ours, words, first, own, at))
             return
-        values, changed = way.values(self.expected, words, self.threads)
+        values, changed = way.values(self.expected, words, self.settings.threads)
         tally.changed += changed
         singles = self.side.words(self.file, first, count, "F32")
         alike = near if self.expected.is_exponential and way.is_ordered else same
-        tally.add(~alike(singles, values), lambda at: _place(singles, values, "F32", first, at))
+        tally.add(~alike(singles, values), lambda at: place_of(singles, values, first, "F32", at))
 
     def _leave(self, first: int, count: int) -> None:
         self.side.forget(self.file, first, count)
-        self.expected.forget(first, count)
+        self.expected.forget(first)
         self.advance((first + count) * self.side.tensor.nbytes // max(1, self.side.tensor.values))
 
     def _quantized(self) -> Outcome:
@@ -195,7 +200,7 @@ class Comparison:
 
     def _values(self, first: int, count: int, is_ordered: bool = True) -> np.ndarray:
         """Return a piece of what the converter has, as float32."""
-        singles = self.expected.singles(self.expected.words(first, count, is_ordered), self.threads)
+        singles = self.expected.singles(self.expected.words(first, count, is_ordered), self.settings.threads)
         return (self.expected.computed(singles) if is_ordered else singles).view("<f4")
 
     def _errors(self, also: Look | None = None, is_ordered: bool = True) -> BlockErrors:
@@ -230,7 +235,7 @@ class Comparison:
         block, _ = self.side.block
         first, count = next((f, c) for f, c in self.expected.spans(block) if f <= at < f + c)
         values = self._values(first, count).view("<u4")
-        return _place(self.side.words(self.file, first, count, "F32"), values, "F32", first, at - first)
+        return place_of(self.side.words(self.file, first, count, "F32"), values, first, "F32", at - first)
 
 
 class Requantized:
@@ -254,7 +259,7 @@ class Requantized:
         self.of = of
         self.cast = cast
         self.type = of.side.tensor.type
-        self.budget = of.expected.values if of.thorough else REFERENCE_VALUES
+        self.budget = of.expected.values if of.settings.thorough else REFERENCE_VALUES
         self.quantize = reference(self.type)
         self.blocks = self.equal = 0
         self.first_wrong: int | None = None
@@ -269,7 +274,7 @@ class Requantized:
         values, stored = values[:count], stored[:count]
         words = values.view("<u4").copy()
         if self.cast is not None:
-            self.cast.apply(words, self.of.threads)
+            self.cast.apply(words, self.of.settings.threads)
         with np.errstate(all="ignore"):  # values that are NaN or Inf
             made = self.quantize(words.view("<f4")).reshape(-1, nbytes)
         unequal = (made != self.of.side.bytes(self.of.file, first, count).reshape(-1, nbytes)).any(axis=1)
@@ -339,17 +344,3 @@ def _promising(tallies: list[Tally], seen: int) -> list[Tally]:
     if 2 * best.differing > seen:
         return [best]
     return [tally for tally in tallies if tally.differing <= 2 * best.differing]
-
-
-def _place(ours: np.ndarray, theirs: np.ndarray, type: str, first: int, at: int) -> Place:
-    digits = 2 * ours.itemsize
-    a, b = (_value(words[at : at + 1], type) for words in (ours, theirs))
-    return Place(first + at, a, b, f"{ours[at]:0{digits}x}", f"{theirs[at]:0{digits}x}")
-
-
-def _value(word: np.ndarray, type: str) -> float:
-    from truebits.quantizers.quantize import to_singles
-
-    if type == "F64":
-        return float(word.view("<f8")[0])
-    return float(to_singles(np.ascontiguousarray(word), type).view("<f4")[0])

@@ -1,60 +1,49 @@
-"""A GGUF's tensors and the tensors of the checkpoint that they were converted from, by their names.
-
-gguf-py's maps give the GGUF name of a Hugging Face name. They have one entry for every block of a model:
-here a map of one block serves for all, so that a file's block count costs nothing.
-"""
+"""A GGUF's tensors and the tensors of the checkpoint that they were converted from, by their names."""
 
 from __future__ import annotations
 
-import re
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from math import prod
-from typing import Any
+from typing import NamedTuple
 
-import numpy as np
-
-from truebits.errors import NotTheSource, UsageError, printable
-from truebits.files.gguf import value_bytes
-from truebits.files.header import ARRAY, INT32, UINT32, Header
+from truebits.errors import NotTheSource
 from truebits.files.model import Model
 from truebits.files.tensor import Tensor
-from truebits.precision.converters import Kind, Transform, transforms_of
-
-PREFIXES = (
-    ("", ""),
-    ("model.language_model.", "model."),
-    ("language_model.model.", "model."),
-    ("language_model.", ""),
-    ("model.text_model.", "model."),
-    ("text_model.", ""),
-    ("model.", ""),
-    ("", "model."),
-)
-"""What converters replace at the start of a name before they look it up: multimodal models have one more level."""
-
-SPELLINGS = (
-    (r"\.dt_bias$", ".dt_proj.bias"),
-    (r"\.dt_bias$", ".dt.bias"),
-    (r"\.([A-Za-z]+_norm|q|k)_weight$", r".\1.weight"),
-    (r"^(model\.)?(layers\.\d+\.)block_sparse_moe\.experts\.", r"\2feed_forward.experts."),
-    (r"^(model\.layers\.\d+\.)feed_forward\.experts\.", r"\1mlp.experts."),
-    (r"^backbone(\.layers\.\d+\.)mixer\.experts\.", r"model\1mlp.experts."),
-)
-"""What they spell otherwise: llama.py, mamba.py, plamo.py, jamba.py, nemotron.py."""
-
-NUMBERED = re.compile(r"\.(experts|norms)\.(\d{1,6})(?=\.)")
-UNUSED = re.compile(r".*(\.attention\.(masked_)?bias|\.attn\.(masked_)?bias|\.rotary_emb\.inv_freq)")
-"""Buffers that no converter writes: ``ModelBase.prepare_tensors``, and GPT-2's masks."""
-
-FUSED = ".gate_up_proj"
-HALVES = "_gate_", "_up_"
-"""What GGUF names of a tensor of both hold, in its order."""
+from truebits.lineage.facts import Facts
+from truebits.lineage.layout import Arrange, Strip, strips, whole
+from truebits.lineage.names import Names, why_left_out
+from truebits.lineage.rearranging import permuted, targets
+from truebits.precision.converters import Kind, Transform, is_known, transforms_of
 
 PLAUSIBLE = 0.5
 """Of a GGUF's tensors, so many must have a namesake of their shape in the checkpoint."""
+
+CUT_AT_THE_END = ("token_embd.weight", "output.weight")
+CUT_AT_THE_START = ("position_embd.weight",)
+"""What converters leave rows of out: tokens that the vocabulary does not have, RoBERTa's first positions."""
+
+
+class Home(NamedTuple):
+    """A tensor of a checkpoint and how it goes into a GGUF's."""
+
+    tensor: Tensor
+    arrange: Arrange
+
+
+class LeftOut(NamedTuple):
+    """A tensor of a checkpoint that has no place in the GGUF.
+
+    Attributes
+    ----------
+    tensor : Tensor
+    why : str or None
+        None if it is not known.
+    """
+
+    tensor: Tensor
+    why: str | None
 
 
 @dataclass(frozen=True)
@@ -69,26 +58,33 @@ class Pair:
         In the checkpoint: one, or one of each expert in their order; empty if there is none.
     transforms : tuple of Transform
         What converters do to it on the way.
-    heads : int or None
-        Where heads are permuted: how many there are.
+    strips : tuple of Strip
+        Where the GGUF's values stand in the sources, in its order.
     problem : str or None
         Why the two cannot be compared although they have one name.
+    is_unsure : bool
+        What converters do to it is not known for certain: where much differs, it may be their doing.
+    is_renamed : bool
+        It was found by its values.
     rows_left_out : int
-        Rows at the end of the source that converters leave out: tokens that the vocabulary does not have.
-    half : int or None
-        Which half of each of the source's matrices it is, where that is split.
+        Rows of the source that converters leave out: tokens that the vocabulary does not have, and positions.
     """
 
     tensor: Tensor
     sources: tuple[Tensor, ...]
     transforms: tuple[Transform, ...] = ()
-    heads: int | None = None
+    strips: tuple[Strip, ...] = ()
     problem: str | None = None
+    is_unsure: bool = False
     rows_left_out: int = 0
-    half: int | None = None
+    is_renamed: bool = False
 
     def has(self, kind: Kind) -> bool:
-        return any(row.kind is kind for row in self.transforms)
+        return _has(self.transforms, kind)
+
+
+def _has(transforms: Sequence[Transform], kind: Kind) -> bool:
+    return any(row.kind is kind for row in transforms)
 
 
 @dataclass(frozen=True)
@@ -101,17 +97,23 @@ class Matching:
         All of the GGUF, in its order.
     missing : tuple of (str, Tensor)
         GGUF name and source of tensors that the GGUF should have.
-    unmatched : tuple of Tensor
-        Of the checkpoint, with names that gguf-py's map does not know, or in blocks that the GGUF leaves out.
+    left_out : tuple of LeftOut
+        Of the checkpoint, with names that have no place in this GGUF.
     """
 
     pairs: tuple[Pair, ...]
     missing: tuple[tuple[str, Tensor], ...]
-    unmatched: tuple[Tensor, ...]
+    left_out: tuple[LeftOut, ...]
 
 
-def match(model: Model, source: Model) -> Matching:
+def match(model: Model, source: Model, tensors: Sequence[Tensor] | None = None) -> Matching:
     """Match a GGUF with a checkpoint by their headers; no data is read.
+
+    Parameters
+    ----------
+    model, source : Model
+    tensors : sequence of Tensor, optional
+        Of the checkpoint, where they are not those of its files but what these mean.
 
     Raises
     ------
@@ -122,265 +124,139 @@ def match(model: Model, source: Model) -> Matching:
     """
     facts = Facts(model, source)
     facts.check()
-    names = Names(facts.architecture)
-    homes: defaultdict[str, dict[int, Tensor]] = defaultdict(dict)
-    unmatched = []
+    names = Names(facts.architecture, facts.layers)
+    homes: defaultdict[str, dict[int, Home]] = defaultdict(dict)
+    left_out = []
     known = {tensor.name for tensor in model.tensors}
-    for tensor in source.tensors:
-        if UNUSED.fullmatch(tensor.name):
+    for tensor in source.tensors if tensors is None else tensors:
+        places = _places(tensor, names, known, facts)
+        if isinstance(places, str):
+            left_out.append(LeftOut(tensor, places))
             continue
-        places = [place for place in names.find_all(tensor.name, known) if not facts.is_beyond(place[0])]
-        places = [(name, number) for name, number in places if number not in homes[name]]
+        places = {at: home for at, home in places.items() if at[1] not in homes[at[0]]}
         if not places:
-            unmatched.append(tensor)
-        for name, number in places:
-            homes[name][number] = tensor
+            left_out.append(LeftOut(tensor, None))
+        for (name, number), home in places.items():
+            homes[name][number] = home
     pairs = tuple(_pair(tensor, homes, facts) for tensor in model.tensors)
     _check_plausible(pairs)
-    missing = [
-        (name, next(iter(of.values()))) for name, of in homes.items() if name not in known and not facts.may_lack(name)
-    ]
-    split = {block_of(pair.tensor.name) for pair in pairs if pair.has(Kind.REARRANGED) and not pair.sources}
-    for name, tensor in list(missing):
-        if block_of(name) in split:  # what something was split from has a name of its own
-            missing.remove((name, tensor))
-            unmatched.append(tensor)
-    return Matching(pairs, tuple(missing), tuple(unmatched))
+    missing = []
+    for name, of in homes.items():
+        first = next(iter(of.values()), None)
+        if name in known or first is None:
+            continue
+        if facts.may_lack(name):
+            left_out.append(LeftOut(first.tensor, "the same as the embedding"))
+        elif is_known(facts.architecture):
+            missing.append((name, first.tensor))
+        else:
+            left_out += [LeftOut(home.tensor, None) for home in of.values()]
+    return Matching(pairs, tuple(missing), tuple(left_out))
 
 
-class Facts:
-    """What two headers say about the model: its architecture, sizes and heads.
-
-    Raises
-    ------
-    UsageError
-        The GGUF does not say its architecture.
-    """
-
-    def __init__(self, model: Model, source: Model):
-        self.model = model
-        self.source = source
-        architecture = model.value("general.architecture")
-        if not isinstance(architecture, str):
-            raise UsageError(f"{printable(str(model.path))} has no general.architecture: its tensors cannot be named")
-        self.architecture = architecture
-        config = source.config
-        self.config: Mapping[str, Any] = (
-            {**config, **text} if isinstance(text := config.get("text_config"), dict) else config
-        )
-
-    def number(self, key: str) -> int | None:
-        """Return one whole number of the GGUF's metadata for its architecture."""
-        value = self.model.value(f"{self.architecture}.{key}")
-        return value if isinstance(value, int) and not isinstance(value, bool) else None
-
-    @cached_property
-    def blocks(self) -> int | None:
-        return self.number("block_count")
-
-    def check(self) -> None:
-        """Raise `NotTheSource` where the checkpoint's ``config.json`` tells of another model."""
-        for ours, theirs in (
-            ("embedding_length", "hidden_size"),
-            ("attention.head_count", "num_attention_heads"),
-            ("block_count", "num_hidden_layers"),
-        ):
-            a, b = self.number(ours), self.config.get(theirs)
-            if a is None or not isinstance(b, int):
-                continue
-            most = b + self._predicted_layers() if ours == "block_count" else b
-            if a not in (b, most):
-                raise NotTheSource(
-                    f"{printable(str(self.source.path))} is not what {printable(str(self.model.path))} was made of: "
-                    f"its {theirs} is {b:,}, the GGUF's {ours} is {a:,}"
-                )
-        layers = {block for tensor in self.source.tensors if (block := block_of(tensor.name)) is not None}
-        if self.blocks and layers and "num_hidden_layers" not in self.config and len(layers) != self.blocks:
-            raise NotTheSource(
-                f"{printable(str(self.source.path))} is not what {printable(str(self.model.path))} was made of: "
-                f"it has {len(layers):,} layers, the GGUF has {self.blocks:,}"
-            )
-
-    def _predicted_layers(self) -> int:
-        """Layers beyond ``num_hidden_layers`` that predict further tokens, which converters may keep."""
-        numbers = (self.config.get(key) for key in ("num_nextn_predict_layers", "mtp_num_hidden_layers"))
-        return next((number for number in numbers if isinstance(number, int)), 0)
-
-    def is_beyond(self, name: str) -> bool:
-        """Tell whether a block is one that the GGUF leaves out."""
-        block = block_of(name)
-        return block is not None and self.blocks is not None and block >= self.blocks
-
-    def may_lack(self, name: str) -> bool:
-        """Tell whether converters leave a tensor out: an output that is the embedding."""
-        is_tied = self.config.get("tie_word_embeddings") is True or self.architecture.startswith("gemma")
-        return name == "output.weight" and is_tied
-
-    def heads(self, name: str) -> int | None:
-        """Return the number of heads of a query or key tensor."""
-        block = block_of(name)
-        keys = ("attention.head_count_kv", "attention.head_count") if "attn_k." in name else ("attention.head_count",)
-        for key in keys:
-            count = self._counts.get(key)
-            if count is not None and block is not None:
-                return count[min(block, len(count) - 1)] or None
-        fields = ("num_key_value_heads", "num_attention_heads") if "attn_k." in name else ("num_attention_heads",)
-        return next((self.config[field] for field in fields if isinstance(self.config.get(field), int)), None)
-
-    @cached_property
-    def _counts(self) -> dict[str, list[int]]:
-        """Heads of each block, or of all, by metadata key."""
-        found = {}
-        for key in ("attention.head_count", "attention.head_count_kv"):
-            number = self.number(key)
-            numbers = [number] if number is not None else self._numbers(f"{self.architecture}.{key}")
-            if numbers:
-                found[key] = numbers
-        return found
-
-    def _numbers(self, key: str) -> list[int]:
-        """Decode an array of 32-bit numbers."""
-        part = self.model.parts[0]
-        kind, _ = part.header.keys.get(key, (None, 0))
-        if kind != ARRAY or not isinstance(part.header, Header):
-            return []
-        with part.map() as file:
-            raw = value_bytes(file.data, part.header, key)
-        is_32_bit = int.from_bytes(raw[:4], "little") in (UINT32, INT32)
-        return np.frombuffer(raw, "<u4", offset=12).tolist() if is_32_bit else []
+def _places(
+    tensor: Tensor, names: Names, known: set[str], facts: Facts
+) -> dict[tuple[str, int], Home] | str:
+    """Return where a tensor goes in the GGUF, by name and number; or why it goes nowhere."""
+    why = why_left_out(tensor.name, facts.architecture)
+    if why is not None:
+        return why
+    split = targets(tensor.name, known, facts)
+    if split:
+        _, number = names.find(tensor.name, known)
+        return {(target.name, number): Home(tensor, target.arrange) for target in split}
+    name, number = names.find(tensor.name, known)
+    if name is None:
+        return {}
+    if facts.is_beyond(name):
+        return "in a block that the GGUF leaves out"
+    return {(name, number): Home(tensor, whole)}
 
 
-def block_of(name: str) -> int | None:
-    """Return the first number in a tensor's name, which is its block."""
-    return next((int(word) for word in name.split(".") if _is_number(word)), None)
-
-
-def _is_number(word: str) -> bool:
-    return word.isdecimal() and len(word) < 10
-
-
-class Names:
-    """gguf-py's map for one architecture.
-
-    Raises
-    ------
-    UsageError
-        gguf-py does not know the architecture.
-    """
-
-    def __init__(self, architecture: str):
-        import gguf
-
-        known = {name: number for number, name in gguf.MODEL_ARCH_NAMES.items()}
-        if architecture not in known:
-            raise UsageError(f"gguf-py knows no tensor names of the architecture {printable(architecture)}")
-        self.map = gguf.get_tensor_name_map(known[architecture], 1)
-
-    def find_all(self, name: str, known: Collection[str]) -> list[tuple[str, int]]:
-        """Return the places of a tensor in a GGUF: two where it is split in halves, none if there is no name."""
-        found, number = self.find(name, known)
-        if found not in known and FUSED in name:
-            halves = [self.find(name.replace(FUSED, half), known) for half in (".gate_proj", ".up_proj")]
-            if all(half in known for half, _ in halves):
-                return [(half, number) for half, number in halves if half]
-        return [(found, number)] if found else []
-
-    def find(self, name: str, known: Collection[str]) -> tuple[str | None, int]:
-        """Return the GGUF name of a Hugging Face name, and the expert's number; None if there is none.
-
-        Of several readings, one that the GGUF has (`known`) is taken.
-        """
-        number = 0
-        if re.search(r"\.experts\.\w+_proj$", name):  # parameters, not modules
-            name += ".weight"
-        if numbered := NUMBERED.search(name):
-            number = int(numbered[2])
-            name = name[: numbered.start()] + f".{numbered[1]}" + name[numbered.end() :]
-            name = name.replace(".norms.", ".")
-        first = None
-        for found in self._readings(name):
-            if found in known:
-                return found, number
-            first = first or found
-        return first, number
-
-    def _readings(self, name: str) -> Iterator[str]:
-        for start, instead in PREFIXES:
-            if not name.startswith(start):
-                continue
-            plain = instead + name.removeprefix(start)
-            spellings = (re.sub(regex, by, plain) for regex, by in SPELLINGS)
-            for spelling in dict.fromkeys([plain, *spellings]):
-                found = self._mapped(spelling)
-                if found is not None:
-                    yield found
-
-    def _mapped(self, name: str) -> str | None:
-        """Look a name up as if it were of block 0, and give the block back."""
-        direct = self.map.get_name(name, try_suffixes=(".weight", ".bias"))
-        words = name.split(".")
-        at = next((i for i, word in enumerate(words) if _is_number(word)), None)
-        if at is None:
-            return direct
-        of_first = ".".join([*words[:at], "0", *words[at + 1 :]])
-        found = self.map.get_name(of_first, try_suffixes=(".weight", ".bias"))
-        if found is None:
-            return direct
-        return re.sub(r"(^|\.)blk\.0\.", rf"\1blk.{int(words[at])}.", found)
-
-
-def _pair(tensor: Tensor, homes: Mapping[str, Mapping[int, Tensor]], facts: Facts) -> Pair:
+def _pair(tensor: Tensor, homes: Mapping[str, Mapping[int, Home]], facts: Facts) -> Pair:
     of = homes.get(tensor.name)
-    if of is None and tensor.name == "output.weight":  # embeddings that are the output, too
+    if not of and tensor.name == "output.weight":  # embeddings that are the output, too
         of = homes.get("token_embd.weight")
     transforms = transforms_of(facts.architecture, tensor.name)
-    if of is None:
+    if not of:
         return Pair(tensor, (), transforms)
-    sources = tuple(of[number] for number in sorted(of))
-    is_split = FUSED in sources[0].name and "_gate_up_" not in tensor.name
-    half = next(i for i, part in enumerate(HALVES) if part in tensor.name) if is_split else None
-    unused = {Kind.STACKED} if len(sources) == 1 else set()
-    unused |= set() if is_split else {Kind.SPLIT}
-    transforms = tuple(row for row in transforms if row.kind not in unused)
-    is_named = all(re.search(r"[qk]_proj\.(weight|bias)$", source.name) for source in sources)
-    if not is_named:  # Mistral's own checkpoints have wq and wk, in ggml's order already
-        transforms = tuple(row for row in transforms if row.kind is not Kind.PERMUTED)
-    pair = Pair(tensor, sources, transforms, rows_left_out=_rows_left_out(tensor, sources), half=half)
-    heads = facts.heads(tensor.name) if pair.has(Kind.PERMUTED) else None
-    return replace(pair, heads=heads, problem=_problem(pair, heads))
+    found = [of[number] for number in sorted(of)]
+    sources = tuple(home.tensor for home in found)
+    arrange = found[0].arrange
+    if arrange is not whole:
+        kept = (Kind.ADDED, Kind.EXPONENTIAL, Kind.REARRANGED, Kind.SPLIT)
+        transforms = tuple(row for row in transforms if row.kind in kept) or (_UNNAMED,)
+    else:
+        done = {Kind.STACKED} if len(sources) == 1 else set()
+        done |= {Kind.PERMUTED} if not _is_of_halves(sources) else set()
+        transforms = tuple(row for row in transforms if row.kind not in (Kind.SPLIT, *done))
+    if len(sources) > 1 and not _has(transforms, Kind.STACKED):
+        transforms = (*transforms, _STACKED)
+    is_unsure = not is_known(facts.architecture) or (arrange is whole and _has(transforms, Kind.REARRANGED))
+    pair = Pair(tensor, sources, transforms, is_unsure=is_unsure)
+    return _laid_out(pair, arrange, facts)
 
 
-def _rows_left_out(tensor: Tensor, sources: tuple[Tensor, ...]) -> int:
-    ours, theirs = tensor.shape[::-1], sources[0].shape
-    is_vocabulary = tensor.name in ("token_embd.weight", "output.weight") and len(ours) == len(theirs) == 2
-    return max(0, theirs[0] - ours[0]) if is_vocabulary and ours[1] == theirs[1] else 0
+_STACKED = Transform(Kind.STACKED, (), "", "one matrix of each expert")
+_UNNAMED = Transform(Kind.REARRANGED, (), "", "split or reordered")
 
 
-def _problem(pair: Pair, heads: int | None) -> str | None:
-    """Say what keeps a tensor and its namesake from being compared."""
+def _is_of_halves(sources: Sequence[Tensor]) -> bool:
+    """Tell whether heads are in Hugging Face's order: Mistral's own files have wq, wk in ggml's order already."""
+    return all(source.name.endswith(("q_proj.weight", "k_proj.weight", "q_proj.bias", "k_proj.bias")) for source in sources)
+
+
+def _laid_out(pair: Pair, arrange: Arrange, facts: Facts) -> Pair:
+    """Lay the sources out in the order of the GGUF, or say what keeps them from being compared."""
+    shapes = [source.shape for source in pair.sources]
+    if len(set(shapes)) > 1:
+        return replace(pair, problem=f"its {len(shapes)} sources have several shapes", is_unsure=True)
+    shape = shapes[0]
+    left_out = _rows_left_out(pair) if arrange is whole else 0
+    if pair.has(Kind.PERMUTED):
+        heads = facts.heads(pair.tensor.name)
+        if heads is None:
+            problem = "the number of its heads is not known: the GGUF has no attention.head_count"
+            return replace(pair, problem=problem, is_unsure=True)
+        order: Arrange = lambda outline: [permuted(outline, heads)]
+    elif pair.has(Kind.TRANSPOSED) and arrange is whole:
+        order = lambda outline: [outline.T]
+    elif left_out:
+        start = left_out if pair.tensor.name in CUT_AT_THE_START else 0
+        order = lambda outline: [outline[start : start + len(outline) - left_out]]
+    else:
+        order = arrange
+    try:
+        laid = strips(shapes, order)
+    except (ValueError, IndexError) as error:
+        return replace(pair, problem=str(error))
+    problem = _shape_problem(pair, arrange, shape, left_out, laid)
+    if problem is not None:
+        return replace(pair, problem=problem)
+    return replace(pair, strips=laid, rows_left_out=left_out)
+
+
+def _shape_problem(
+    pair: Pair, arrange: Arrange, shape: tuple[int, ...], left_out: int, laid: Sequence[Strip]
+) -> str | None:
     ours = tuple(d for d in pair.tensor.shape[::-1] if d != 1)
-    shapes = {source.shape for source in pair.sources}
-    if len(shapes) > 1:
-        return f"its {len(pair.sources)} sources have several shapes"
-    shape = shapes.pop()
     theirs = (len(pair.sources), *shape) if pair.has(Kind.STACKED) else shape
     if pair.has(Kind.TRANSPOSED):
         theirs = theirs[::-1]
-    if pair.rows_left_out:
-        theirs = (theirs[0] - pair.rows_left_out, *theirs[1:])
-    if pair.has(Kind.SPLIT) and len(theirs) > 1:
-        theirs = (*theirs[:-2], theirs[-2] // 2, theirs[-1])
+    if left_out:
+        theirs = (theirs[0] - left_out, *theirs[1:])
     theirs = tuple(d for d in theirs if d != 1)
-    same = prod(ours) == prod(theirs) if pair.has(Kind.RESHAPED) else ours == theirs
-    if not same or (len(shape) != 2 and pair.has(Kind.TRANSPOSED)) or (len(shape) < 2 and pair.has(Kind.SPLIT)):
+    values = sum(strip.values for strip in laid)
+    is_same = values == prod(ours) if pair.has(Kind.RESHAPED) or arrange is not whole else ours == theirs
+    if not is_same or (len(shape) != 2 and pair.has(Kind.TRANSPOSED) and arrange is whole):
         return f"its shape is {_shown(ours)}, the source's {_shown(theirs)}"
-    if pair.has(Kind.PERMUTED):
-        rows = shape[0] if shape else 1
-        if heads is None:
-            return "the number of its heads is not known: the GGUF has no attention.head_count"
-        if rows % (2 * heads):
-            return f"its {rows} rows are not {heads} heads of an even size"
     return None
+
+
+def _rows_left_out(pair: Pair) -> int:
+    ours, theirs = pair.tensor.shape[::-1], pair.sources[0].shape
+    is_table = pair.tensor.name in (*CUT_AT_THE_END, *CUT_AT_THE_START) and len(ours) == len(theirs) == 2
+    return max(0, theirs[0] - ours[0]) if is_table and ours[1] == theirs[1] else 0
 
 
 def _shown(shape: tuple[int, ...]) -> str:
@@ -389,7 +265,7 @@ def _shown(shape: tuple[int, ...]) -> str:
 
 def _check_plausible(pairs: tuple[Pair, ...]) -> None:
     """Raise `NotTheSource` if too few tensors of a GGUF have a namesake of their shape."""
-    asked = [pair for pair in pairs if not (pair.has(Kind.MADE) or pair.has(Kind.REARRANGED))]
+    asked = [pair for pair in pairs if not (pair.has(Kind.MADE) or pair.has(Kind.REARRANGED) or pair.is_unsure)]
     good = [pair for pair in asked if pair.sources and not pair.problem]
     if len(good) >= PLAUSIBLE * len(asked):
         return

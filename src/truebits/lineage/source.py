@@ -2,22 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from math import lcm
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Protocol
 
 import numpy as np
 
 from truebits.comparing.diff import Side
 from truebits.files.mapping import MappedFile
 from truebits.files.model import Model
+from truebits.files.tensor import Tensor
+from truebits.lineage.layout import Strip
 from truebits.lineage.matching import Pair
 from truebits.precision.converters import Kind
 from truebits.quantizers.quantize import to_singles
 
-PIECE_VALUES = 1 << 20
-"""Values read at a time; more where they only come together, as those of a head of a huge model."""
-
 Files = Mapping[int, MappedFile]
+
+
+class Reader(Protocol):
+    """One tensor of a checkpoint, read in its own order."""
+
+    @property
+    def type(self) -> str: ...
+
+    def words(self, first: int, count: int) -> np.ndarray: ...
+
+    def forget(self, first: int, count: int) -> None: ...
+
+
+class Mapped:
+    """A tensor whose values stand in the file as they are."""
+
+    def __init__(self, source: Model, files: Files, tensor: Tensor):
+        self.side = Side(source, tensor)
+        self.file = files[tensor.part]
+        self.type = tensor.type
+
+    def words(self, first: int, count: int) -> np.ndarray:
+        return self.side.words(self.file, first, count, self.type)
+
+    def forget(self, first: int, count: int) -> None:
+        self.side.forget(self.file, first, count)
 
 
 class Expected:
@@ -25,70 +50,52 @@ class Expected:
 
     Parameters
     ----------
-    source : Model
-    files : mapping of int to MappedFile
-        The checkpoint's files, by the number of the part.
+    readers : sequence of Reader
+        Of the pair's sources.
     pair : Pair
         Without a problem, and with sources.
     """
 
-    def __init__(self, source: Model, files: Files, pair: Pair):
+    def __init__(self, readers: Sequence[Reader], pair: Pair):
         self.pair = pair
-        self.files = files
-        self.type = pair.sources[0].type
+        self.readers = readers
+        self.type = readers[0].type
         self.values = pair.tensor.values
-        shape = pair.sources[0].shape
-        sides = [(Side(source, tensor), 0) for tensor in pair.sources]
-        if pair.half is not None:
-            each = shape[-1] * (shape[-2] // 2)
-            sides = [(sides[0][0], (2 * i + pair.half) * each) for i in range(self.values // each)]
-        self.sides = sides
-        self.each = self.values // len(sides)
-        self.row = shape[-1] if len(shape) > 1 else 1
-        self.head = self.each // pair.heads if pair.heads else 1
-        self.column = shape[0] if pair.has(Kind.TRANSPOSED) else 1
+        self._pieces: dict[int, Strip] = {}
 
     def spans(self, block: int) -> Iterator[tuple[int, int]]:
-        """Yield the first value and the number of values of each piece: whole blocks, heads and columns."""
-        together = lcm(block, self.head, self.column)
-        step = max(1, PIECE_VALUES // together) * together
-        for first in range(0, self.values, step):
-            yield first, min(step, self.values - first)
+        """Yield the first value and the number of values of each piece: whole blocks.
+
+        Only these can be asked for afterwards.
+        """
+        first = 0
+        for strip in self.pair.strips:
+            for piece in strip.pieces(block):
+                self._pieces[first] = piece
+                yield first, piece.values
+                first += piece.values
 
     def words(self, first: int, count: int, is_ordered: bool = True) -> np.ndarray:
         """Return the source's own words; `is_ordered` False: in the source's order, which only broken files have."""
-        if self.column > 1 and is_ordered:
-            return self._columns(first, count)
-        found = []
+        if not is_ordered:
+            return self._as_they_stand(first, count)
+        piece = self._pieces[first]
+        return piece.gather(self.readers[piece.source].words(piece.offset, piece.extent))
+
+    def _as_they_stand(self, first: int, count: int) -> np.ndarray:
+        each, found = self.values // len(self.readers), []
         while count:
-            side, start, some = self._run(first, count)
-            found.append(side.words(self.files[side.tensor.part], start, some, self.type))
+            number, start = divmod(first, each)
+            some = min(count, each - start)
+            found.append(self.readers[number].words(start, some))
             first, count = first + some, count - some
-        words = found[0] if len(found) == 1 else np.concatenate(found)
-        if self.pair.heads and is_ordered:
-            halves = words.reshape(-1, 2, self.head // self.row // 2, self.row)
-            return halves.swapaxes(1, 2).reshape(-1)
-        return words
+        return found[0] if len(found) == 1 else np.concatenate(found)
 
-    def _columns(self, first: int, count: int) -> np.ndarray:
-        side, _ = self.sides[0]
-        matrix = side.words(self.files[side.tensor.part], 0, self.values, self.type).reshape(self.column, -1)
-        return matrix[:, first // self.column : (first + count) // self.column].T.reshape(-1)
-
-    def forget(self, first: int, count: int) -> None:
+    def forget(self, first: int) -> None:
         """Unmap the pages of a piece that was read."""
-        if self.column > 1:
-            return
-        while count:
-            side, start, some = self._run(first, count)
-            side.forget(self.files[side.tensor.part], start, some)
-            first, count = first + some, count - some
-
-    def _run(self, first: int, count: int) -> tuple[Side, int, int]:
-        """Return where a piece begins: in which tensor, at which of its values, and how many follow there."""
-        number, start = divmod(first, self.each)
-        side, offset = self.sides[number]
-        return side, offset + start, min(count, self.each - start)
+        piece = self._pieces[first]
+        if piece.is_contiguous:
+            self.readers[piece.source].forget(piece.offset, piece.values)
 
     @property
     def shift(self) -> float:
@@ -105,8 +112,10 @@ class Expected:
 
     @property
     def is_transformed(self) -> bool:
-        """Tell whether values or their order in the GGUF are not the source's own."""
-        return self.is_computed or bool(self.pair.heads) or self.column > 1
+        """Tell whether values or their order in the GGUF are not the source's own, all of them."""
+        is_all = sum(source.values for source in self.pair.sources) == self.values
+        is_moved = is_all and (len(self.pair.strips) > len(self.readers) or not self.pair.strips[0].is_contiguous)
+        return self.is_computed or is_moved
 
     def computed(self, singles: np.ndarray) -> np.ndarray:
         """Do to F32 words what the converter does to values, in F32 as it does.

@@ -8,189 +8,31 @@ is looked at again, to find out what became of it.
 from __future__ import annotations
 
 import os
-from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass, field
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 
 import truebits_native as native
-from truebits.comparing.diff import ITEM_BYTES, Place, Side
+from truebits.comparing.diff import ITEM_BYTES, Side
 from truebits.errors import UsageError, printable
 from truebits.files.model import Model, open_gguf, open_model
 from truebits.files.tensor import Tensor
-from truebits.lineage.judge import Comparison, Outcome
-from truebits.lineage.matching import Pair, match
-from truebits.lineage.source import Expected
+from truebits.lineage.judge import Comparison, Outcome, Settings
+from truebits.lineage.matching import LeftOut as Unplaced
+from truebits.lineage.matching import Matching, Pair, match
+from truebits.lineage.renamed import found_by_value
+from truebits.lineage.source import Expected, Files, Mapped
+from truebits.lineage.traces import LeftOut, TensorTrace, Trace
 from truebits.lineage.ways import Verdict
 from truebits.precision.converters import UNDONE, Kind, is_known
+from truebits.precision.coverage import NOT_SELECTED, Coverage
 from truebits.precision.scan import Progress, Regexes
-
-COMPUTED = (str(Kind.ADDED), str(Kind.EXPONENTIAL))
-"""How the names of transforms begin that change values."""
 
 SCALES = ("_scale_inv", "_scale", "_scale_2")
 """What follows a weight's name in the name of its scales, where a checkpoint is quantized itself."""
 
-
-@dataclass(frozen=True)
-class TensorTrace:
-    """What became of one tensor.
-
-    Attributes
-    ----------
-    name : str
-        In the GGUF, where the tensor is or should be.
-    type : str or None
-        In the GGUF; None if missing.
-    sources : tuple of str
-        Names in the checkpoint: of each expert, where they were stacked.
-    source_type : str or None
-    values : int
-    verdict : Verdict
-    detail : str
-        The format rounded to, how far a comparison goes, or why there is none.
-    transforms : tuple of str
-        What the converter does, and was done here: ``permuting heads``, ``adding 1``.
-    changed : int
-        Values that the way from the checkpoint changed.
-    differing : int
-        If altered: values that no way explains.
-    first : Place or None
-        If altered: the first of them, `a` in the GGUF, `b` as it should be.
-    error : float or None
-        If quantized: root of the squared error over the squares of the source.
-    is_matrix : bool
-        It has more than one dimension.
-    left_out : int
-        Rows at the end of the source that are not in the GGUF: tokens that the vocabulary does not have.
-    """
-
-    name: str
-    type: str | None
-    sources: tuple[str, ...]
-    source_type: str | None
-    values: int
-    verdict: Verdict
-    detail: str = ""
-    transforms: tuple[str, ...] = ()
-    changed: int = 0
-    differing: int = 0
-    first: Place | None = None
-    error: float | None = None
-    is_matrix: bool = False
-    left_out: int = 0
-
-    @property
-    def described(self) -> str:
-        """All that is known as a phrase: ``upcast, exact; transformed by permuting heads``."""
-        return self._phrase(self.detail)
-
-    @property
-    def summary(self) -> str:
-        """The same without what is one tensor's own: figures, and where it is altered."""
-        return self._phrase("" if self.verdict in (Verdict.CONSISTENT, Verdict.ALTERED) else self.detail)
-
-    def _phrase(self, detail: str) -> str:
-        text = f"{self.verdict} with {self.type}" if self.verdict is Verdict.CONSISTENT else str(self.verdict)
-        if detail and self.verdict in (Verdict.ROUNDED, Verdict.TRUNCATED):
-            text += f"{_joined(self.verdict)}{detail}"
-        elif detail:
-            text += f" ({detail})"
-        return f"{text}; transformed by {', '.join(self.transforms)}" if self.transforms else text
-
-    @property
-    def part(self) -> str:
-        """``norms``, ``vectors`` or ``matrices``."""
-        words = self.name.removesuffix(".weight").removesuffix(".bias")
-        if words.endswith("norm"):
-            return "norms"
-        return "matrices" if self.is_matrix else "vectors"
-
-
-@dataclass(frozen=True)
-class Trace:
-    """What `trace` found.
-
-    Attributes
-    ----------
-    gguf, source : str
-        Paths.
-    architecture : str
-    is_known : bool
-        Whether it is known what converters do to the architecture; if not, values are compared as they are.
-    tensors : tuple of TensorTrace
-        Of the GGUF in its order, then those that it should have.
-    unmatched : tuple of str
-        Names in the checkpoint that have no place in a GGUF of this architecture, or not in this one.
-    """
-
-    gguf: str
-    source: str
-    architecture: str
-    is_known: bool
-    tensors: tuple[TensorTrace, ...] = field(repr=False)
-    unmatched: tuple[str, ...] = ()
-
-    @property
-    def is_faithful(self) -> bool:
-        """Nothing is altered, missing or extra."""
-        return not any(tensor.verdict.is_fault for tensor in self.tensors)
-
-    @property
-    def counts(self) -> dict[Verdict, int]:
-        """Number of tensors by verdict."""
-        return dict(Counter(tensor.verdict for tensor in self.tensors))
-
-    @property
-    def conclusion(self) -> str:
-        """What the trace comes to, in a sentence that can be quoted."""
-        compared = [t for t in self.tensors if t.verdict not in (*_OUTSIDE, Verdict.MISSING, Verdict.EXTRA)]
-        if not compared:
-            return "no tensor could be compared with this checkpoint"
-        start = "converted from this checkpoint" if self.is_faithful else "not this checkpoint as it is"
-        phrases = [
-            _phrase(part, members)
-            for part in ("norms", "vectors", "matrices")
-            if (members := [tensor for tensor in compared if tensor.part == part])
-        ]
-        counts = self.counts
-        phrases += [f"{counts[v]:,} {v}" for v in (Verdict.MISSING, Verdict.EXTRA, *_OUTSIDE) if v in counts]
-        return f"{start}: {'; '.join(phrases)}"
-
-
-_OUTSIDE = (Verdict.MADE, Verdict.UNCOMPARED)
-
-
-def _phrase(part: str, members: Sequence[TensorTrace]) -> str:
-    """Say what became of the norms, the vectors or the matrices."""
-    groups: dict[str, int] = {}
-    for tensor in members:
-        text = _outcome(tensor)
-        groups[text] = groups.get(text, 0) + 1
-    return ", ".join(
-        f"{count:,} of {len(members):,}{f' {part}' if number == 0 else ''} {text}"
-        for number, (text, count) in enumerate(groups.items())
-    )
-
-
-def _outcome(tensor: TensorTrace) -> str:
-    if tensor.verdict.is_exact:
-        computed = [text for text in tensor.transforms if text.startswith(COMPUTED)]
-        how = "to one unit in the last place" if str(Kind.EXPONENTIAL) in computed else "bit-identical to"
-        return ", ".join([f"{how} the {tensor.source_type} source", *computed])
-    if tensor.verdict is Verdict.CONSISTENT:
-        return f"consistent with {tensor.type}"
-    if tensor.verdict is Verdict.SAME_BLOCKS:
-        return f"byte for byte the reference quantizer's {tensor.type}"
-    if tensor.verdict in (Verdict.ROUNDED, Verdict.TRUNCATED):
-        return f"{tensor.verdict}{_joined(tensor.verdict)}{tensor.detail}"
-    return str(tensor.verdict)
-
-
-def _joined(verdict: Verdict) -> str:
-    """Return what stands before a format: "rounded to nearest BF16", "truncated to BF16"."""
-    return " to " if verdict is Verdict.TRUNCATED else " "
+UNRELATED = 0.7
+"""Relative error from which on values have nothing to do with each other: in another order it is about 1.4."""
 
 
 def trace(
@@ -234,87 +76,113 @@ def trace(
         raise UsageError(f"{printable(str(checkpoint.path))} is a GGUF: a checkpoint is expected, as safetensors")
     chosen = {tensor.name for tensor in model.select(select, exclude)}
     matching = match(model, checkpoint)
-    pairs = [pair for pair in matching.pairs if pair.tensor.name in chosen]
-    native.expect_work("rounding", sum(pair.tensor.values for pair in pairs))
-    found = list(_tensors(model, checkpoint, pairs, Settings(thorough, threads), progress))
-    if not (select or exclude):
+    native.expect_work("rounding", sum(tensor.values for tensor in model.tensors if tensor.name in chosen))
+    with _mapped(model) as ours, _mapped(checkpoint) as theirs:
+        matching = found_by_value(matching, model, checkpoint, ours, theirs)
+        pairs = [pair for pair in matching.pairs if pair.tensor.name in chosen]
+        work = Work(model, checkpoint, ours, theirs, Settings(thorough, threads), matching.left_out)
+        found = list(work.traced(pairs, progress))
+    is_whole = not (select or exclude)
+    if is_whole:
         found += [_missing(name, tensor) for name, tensor in matching.missing]
     architecture = str(model.value("general.architecture"))
-    unmatched = tuple(tensor.label for tensor in matching.unmatched)
-    paths = str(model.path), str(checkpoint.path)
-    return Trace(*paths, printable(architecture), is_known(architecture), tuple(found), unmatched)
+    return Trace(
+        str(model.path),
+        str(checkpoint.path),
+        printable(architecture),
+        is_known(architecture),
+        tuple(found),
+        tuple(one.tensor.label for one in matching.left_out if one.why is None),
+        tuple(LeftOut(one.tensor.label, one.why) for one in matching.left_out if one.why is not None),
+        _coverage(matching, found, is_whole),
+    )
 
 
-class Settings(NamedTuple):
-    """What a trace was asked for."""
-
-    thorough: bool
-    threads: int | None
-
-
-def _tensors(
-    model: Model, source: Model, pairs: Sequence[Pair], settings: Settings, progress: Progress | None
-) -> Iterator[TensorTrace]:
-    """Trace tensor after tensor, all files mapped."""
-    total, done = sum(pair.tensor.nbytes for pair in pairs), 0
-    names = {tensor.name for tensor in source.tensors}
+@contextmanager
+def _mapped(model: Model) -> Iterator[Files]:
+    """Map all files of a model."""
     with ExitStack() as stack:
-        ours, theirs = (
-            {number: stack.enter_context(part.map()) for number, part in enumerate(of.parts)} for of in (model, source)
-        )
+        yield {number: stack.enter_context(part.map()) for number, part in enumerate(model.parts)}
 
-        reached = 0
+
+class Work:
+    """A GGUF and its checkpoint, all files mapped."""
+
+    def __init__(
+        self, model: Model, source: Model, ours: Files, theirs: Files, settings: Settings, left_out: Sequence[Unplaced]
+    ):
+        self.model, self.source, self.ours, self.theirs = model, source, ours, theirs
+        self.settings = settings
+        self.names = {tensor.name for tensor in source.tensors}
+        self.unplaced = [one.tensor.values for one in left_out if one.why is None]
+
+    def traced(self, pairs: Sequence[Pair], progress: Progress | None) -> Iterator[TensorTrace]:
+        """Trace tensor after tensor."""
+        total, done, reached = sum(pair.tensor.nbytes for pair in pairs), 0, 0
 
         def advance(count: int) -> None:
             nonlocal reached
-            for file in (*ours.values(), *theirs.values()):
+            for file in (*self.ours.values(), *self.theirs.values()):
                 file.check()
             reached = max(reached, done + count)  # a tensor may be looked at twice
             if progress is not None:
                 progress(reached, total)
 
         for pair in pairs:
-            outcome = _outside(pair, names)
-            if outcome is None:
-                file = ours[pair.tensor.part]
-                expected, side = Expected(source, theirs, pair), Side(model, pair.tensor)
-                outcome = Comparison(expected, side, file, *settings, advance).outcome()
-                if outcome.verdict is Verdict.ALTERED and pair.has(Kind.REARRANGED):
-                    outcome = Outcome(Verdict.UNCOMPARED, _reason(pair, Kind.REARRANGED))
+            outcome = self._outside(pair) or self._compared(pair, advance)
             done += pair.tensor.nbytes
             advance(0)
             yield _traced(pair, outcome)
 
+    def _compared(self, pair: Pair, advance: Callable[[int], None]) -> Outcome:
+        side = Side(self.model, pair.tensor)
+        expected = Expected([Mapped(self.source, self.theirs, tensor) for tensor in pair.sources], pair)
+        outcome = Comparison(expected, side, self.ours[pair.tensor.part], self.settings, advance).outcome()
+        if outcome.verdict is Verdict.ALTERED and pair.is_unsure and _is_unrelated(outcome, pair):
+            return Outcome(Verdict.UNCOMPARED, _reason(pair))
+        return outcome
 
-def _outside(pair: Pair, names: Collection[str]) -> Outcome | None:
-    """Say what becomes of a tensor that is not compared; None if it is."""
-    if pair.has(Kind.MADE) and not pair.sources:
-        return Outcome(Verdict.MADE, _reason(pair, Kind.MADE))
-    for kind in (Kind.COMPUTED, Kind.REARRANGED):
-        if pair.has(kind) and (kind is Kind.COMPUTED or not pair.sources or pair.problem):
-            return Outcome(Verdict.UNCOMPARED, _reason(pair, kind))
-    if not pair.sources:
-        return Outcome(Verdict.EXTRA)
-    if pair.problem:
-        return Outcome(Verdict.ALTERED, pair.problem, differing=pair.tensor.values)
-    types = {tensor.type for tensor in pair.sources}
-    if len(types) > 1 or not types <= ITEM_BYTES.keys():
-        return Outcome(Verdict.UNCOMPARED, f"the source is {' and '.join(sorted(types))}")
-    scaled = [tensor.label for tensor in pair.sources if any(tensor.name + end in names for end in SCALES)]
-    if scaled:
-        return Outcome(Verdict.UNCOMPARED, f"{scaled[0]} is quantized, with scales of its own")
-    if not pair.tensor.values:
-        return Outcome(Verdict.IDENTICAL)
-    return None
+    def _outside(self, pair: Pair) -> Outcome | None:
+        """Say what becomes of a tensor that is not compared; None if it is."""
+        if pair.has(Kind.MADE) and not pair.sources:
+            return Outcome(Verdict.MADE, _reason(pair, Kind.MADE))
+        if pair.has(Kind.COMPUTED):
+            return Outcome(Verdict.UNCOMPARED, _reason(pair, Kind.COMPUTED))
+        if not pair.sources:
+            if pair.has(Kind.REARRANGED) or any(values >= pair.tensor.values for values in self.unplaced):
+                return Outcome(Verdict.UNCOMPARED, "which of the checkpoint's tensors it was made of is not known")
+            return Outcome(Verdict.EXTRA)
+        if pair.problem:
+            verdict = Verdict.UNCOMPARED if pair.is_unsure else Verdict.ALTERED
+            return Outcome(verdict, pair.problem, differing=0 if pair.is_unsure else pair.tensor.values)
+        types = {tensor.type for tensor in pair.sources}
+        if len(types) > 1 or not types <= ITEM_BYTES.keys():
+            return Outcome(Verdict.UNCOMPARED, f"the source is {' and '.join(sorted(types))}")
+        scaled = [tensor.label for tensor in pair.sources if any(tensor.name + end in self.names for end in SCALES)]
+        if scaled:
+            return Outcome(Verdict.UNCOMPARED, f"{scaled[0]} is quantized, with scales of its own")
+        if not pair.tensor.values:
+            return Outcome(Verdict.IDENTICAL)
+        return None
 
 
-def _reason(pair: Pair, kind: Kind) -> str:
-    return next(f"{row.kind}: {row.source}" for row in pair.transforms if row.kind is kind)
+def _is_unrelated(outcome: Outcome, pair: Pair) -> bool:
+    """Tell whether so much differs that it may be the converter's doing, which is not known here."""
+    if outcome.error is not None:
+        return outcome.error > UNRELATED
+    return 2 * outcome.differing > pair.tensor.values
+
+
+def _reason(pair: Pair, *kinds: Kind) -> str:
+    rows = (row for row in pair.transforms if row.kind in (kinds or (Kind.REARRANGED,)))
+    return next((f"{row.kind}: {row.source}" for row in rows), "what converters do to it is not known")
 
 
 def _traced(pair: Pair, outcome: Outcome) -> TensorTrace:
     tensor, sources = pair.tensor, pair.sources
     applied = outcome.verdict not in (Verdict.MADE, Verdict.UNCOMPARED, Verdict.EXTRA)
+    if pair.is_renamed and not outcome.detail:
+        outcome = outcome._replace(detail="known by its values, not by its name")
     return TensorTrace(
         tensor.label,
         tensor.type,
@@ -333,3 +201,25 @@ def _missing(name: str, tensor: Tensor) -> TensorTrace:
     return TensorTrace(
         printable(name), None, (tensor.label,), tensor.type, tensor.values, Verdict.MISSING, is_matrix=is_matrix
     )
+
+
+def _coverage(matching: Matching, found: Iterable[TensorTrace], is_whole: bool) -> Coverage:
+    """Add up what was compared, and what was not: of the GGUF, and of the checkpoint's tensors without a place."""
+    why = {
+        one.name: one.detail if one.verdict is Verdict.UNCOMPARED else None
+        for one in found
+        if one.verdict is not Verdict.MADE
+    }
+    made = {one.name for one in found if one.verdict is Verdict.MADE}
+    parts = [
+        Coverage.of_tensor(pair.tensor, why.get(pair.tensor.label, NOT_SELECTED))
+        for pair in matching.pairs
+        if pair.tensor.label not in made
+    ]
+    if is_whole:
+        parts += [
+            Coverage.of_tensor(one.tensor, "what became of it is not known")
+            for one in matching.left_out
+            if one.why is None
+        ]
+    return Coverage.merge(parts)

@@ -39,13 +39,11 @@ class Kind(StrEnum):
     MADE = "making it"
 
 
-UNDONE = frozenset(
-    {Kind.ADDED, Kind.EXPONENTIAL, Kind.PERMUTED, Kind.TRANSPOSED, Kind.RESHAPED, Kind.STACKED, Kind.SPLIT}
-)
+UNDONE = frozenset(set(Kind) - {Kind.COMPUTED, Kind.MADE})
 """What `truebits.trace` can do to a source's tensor itself.
 
-Of the others, REARRANGED keeps the values, in an order or a split that is not followed here; COMPUTED
-makes other values of them; MADE tensors come from ``config.json`` and have no source.
+REARRANGED keeps the values, in another order or split (`truebits.lineage.rearranging` has those that are
+followed); COMPUTED makes other values of them; MADE tensors come from ``config.json`` and have no source.
 """
 
 
