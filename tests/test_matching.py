@@ -2,8 +2,7 @@
 
 import pytest
 
-from truebits.errors import UsageError
-from truebits.lineage.matching import Names, block_of
+from truebits.lineage.names import Names, block_of
 
 NAMES = [
     ("llama", "model.layers.31.self_attn.q_proj.weight", "blk.31.attn_q.weight"),
@@ -64,5 +63,35 @@ def test_a_number_that_is_no_block():
 
 
 def test_an_architecture_that_gguf_py_does_not_know():
-    with pytest.raises(UsageError, match=r"the architecture no\\x1bsuch"):
-        Names("no\x1bsuch")
+    """All names of the others are tried, and the GGUF tells which is meant."""
+    names = Names("no\x1bsuch")
+    norm = "model.layers.3.post_attention_layernorm.weight"
+    for known in ("blk.3.ffn_norm.weight", "blk.3.post_attention_norm.weight"):
+        assert names.find(norm, {known}) == (known, 0)
+    assert names.find(norm, set()) == (None, 0)
+
+
+def test_one_architecture_does_not_change_the_names_of_the_next():
+    norm = "model.layers.0.post_attention_layernorm.weight"
+    assert Names("arctic").find(norm, set()) == ("blk.0.ffn_norm_exps.weight", 0)
+    assert Names("llama").find(norm, set()) == ("blk.0.ffn_norm.weight", 0)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "name", "known"),
+    [
+        ("deepseek2", "model.layers.1.mlp.gate.e_score_correction_bias", "blk.1.exp_probs_b.bias"),
+        ("gpt-oss", "model.layers.1.self_attn.sinks", "blk.1.attn_sinks.weight"),
+        ("gpt-oss", "model.layers.1.mlp.experts.down_proj_bias", "blk.1.ffn_down_exps.bias"),
+        ("gemma4", "model.language_model.layers.1.layer_scalar", "blk.1.layer_output_scale.weight"),
+        ("bloom", "transformer.word_embeddings_layernorm.weight", "token_embd_norm.weight"),
+        ("qwen35", "mtp.fc.weight", "blk.2.nextn.eh_proj.weight"),
+        ("qwen35", "mtp.norm.weight", "blk.2.nextn.shared_head_norm.weight"),
+        ("qwen35", "mtp.layers.0.self_attn.q_proj.weight", "blk.2.attn_q.weight"),
+        ("gemma3n", "model.altup_projections.2.weight", "altup_proj.weight"),
+        ("clip", "multi_modal_projector.mm_input_projection_weight", "mm.input_projection.weight"),
+    ],
+)
+def test_names_that_only_the_gguf_tells(architecture, name, known):
+    found, _ = Names(architecture, 2).find(name, {known})
+    assert found == known

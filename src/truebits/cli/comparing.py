@@ -103,7 +103,7 @@ def trace(
 
     SOURCE is a Hugging Face folder or a safetensors file. What the converter does (permuted heads, norms plus
     one, stacked experts) is done again, and every tensor compared bit for bit, or, if it is quantized, by
-    its error. Exit code 1 if a tensor is altered, missing or extra.
+    its error. Exit code 1 if a tensor is altered, missing or extra; 7 if one could not be compared.
 
     Of several GGUFs each is compared with the first: which tensors differ, and what their values went
     through. Exit code 1 if rounding and quantization do not explain a difference.
@@ -135,6 +135,8 @@ def trace(
             _print_trace(traces, found, style)
     if not found.is_faithful:
         raise Different
+    if not found.is_verified:
+        raise NotVerified
 
 
 def _siblings(models: list[Model], options: dict[str, Any], as_json: bool, style: str) -> None:
@@ -163,6 +165,8 @@ def _print_trace(traces: ModuleType, found: Trace, style: str) -> None:
     if style == "csv":
         click.echo(traces.tensors(found).render(style))
         return
+    if style == "text":
+        click.echo(f"{traces.verdict(found)}\n")
     click.echo(traces.groups(found).render(style))
     places = traces.places(found)
     if places.rows:

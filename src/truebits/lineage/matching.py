@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from math import prod
 from typing import NamedTuple
+
+import numpy as np
 
 from truebits.errors import NotTheSource
 from truebits.files.model import Model
@@ -120,7 +123,7 @@ def match(model: Model, source: Model, tensors: Sequence[Tensor] | None = None) 
     NotTheSource
         Sizes, layers, names or shapes tell that the GGUF is not of this checkpoint.
     UsageError
-        gguf-py does not know the GGUF's architecture.
+        The GGUF does not say its architecture.
     """
     facts = Facts(model, source)
     facts.check()
@@ -154,23 +157,19 @@ def match(model: Model, source: Model, tensors: Sequence[Tensor] | None = None) 
     return Matching(pairs, tuple(missing), tuple(left_out))
 
 
-def _places(
-    tensor: Tensor, names: Names, known: set[str], facts: Facts
-) -> dict[tuple[str, int], Home] | str:
+def _places(tensor: Tensor, names: Names, known: set[str], facts: Facts) -> dict[tuple[str, int], Home] | str:
     """Return where a tensor goes in the GGUF, by name and number; or why it goes nowhere."""
     why = why_left_out(tensor.name, facts.architecture)
     if why is not None:
         return why
-    split = targets(tensor.name, known, facts)
-    if split:
-        _, number = names.find(tensor.name, known)
-        return {(target.name, number): Home(tensor, target.arrange) for target in split}
-    name, number = names.find(tensor.name, known)
-    if name is None:
+    home, expert = names.find(tensor.name, known)
+    if split := targets(tensor.name, known, facts):
+        return {(target.name, expert): Home(tensor, target.arrange) for target in split}
+    if home is None:
         return {}
-    if facts.is_beyond(name):
+    if facts.is_beyond(home):
         return "in a block that the GGUF leaves out"
-    return {(name, number): Home(tensor, whole)}
+    return {(home, expert): Home(tensor, whole)}
 
 
 def _pair(tensor: Tensor, homes: Mapping[str, Mapping[int, Home]], facts: Facts) -> Pair:
@@ -203,7 +202,9 @@ _UNNAMED = Transform(Kind.REARRANGED, (), "", "split or reordered")
 
 def _is_of_halves(sources: Sequence[Tensor]) -> bool:
     """Tell whether heads are in Hugging Face's order: Mistral's own files have wq, wk in ggml's order already."""
-    return all(source.name.endswith(("q_proj.weight", "k_proj.weight", "q_proj.bias", "k_proj.bias")) for source in sources)
+    return all(
+        source.name.endswith(("q_proj.weight", "k_proj.weight", "q_proj.bias", "k_proj.bias")) for source in sources
+    )
 
 
 def _laid_out(pair: Pair, arrange: Arrange, facts: Facts) -> Pair:
@@ -218,22 +219,34 @@ def _laid_out(pair: Pair, arrange: Arrange, facts: Facts) -> Pair:
         if heads is None:
             problem = "the number of its heads is not known: the GGUF has no attention.head_count"
             return replace(pair, problem=problem, is_unsure=True)
-        order: Arrange = lambda outline: [permuted(outline, heads)]
+        arrange_all: Arrange = partial(_permuted, heads=heads)
     elif pair.has(Kind.TRANSPOSED) and arrange is whole:
-        order = lambda outline: [outline.T]
+        arrange_all = _transposed
     elif left_out:
         start = left_out if pair.tensor.name in CUT_AT_THE_START else 0
-        order = lambda outline: [outline[start : start + len(outline) - left_out]]
+        arrange_all = partial(_rows, start=start, count=shape[0] - left_out)
     else:
-        order = arrange
+        arrange_all = arrange
     try:
-        laid = strips(shapes, order)
+        laid = strips(shapes, arrange_all)
     except (ValueError, IndexError) as error:
-        return replace(pair, problem=str(error))
-    problem = _shape_problem(pair, arrange, shape, left_out, laid)
-    if problem is not None:
-        return replace(pair, problem=problem)
+        return replace(pair, problem=str(error), is_unsure=pair.is_unsure or arrange is not whole)
+    wrong = _shape_problem(pair, arrange, shape, left_out, laid)
+    if wrong is not None:
+        return replace(pair, problem=wrong, is_unsure=pair.is_unsure or arrange is not whole)
     return replace(pair, strips=laid, rows_left_out=left_out)
+
+
+def _permuted(outline: np.ndarray, heads: int) -> list[np.ndarray]:
+    return [permuted(outline, heads)]
+
+
+def _transposed(outline: np.ndarray) -> list[np.ndarray]:
+    return [outline.T]
+
+
+def _rows(outline: np.ndarray, start: int, count: int) -> list[np.ndarray]:
+    return [outline[start : start + count]]
 
 
 def _shape_problem(

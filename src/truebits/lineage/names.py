@@ -7,9 +7,8 @@ here a map of one block serves for all, so that a file's block count costs nothi
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator
-
-from truebits.errors import UsageError, printable
+from collections.abc import Collection, Iterator, Mapping
+from functools import cache
 
 PREFIXES = (
     ("", ""),
@@ -51,7 +50,7 @@ SPELLINGS = (
 SUFFIXES = ("", ".weight", ".bias")
 """What they add to the name of a parameter that is no module's weight, where the GGUF has it so."""
 
-NUMBERED = re.compile(r"\.(experts|norms)\.(\d{1,6})(?=\.)")
+NUMBERED = re.compile(r"\.(experts|norms|altup_projections|altup_unembed_projections)\.(\d{1,6})(?=\.)")
 
 PREDICTING = {
     "fc": "eh_proj",
@@ -71,21 +70,19 @@ class Names:
     layers : int
         How many there are before those that predict further tokens, which have names of their own.
 
-    Raises
-    ------
-    UsageError
-        gguf-py does not know the architecture.
     """
 
     def __init__(self, architecture: str, layers: int = 0):
         import gguf
 
         known = {name: number for number, name in gguf.MODEL_ARCH_NAMES.items()}
-        if architecture not in known:
-            raise UsageError(f"gguf-py knows no tensor names of the architecture {printable(architecture)}")
-        # A class of its own: gguf-py changes the class's map for Arctic, and all maps made later.
-        blocks = {"block_mappings_cfg": dict(gguf.TensorNameMap.block_mappings_cfg)}
-        self.map = type("NameMap", (gguf.TensorNameMap,), blocks)(known[architecture], 1)
+        self.own: dict[str, str] = {}
+        if architecture in known:
+            # A class of its own: gguf-py changes the class's map for Arctic, and so all maps made later.
+            blocks = {"block_mappings_cfg": dict(gguf.TensorNameMap.block_mappings_cfg)}
+            made = type("NameMap", (gguf.TensorNameMap,), blocks)(known[architecture], 1)
+            self.own = {key: name for key, (_, name) in made.mapping.items()}
+        self.others = _all_names()
         self.layers = layers
 
     def find(self, name: str, known: Collection[str]) -> tuple[str | None, int]:
@@ -102,11 +99,11 @@ class Names:
             name = name[: numbered.start()] + f".{numbered[1]}" + name[numbered.end() :]
             name = name.replace(".norms.", ".")
         first = None
-        for found in self._readings(name):
+        for found, is_own in self._readings(name):
             for suffix in SUFFIXES:
                 if found + suffix in known:
                     return found + suffix, number
-            first = first or found
+            first = first or (found if is_own else None)
         return first, number
 
     def _in_a_layer(self, name: str) -> str:
@@ -120,29 +117,61 @@ class Names:
         of = f"model.layers.{self.layers + int(at[1] or 0)}."
         return f"{of}{at[2]}" if at[1] else f"{of}{PREDICTING[module]}.{rest}"
 
-    def _readings(self, name: str) -> Iterator[str]:
+    def _readings(self, name: str) -> Iterator[tuple[str, bool]]:
+        """Yield GGUF names, and whether they are of this architecture: first all that are."""
+        spelled = []
         for start, instead in PREFIXES:
-            if not name.startswith(start):
-                continue
-            plain = instead + name.removeprefix(start)
-            spellings = (re.sub(regex, by, plain) for regex, by in SPELLINGS)
-            for spelling in dict.fromkeys([plain, *spellings]):
-                found = self._mapped(spelling)
-                if found is not None:
-                    yield found
+            if name.startswith(start):
+                plain = instead + name.removeprefix(start)
+                spelled += [plain, *(re.sub(regex, by, plain) for regex, by in SPELLINGS)]
+        for spelling in dict.fromkeys(spelled):
+            if (found := _mapped(spelling, self.own)) is not None:
+                yield found, True
+        for spelling in dict.fromkeys(spelled):
+            for others in self.others:
+                if (found := _mapped(spelling, others)) is not None:
+                    yield found, False
 
-    def _mapped(self, name: str) -> str | None:
-        """Look a name up as if it were of block 0, and give the block back."""
-        direct = self.map.get_name(name, try_suffixes=(".weight", ".bias"))
-        words = name.split(".")
-        at = next((i for i, word in enumerate(words) if is_number(word)), None)
-        if at is None:
-            return direct
-        of_first = ".".join([*words[:at], "0", *words[at + 1 :]])
-        found = self.map.get_name(of_first, try_suffixes=(".weight", ".bias"))
-        if found is None:
-            return direct
-        return re.sub(r"(^|\.)blk\.0\.", rf"\1blk.{int(words[at])}.", found)
+
+@cache
+def _all_names() -> tuple[dict[str, str], ...]:
+    """Return gguf-py's names of all architectures, for those that it does not know, or not all tensors of.
+
+    What has several meanings has one in each map.
+    """
+    import gguf
+
+    maps: list[dict[str, str]] = [{}]
+    every = {**gguf.TensorNameMap.mappings_cfg, **gguf.TensorNameMap.block_mappings_cfg}
+    for tensor, keys in every.items():
+        name = gguf.TENSOR_NAMES[tensor].format(bid=0)
+        for key in keys:
+            hf = key.format(bid=0)
+            at = next((one for one in maps if hf not in one), None)
+            if at is None:
+                maps.append(at := {})
+            at[hf] = name
+    return tuple(maps)
+
+
+def _mapped(name: str, names: Mapping[str, str]) -> str | None:
+    """Look a name up as if it were of block 0, and give the block back."""
+    direct = _with_suffix(name, names)
+    words = name.split(".")
+    at = next((i for i, word in enumerate(words) if is_number(word)), None)
+    if at is None:
+        return direct
+    found = _with_suffix(".".join([*words[:at], "0", *words[at + 1 :]]), names)
+    if found is None:
+        return direct
+    return re.sub(r"(^|\.)blk\.0\.", rf"\1blk.{int(words[at])}.", found)
+
+
+def _with_suffix(name: str, names: Mapping[str, str]) -> str | None:
+    for suffix in ("", ".weight", ".bias"):
+        if name.endswith(suffix) and (found := names.get(name.removesuffix(suffix))) is not None:
+            return found + suffix
+    return None
 
 
 def block_of(name: str) -> int | None:
@@ -158,6 +187,7 @@ LEFT_OUT = (
     (r".*(\.attention\.(masked_)?bias|\.attn\.(masked_)?bias|rotary(_pos)?_emb\.inv_freq)", "a table that is computed"),
     (r".*embeddings\.position_ids", "a table that is computed"),
     (r"(.*\.)?rotary_emb\..*", "a table that is computed"),
+    (r".*\.mlp\.act_fn\.(alpha_[np]|beta|eps)", "kept as metadata"),
     (r".*\.(input|k|v|activation)_scale|.*_activation_scale", "a scale of activations"),
 )
 """Tensors that no converter writes, and why: ``ModelBase.prepare_tensors``, ``bert.py``, GPT-2's masks."""
@@ -179,8 +209,8 @@ def why_left_out(name: str, architecture: str) -> str | None:
             return why
     if architecture == "clip":
         return "of the language model" if not OTHER_SENSES.fullmatch(name) else None
-    if OTHER_SENSES.fullmatch(name):
-        return "of another modality"
     if "bert" in architecture and ENCODERS.fullmatch(name):
         return "of a head for another task"
+    if OTHER_SENSES.fullmatch(name):
+        return "of another modality"
     return None

@@ -7,8 +7,9 @@ that converter writes. Rows follow the table of `truebits.precision.converters`,
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Sequence
-from typing import NamedTuple
+from collections.abc import Collection, Sequence
+from functools import partial
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
@@ -19,8 +20,14 @@ from truebits.lineage.names import block_of
 Views = list[np.ndarray]
 
 
+class Splitter(Protocol):
+    """From an outline of the source, the number of a target, and the facts: the target's views."""
+
+    def __call__(self, outline: np.ndarray, number: int, facts: Facts) -> Views: ...
+
+
 class Rearrangement(NamedTuple):
-    """One row.
+    r"""One row.
 
     Attributes
     ----------
@@ -29,15 +36,14 @@ class Rearrangement(NamedTuple):
     source : str
         Regex for the end of a Hugging Face name.
     targets : tuple of str
-        GGUF names in the block that the source becomes, ``\\1`` being what the regex has found.
-    arrange : callable
-        From an outline of the source, the number of the target, and the facts, the target's views.
+        GGUF names in the block that the source becomes, ``\1`` being what the regex has found.
+    arrange : Splitter
     """
 
     architectures: frozenset[str]
     source: str
     targets: tuple[str, ...]
-    arrange: Callable[[np.ndarray, int, Facts], Views]
+    arrange: Splitter
 
 
 class Target(NamedTuple):
@@ -47,9 +53,7 @@ class Target(NamedTuple):
     arrange: Arrange
 
 
-def _row(
-    architectures: str, source: str, targets: str, arrange: Callable[[np.ndarray, int, Facts], Views]
-) -> Rearrangement:
+def _row(architectures: str, source: str, targets: str, arrange: Splitter) -> Rearrangement:
     return Rearrangement(frozenset(architectures.split()), source, tuple(targets.split()), arrange)
 
 
@@ -238,7 +242,9 @@ TABLE = (
     _row("nomic-bert-moe", r"mlp\.experts\.mlp\.w2", "ffn_down_exps.weight", _nomic_down),
     _row("", FUSED_EXPERTS + r"|block_sparse_moe\.input_linear\.weight", GATE_UP_EXPERTS, _halves),
     _row("", r"shared_mlp\.input_linear\.weight", "ffn_gate_shexp.weight ffn_up_shexp.weight", _halves),
-    _row("", r"(?:shared_mlp\.input_linear|gate_up_proj|up_gate_proj)\.weight", "ffn_gate.weight ffn_up.weight", _halves),
+    _row(
+        "", r"(?:shared_mlp\.input_linear|gate_up_proj|up_gate_proj)\.weight", "ffn_gate.weight ffn_up.weight", _halves
+    ),
     _row("", r"shared_mlp\.output_linear\.weight", "ffn_down.weight", lambda outline, number, facts: [outline]),
     _row("qwen3next", r"in_proj_qkvz\.weight", "attn_qkv.weight attn_gate.weight", _qkvz),
     _row(QWEN35, r"linear_attn\.in_proj_qkv\.weight", "attn_qkv.weight", _tiled_after_keys),
@@ -270,7 +276,6 @@ def targets(name: str, known: Collection[str], facts: Facts) -> Sequence[Target]
         made = [f"blk.{block}.{at.expand(target)}" for target in row.targets]
         if all(target in known for target in made):
             return [
-                Target(target, lambda outline, number=number, row=row: row.arrange(outline, number, facts))
-                for number, target in enumerate(made)
+                Target(target, partial(row.arrange, number=number, facts=facts)) for number, target in enumerate(made)
             ]
     return ()

@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
 
 import truebits_native as native
 from truebits.comparing.diff import ITEM_BYTES, Side
@@ -67,7 +66,7 @@ def trace(
     NotTheSource
         The headers tell that the GGUF is not of this checkpoint; no data is read then.
     UsageError
-        The GGUF's architecture is not known to gguf-py, or the source is no checkpoint.
+        The GGUF does not say its architecture, or the source is no checkpoint.
     SelectionError, ModelFileError, OSError
     """
     model = open_gguf(gguf)

@@ -126,7 +126,7 @@ class Trace:
     tensors: tuple[TensorTrace, ...] = field(repr=False)
     unmatched: tuple[str, ...] = ()
     left_out: tuple[LeftOut, ...] = ()
-    coverage: Coverage = Coverage()
+    coverage: Coverage = field(default_factory=Coverage)
 
     @property
     def is_verified(self) -> bool:
@@ -160,7 +160,6 @@ class Trace:
         counts = self.counts
         phrases += [f"{counts[v]:,} {v}" for v in (Verdict.MISSING, Verdict.EXTRA, *_OUTSIDE) if v in counts]
         return f"{start}: {'; '.join(phrases)}"
-
 
     @property
     def _gaps(self) -> str:

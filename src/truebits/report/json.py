@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from truebits.evaluation.evaluate import Evaluation
     from truebits.experiments.experiment import Candidate, Experiment
     from truebits.lineage.siblings import Siblings
-    from truebits.lineage.trace import Trace
+    from truebits.lineage.traces import Trace
     from truebits.rewriting.fakequant import Trial
     from truebits.rewriting.operation import Rewrite
 
@@ -247,7 +247,10 @@ def trace(found: Trace) -> str:
             "conclusion": found.conclusion,
             "counts": {str(verdict): count for verdict, count in found.counts.items()},
             "tensors": tensors,
+            "verified": found.is_verified,
+            "coverage": found.coverage.to_dict(),
             "unmatched": found.unmatched,
+            "left_out": [one._asdict() for one in found.left_out],
         },
     )
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from truebits.errors import printable
 from truebits.files.tensor import group_of
-from truebits.lineage.trace import TensorTrace, Trace
+from truebits.lineage.traces import TensorTrace, Trace
 from truebits.lineage.ways import Verdict
+from truebits.precision.coverage import count
 from truebits.report.table import Cell, Table
 
 MOST = 20
@@ -58,25 +61,39 @@ def places(found: Trace) -> Table:
 
 
 def remarks(found: Trace) -> list[str]:
-    """Everything else, a sentence each; the conclusion last."""
+    """Everything else, a sentence each; last what was read."""
     lines = []
     if not found.is_known:
         lines.append(
             f"what converters do to {found.architecture} is not in truebits' table: values are compared as they are"
         )
     if found.unmatched:
-        names = ", ".join(found.unmatched[:3]) + (", ..." if len(found.unmatched) > 3 else "")
-        lines.append(f"{len(found.unmatched):,} tensors of the checkpoint have no place in this GGUF: {names}")
-    lines += [
-        f"{one.name}: the last {one.left_out:,} rows of the checkpoint are not in the GGUF"
-        for one in found.tensors
-        if one.left_out
-    ]
+        names = _listed(found.unmatched)
+        lines.append(
+            f"{count(len(found.unmatched), 'tensor')} of the checkpoint: what became of it is not known: {names}"
+        )
+    reasons: dict[str, list[str]] = {}
+    for one in found.left_out:
+        reasons.setdefault(one.why, []).append(one.name)
+    lines += [f"not in the GGUF, {why}: {_listed(names)}" for why, names in reasons.items()]
+    for tensor in found.tensors:
+        if tensor.left_out:
+            which = "first" if "position" in tensor.name else "last"
+            lines.append(f"{tensor.name}: the {which} {tensor.left_out:,} rows of the checkpoint are not in the GGUF")
     for verdict in (Verdict.MISSING, Verdict.EXTRA):
         of = [one.name for one in found.tensors if one.verdict is verdict]
         if of:
-            lines.append(f"{verdict}: {', '.join(of[:MOST])}{', ...' if len(of) > MOST else ''}")
+            lines.append(f"{verdict}: {_listed(of)}")
     altered = found.counts.get(Verdict.ALTERED, 0)
     if altered > MOST:
         lines.append(f"{altered - MOST:,} more tensors are altered")
-    return [*lines, f"{found.conclusion[0].upper()}{found.conclusion[1:]}."]
+    return [*lines, str(found.coverage)]
+
+
+def verdict(found: Trace) -> str:
+    """What the trace comes to."""
+    return f"{found.conclusion[0].upper()}{found.conclusion[1:]}."
+
+
+def _listed(names: Sequence[str]) -> str:
+    return f"{', '.join(names[:MOST])}{', ...' if len(names) > MOST else ''}"
