@@ -113,13 +113,13 @@ class Facts:
         return name == "output.weight" and is_tied
 
     def heads(self, name: str) -> int | None:
-        """Return the number of heads of a query or key tensor."""
+        """Return the number of heads of a query or key tensor; 0 where the GGUF says that its block has none."""
         block = block_of(name)
         keys = ("attention.head_count_kv", "attention.head_count") if "attn_k." in name else ("attention.head_count",)
         for key in keys:
             count = self._counts.get(key)
             if count is not None and block is not None:
-                return count[min(block, len(count) - 1)] or None
+                return count[min(block, len(count) - 1)]
         fields = ("num_key_value_heads", "num_attention_heads") if "attn_k." in name else ("num_attention_heads",)
         return next((self.config[field] for field in fields if isinstance(self.config.get(field), int)), None)
 

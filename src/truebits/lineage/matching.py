@@ -219,7 +219,7 @@ def _laid_out(pair: Pair, arrange: Arrange, facts: Facts) -> Pair:
         if heads is None:
             problem = "the number of its heads is not known: the GGUF has no attention.head_count"
             return replace(pair, problem=problem, is_unsure=True)
-        arrange_all: Arrange = partial(_permuted, heads=heads)
+        arrange_all: Arrange = partial(_permuted, heads=heads) if heads else whole
     elif pair.has(Kind.TRANSPOSED) and arrange is whole:
         arrange_all = _transposed
     elif left_out:

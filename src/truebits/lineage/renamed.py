@@ -7,7 +7,7 @@ from dataclasses import replace
 from truebits.comparing.diff import Side, spans
 from truebits.files.mapping import MappedFile
 from truebits.files.model import Model
-from truebits.files.tensor import FLOAT_BYTES
+from truebits.files.types import FLOAT_BYTES
 from truebits.lineage.layout import PIECE_VALUES, strips, whole
 from truebits.lineage.matching import Matching, Pair
 from truebits.lineage.source import Files
