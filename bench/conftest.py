@@ -55,7 +55,7 @@ def threads() -> int:
     import truebits_native
     from truebits_native.reference import Grid
 
-    some = np.zeros(truebits_native.choice.LOADED_WORDS, np.uint32)
+    some = np.zeros(truebits_native.dispatch.LOADED_WORDS, np.uint32)
     truebits_native.low_zero_count(some, 16)
     truebits_native.profile(some)
     truebits_native.truncate(some, 16)

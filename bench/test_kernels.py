@@ -16,7 +16,7 @@ import yardstick
 from compare import alternate, record
 from goals import BLOCK_TYPES
 from truebits_native import reference
-from truebits_native.reference_blocks import LAYOUTS, block_counts
+from truebits_native.reference.blocks import LAYOUTS, block_counts
 
 BITS = 16
 MASK = np.uint32((1 << BITS) - 1)

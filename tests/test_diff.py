@@ -27,7 +27,7 @@ from truebits.errors import SelectionError, UsageError
 from truebits.files.mapping import FileChanged
 from truebits.files.types import BY_NUMBER
 from truebits.report import figures
-from truebits_native import choice
+from truebits_native import dispatch
 from words import SPECIAL, is_nan, mixed, wide
 
 TYPE_ID = {block.name: number for number, block in BY_NUMBER.items()}
@@ -982,10 +982,10 @@ def large(tmp_path_factory):
 
 def test_threads_and_kernels_change_nothing(large, monkeypatch):
     """The same to the last bit; `repr`, as NaN is not equal to itself."""
-    monkeypatch.setattr(choice, "uses_kernels", lambda *_: False)
+    monkeypatch.setattr(dispatch, "uses_kernel", lambda *_: False)
     expected = repr(tb.diff(*large).tensors)
     assert "changed=0" not in expected
-    monkeypatch.setattr(choice, "uses_kernels", lambda *_: True)
+    monkeypatch.setattr(dispatch, "uses_kernel", lambda *_: True)
     for threads in (None, 1, 2, 3):
         assert repr(tb.diff(*large, threads=threads).tensors) == expected
     assert tb.diff(large[0], large[0], threads=2).is_same

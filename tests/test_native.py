@@ -5,7 +5,6 @@ there the tests marked `compiled` are left out, because they would take minutes.
 """
 
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +14,8 @@ import numpy as np
 import pytest
 
 import truebits_native as native
-from truebits_native import CHUNK, choice, chunks, counting, reference
+from truebits_native import CHUNK, chunks, counting, dispatch, reference
+from truebits_native.reference import histogram
 from words import SPECIAL, assert_same_bits, bins_of, grid, mixed
 
 WITHOUT_COMPILER = os.environ.get("NUMBA_DISABLE_JIT") == "1"
@@ -30,13 +30,13 @@ compiled = pytest.mark.skipif(WITHOUT_COMPILER, reason="takes minutes without th
 @pytest.fixture
 def kernels(monkeypatch):
     """Let the Numba kernels do work of any size."""
-    monkeypatch.setattr(choice, "uses_kernels", lambda *_: True)
+    monkeypatch.setattr(dispatch, "uses_kernel", lambda *_: True)
 
 
 @pytest.fixture
 def twins(monkeypatch):
     """Let the NumPy twins do work of any size."""
-    monkeypatch.setattr(choice, "uses_kernels", lambda *_: False)
+    monkeypatch.setattr(dispatch, "uses_kernel", lambda *_: False)
 
 
 def whole(words):
@@ -157,7 +157,7 @@ def test_twin_of_profiles_across_its_blocks(monkeypatch):
     starts, stops = np.array([0, 3, 3, 500, 999]), np.array([900, 3, 4, 1_000, 1_000])
     expected = reference.profiles(words, starts, stops)
     for block in (1, 7, 64, 997):
-        monkeypatch.setattr(reference, "BLOCK", block)
+        monkeypatch.setattr(histogram, "BLOCK", block)
         assert_same_profiles(reference.profiles(words, starts, stops), expected)
 
 
@@ -268,7 +268,7 @@ def test_half_profile_kernel_on_every_pattern(kernels, kind):
 
 @pytest.mark.parametrize("word", [0x00000000, 0x3F8CCCCD, 0xFFFF0000])
 def test_kernels_where_all_values_share_a_bin(kernels, word):
-    words = np.full(2 * reference.BLOCK + 3 if not WITHOUT_COMPILER else 1_027, word, np.uint32)
+    words = np.full(2 * histogram.BLOCK + 3 if not WITHOUT_COMPILER else 1_027, word, np.uint32)
     assert_same_bits(native.profile(words), reference.profile(words))
 
 
@@ -572,35 +572,50 @@ def test_any_number_of_threads_gives_the_same(kernels):
         assert_same_bits(got, cut)
 
 
-def test_the_number_of_threads_is_put_back(kernels):
-    import numba
-
-    before = numba.config.NUMBA_NUM_THREADS
-    numba.set_num_threads(before)
-    words = mixed(100, 71)
-    native.profile(words, threads=1)
-    native.low_zero_count(words, 16, threads=1)
-    native.truncate(words, 16, threads=1)
-    assert numba.get_num_threads() == before
-
-
 # --- kernel or twin
 
 
-@pytest.mark.parametrize("name", choice.UNLOADED_WORDS)
-def test_kernels_are_used_from_a_size_on(monkeypatch, name):
-    monkeypatch.delitem(sys.modules, "numba", raising=False)
-    border = choice.UNLOADED_WORDS[name]
-    assert not choice.uses_kernels(name, border - 1)
-    assert choice.uses_kernels(name, border)
-    monkeypatch.setitem(sys.modules, "numba", None)
-    assert not choice.uses_kernels(name, choice.LOADED_WORDS - 1)
-    assert choice.uses_kernels(name, choice.LOADED_WORDS)
+@pytest.mark.parametrize("name", dispatch.COSTS)
+def test_kernels_are_used_where_they_pay(monkeypatch, name):
+    """In memory soon, from the cache later, compiled later still, and a little later yet without Numba."""
+    work = [1 << bits for bits in range(10, 34)]
+    monkeypatch.setattr(dispatch, "loaded", {name})
+    monkeypatch.setattr(dispatch, "expected", set())
+    borders = [next(words for words in work if dispatch.uses_kernel(name, words))]
+    assert borders == [dispatch.LOADED_WORDS]
+    monkeypatch.setattr(dispatch, "loaded", set())
+    for numba, is_kept in ((True, True), (True, False), (False, False)):
+        (monkeypatch.setitem if numba else monkeypatch.delitem)(sys.modules, "numba", *([None] if numba else [False]))
+        monkeypatch.setattr(dispatch, "_is_kept", lambda _, answer=is_kept: answer)
+        borders.append(next(words for words in work if dispatch.uses_kernel(name, words)))
+    assert borders == sorted(borders)
+    assert borders[1] < borders[2]
+
+
+def test_work_that_was_announced_uses_kernels_from_the_first_call_on(monkeypatch):
+    monkeypatch.setattr(dispatch, "loaded", set())
+    monkeypatch.setattr(dispatch, "expected", set())
+    monkeypatch.setattr(dispatch, "_is_kept", lambda _: False)
+    native.expect_work("truncate", 1 << 20)
+    assert not dispatch.uses_kernel("rounding.cut_low_bits", 1 << 20)
+    native.expect_work("truncate", 1 << 33)
+    assert dispatch.uses_kernel("rounding.cut_low_bits", 1 << 20)
+    assert not dispatch.uses_kernel("rounding.cut_low_bits", dispatch.LOADED_WORDS - 1)
+
+
+def test_a_small_scan_compiles_nothing_because_somebody_imported_numba(tmp_path):
+    code = """
+import numba, numpy as np, truebits_native as native
+native.dispatch.on_compile = print
+native.profile(np.arange(1 << 16, dtype=np.uint32))
+"""
+    assert child(code, NUMBA_CACHE_DIR=str(tmp_path)) == ""
+    assert not list(tmp_path.iterdir())
 
 
 def test_each_call_asks_for_its_own_size(monkeypatch):
     asked = []
-    monkeypatch.setattr(choice, "uses_kernels", lambda *question: asked.append(question))
+    monkeypatch.setattr(dispatch, "uses_kernel", lambda *question: asked.append(question))
     words = mixed(100, 80)
     starts, stops = np.array([0, 20, 90]), np.array([10, 20, 100])
     native.low_zero_count(words, 16)
@@ -609,8 +624,9 @@ def test_each_call_asks_for_its_own_size(monkeypatch):
     native.profiles(words, starts, stops)
     native.profiles(words.view(np.uint16), starts, stops, "F16")
     native.truncate(words, 16)
-    sizes = [("matching_counts", n) for n in (100, 20)] + [("profiles", n) for n in (100, 20, 20)] + [("truncate", 100)]
-    assert asked == sizes
+    single, half = "histogram.count_single_bins", "histogram.count_half_bins"
+    sizes = [("lowbits.count_matching", n) for n in (100, 20)] + [(single, 100), (single, 20), (half, 20)]
+    assert asked == [*sizes, ("rounding.cut_low_bits", 100)]
 
 
 def child(code_or_arguments, **environment):
@@ -639,7 +655,7 @@ native.profile(words, threads=2)
 native.profiles(words.view(np.uint16), np.array([0]), np.array([9]), "F16")
 native.truncate(words, 16, threads=2)
 print("numba" in sys.modules)
-native.choice.uses_kernels = lambda *_: True
+native.dispatch.uses_kernel = lambda *_: True
 native.low_zero_count(words, 16)
 print("numba" in sys.modules)
 """
@@ -661,28 +677,6 @@ def test_everything_holds_without_the_compiler():
     assert "failed" not in got
 
 
-@compiled
-def test_kernels_work_where_no_cache_folder_can_be_written(tmp_path):
-    """Files stand where Numba would make its folders: that stops root too, which no permission does."""
-    copy, file = tmp_path / "truebits_native", tmp_path / "file"
-    shutil.copytree(PACKAGE, copy, ignore=shutil.ignore_patterns("__pycache__"))
-    file.write_bytes(b"")
-    (copy / "__pycache__").write_bytes(b"")
-    code = f"""
-import sys
-sys.path.insert(0, {str(tmp_path)!r})
-import numpy as np
-import truebits_native as native
-native.choice.uses_kernels = lambda *_: True
-print(native.low_zero_count(np.arange(1 << 17, dtype=np.uint32), 16))
-from truebits_native.lowbits import count_matching
-print(native.__file__, type(count_matching._cache).__name__)
-"""
-    below = str(file / "below")
-    got = child(code, NUMBA_CACHE_DIR=below, HOME=below, XDG_CACHE_HOME=below)
-    assert got.split() == ["2", str(copy / "__init__.py"), "NullCache"]
-
-
 def test_a_difference_is_reported_by_index_and_value():
     expected = np.array([0, 0x3F8CCCCD, 1], np.uint32)
     got = np.array([0, 0x3F8C0000, 2], np.uint32)
@@ -691,19 +685,3 @@ def test_a_difference_is_reported_by_index_and_value():
         assert_same_bits(got, expected)
     with pytest.raises(AssertionError):
         assert_same_bits(got.astype(np.int64), got)
-
-
-@compiled
-@pytest.mark.slow
-def test_all_kernels_compile_ahead_of_time_and_are_cached(tmp_path):
-    environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}
-
-    def run():
-        command = [sys.executable, "-m", "truebits_native"]
-        return subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
-
-    first, second = run(), run()
-    kernels = first.count(": compiled")
-    assert kernels == 20
-    assert second.count(": from the cache") == kernels
-    assert str(tmp_path) in second

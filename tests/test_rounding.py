@@ -17,7 +17,7 @@ import truebits_native as native
 from truebits.files.types import FLOAT_FORMATS
 from truebits.numbers.formats import CATALOGUE, find
 from truebits.numbers.rounding import MODES, OVERFLOWS, Rounding, grid_of
-from truebits_native import choice, reference
+from truebits_native import dispatch, reference
 from truebits_native.reference import LANES, ROUND_CHUNK, Difference, Grid
 from words import SPECIAL, assert_same_bits, mixed
 
@@ -81,13 +81,13 @@ every_rounding = pytest.mark.parametrize("rounding", MODES)
 @pytest.fixture
 def kernels(monkeypatch):
     """Let the Numba kernels do work of any size."""
-    monkeypatch.setattr(choice, "uses_kernels", lambda *_: True)
+    monkeypatch.setattr(dispatch, "uses_kernel", lambda *_: True)
 
 
 @pytest.fixture
 def twins(monkeypatch):
     """Let the NumPy twins do work of any size."""
-    monkeypatch.setattr(choice, "uses_kernels", lambda *_: False)
+    monkeypatch.setattr(dispatch, "uses_kernel", lambda *_: False)
 
 
 @pytest.fixture(params=["kernels", "twins"])

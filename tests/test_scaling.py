@@ -12,7 +12,7 @@ import pytest
 
 import truebits_native as native
 from truebits.quantizers.scales import WHOLE
-from truebits_native import CHUNK, choice, reference
+from truebits_native import CHUNK, dispatch, reference
 from truebits_native.reference import AWAY, NEAREST, ROUND_CHUNK, STOCHASTIC, TRUNCATE, Difference, Grid, Scales
 from words import assert_same_bits, mixed
 
@@ -38,13 +38,13 @@ SIGN, INFINITY = np.uint32(0x80000000), np.uint32(0x7F800000)
 @pytest.fixture
 def kernels(monkeypatch):
     """Let the Numba kernels do work of any size."""
-    monkeypatch.setattr(choice, "uses_kernels", lambda *_: True)
+    monkeypatch.setattr(dispatch, "uses_kernel", lambda *_: True)
 
 
 @pytest.fixture
 def twins(monkeypatch):
     """Let the NumPy twins do work of any size."""
-    monkeypatch.setattr(choice, "uses_kernels", lambda *_: False)
+    monkeypatch.setattr(dispatch, "uses_kernel", lambda *_: False)
 
 
 @pytest.fixture(params=["kernels", "twins"])
@@ -59,7 +59,7 @@ def by_each(monkeypatch):
     def make(call):
         results = []
         for is_kernel in (True, False):
-            monkeypatch.setattr(choice, "uses_kernels", lambda *_, is_kernel=is_kernel: is_kernel)
+            monkeypatch.setattr(dispatch, "uses_kernel", lambda *_, is_kernel=is_kernel: is_kernel)
             results.append(call())
         return results
 

@@ -16,7 +16,7 @@ from truebits.files.types import STORAGE_TYPES
 from truebits.precision import scan as scan_module
 from truebits.precision.origin import Origin
 from truebits.precision.scan import TensorPrecision, low_bits, scan
-from truebits_native import choice
+from truebits_native import dispatch
 from words import TYPES, grid, mixed, profile_of
 
 TYPE_ID = {type.name: type.number for type in STORAGE_TYPES}
@@ -89,7 +89,7 @@ def small_batches(monkeypatch):
 @pytest.fixture
 def kernels(monkeypatch):
     """Let the Numba kernels do work of any size."""
-    monkeypatch.setattr(choice, "uses_kernels", lambda *_: True)
+    monkeypatch.setattr(dispatch, "uses_kernel", lambda *_: True)
 
 
 # --- what is found
@@ -359,7 +359,7 @@ def test_any_number_of_threads_finds_the_same(path, kernels, small_batches):
 def test_kernels_and_twins_find_the_same(path, monkeypatch):
     found = []
     for uses_kernels in (True, False):
-        monkeypatch.setattr(choice, "uses_kernels", lambda *_, answer=uses_kernels: answer)
+        monkeypatch.setattr(dispatch, "uses_kernel", lambda *_, answer=uses_kernels: answer)
         found.append((scan(path).tensors, low_bits(path, bits=9)))
     assert found[0] == found[1]
 

@@ -5,8 +5,19 @@ name in `truebits_native.reference`, and gives bit-identical results for any num
 Small work goes to the twin, because importing Numba and loading a kernel takes longer.
 """
 
-from truebits_native.changing import (
-    compare,
+from truebits_native.blocks import block_counts
+from truebits_native.chunks import CHUNK
+from truebits_native.counting import (
+    bins_of,
+    low_zero_count,
+    low_zero_counts,
+    matching_counts,
+    profile,
+    profiles,
+)
+from truebits_native.difference import compare, differing_count
+from truebits_native.dispatch import expect_work
+from truebits_native.rounding import (
     extremes,
     narrowed,
     round_floats,
@@ -14,18 +25,6 @@ from truebits_native.changing import (
     scale_errors,
     truncate,
     widened,
-)
-from truebits_native.choice import expect_work, uses_kernels
-from truebits_native.chunks import CHUNK
-from truebits_native.coding import block_counts
-from truebits_native.counting import (
-    bins_of,
-    differing_count,
-    low_zero_count,
-    low_zero_counts,
-    matching_counts,
-    profile,
-    profiles,
 )
 
 __all__ = [
@@ -46,6 +45,5 @@ __all__ = [
     "round_scaled",
     "scale_errors",
     "truncate",
-    "uses_kernels",
     "widened",
 ]

@@ -1,357 +1,79 @@
-"""Block-quantized bytes: which codes each group uses, and what its scales are.
-
-Each chunk goes in tiles of at most `GROUPS` groups, in steps that run over all groups of a tile: *take* the blocks
-apart (`planes`), *mark* the codes (`marks`), *fold* the eight lanes of each group into one mask, and *tally*.
-"""
+"""The front door of block-quantized bytes: it checks them, and sends them to a kernel or to the twin."""
 
 from __future__ import annotations
 
 import numpy as np
-from numba import prange
 
-from truebits_native.jit import inner, kernel
-from truebits_native.marks import (
-    NONE,
-    clear,
-    empty_marks,
-    fold,
-    fold_eight,
-    mark_cells,
-    mark_fives,
-    mark_halves,
-    mark_pairs,
-    mark_triples,
-    mark_trits,
-    spread_q6_k,
-    spread_q8_0,
-)
-from truebits_native.planes import (
-    BYTES,
-    EIGHT,
-    FOUR,
-    GROUPS,
-    HALF_BYTES_64,
-    INFINITE,
-    MAGNITUDE,
-    MXFP4,
-    NVFP4,
-    ONE,
-    Q2_K,
-    Q3_K,
-    Q4_1,
-    Q4_K,
-    Q5_1,
-    Q5_K,
-    Q8_0,
-    TQ1_0,
-    TWO,
-    U8,
-    U16,
-    U64,
-    WIDTH,
-    empty_tile,
-    take_codes,
-    take_e8m0,
-    take_fifth_bits,
-    take_fifth_bits_k,
-    take_halves,
-    take_last_trits,
-    take_nvfp4,
-    take_q2_k,
-    take_q3_k,
-    take_q6_k,
-    take_q8_0,
-    take_q45_k,
-)
-from truebits_native.reference_blocks import (
-    CODES,
-    DEAD,
-    EXPONENTS,
-    FACTS,
-    GREATEST,
-    LEAST,
-    MOST_CODES,
-    NEGATIVE,
-    SPECIAL,
-    USUAL,
-    ZERO,
-)
+from truebits_native import dispatch
+from truebits_native.chunks import cut
+from truebits_native.dispatch import readable, run
+from truebits_native.pool import over_runs
+from truebits_native.reference import blocks as reference_blocks
+from truebits_native.reference.blocks import FACTS, LAYOUTS, LEAST, MOST_CODES, NO_SCALE, BlockCounts, add_facts
 
-COUNTED = U64(128)
-"""Groups that are counted in a byte before it could overflow."""
+CHUNK_BYTES = 1 << 20
+
+KERNELS = {3: "count_few", 4: "count_few", 8: "count_few", 16: "count_fours", 32: "count_fives", 64: "count_wide"}
+"""By the number of codes, or of cells, that a type has."""
 
 
-# --- take and mark: a function for each number of codes, so that no more is compiled than a file needs
+def block_counts(
+    raw: np.ndarray, starts: np.ndarray, stops: np.ndarray, type: str, threads: int | None = None
+) -> BlockCounts:
+    """Count what the blocks of each range ``raw[start:stop]`` use of their codes and scales.
 
+    Parameters
+    ----------
+    raw : ndarray of uint8, shape (n,)
+    starts, stops : ndarray of int64, shape (m,)
+        Each range holds whole blocks; they may start anywhere.
+    type : str
+        A key of `LAYOUTS`.
+    threads : int, optional
+        All cores if not given. The result does not depend on it.
 
-@inner
-def fill_fours(raw, at, step, blocks, kind, tile, seen):
-    """Take and mark blocks of a type with 16 codes."""
-    if kind == NVFP4:
-        take_nvfp4(raw, at, blocks, tile)
-    elif kind == Q4_K:
-        take_q45_k(raw, at, step, blocks, tile)
-    else:
-        take_codes(raw, at, step, blocks, step - U64(16), ONE, tile.planes)
-        if kind == MXFP4:
-            take_e8m0(raw, at, blocks, tile)
-        else:
-            take_halves(raw, at, step, blocks, U64(0), tile.scales, tile.factors)
-        if kind == Q4_1:
-            take_halves(raw, at, step, blocks, TWO, tile.offsets, tile.shifts)
-    planes = ONE if kind == NVFP4 else (FOUR if kind == Q4_K else TWO)
-    groups = blocks * (FOUR if kind == NVFP4 else (EIGHT if kind == Q4_K else ONE))
-    mark_halves(tile.packed, planes, kind == Q4_K, groups, seen)
+    Returns
+    -------
+    BlockCounts
 
-
-@inner
-def fill_fives(raw, at, step, blocks, kind, tile, seen):
-    """Do the same for a type with 32 codes."""
-    if kind == Q5_K:
-        take_q45_k(raw, at, step, blocks, tile)
-        take_fifth_bits_k(raw, at, step, blocks, tile.planes)
-        mark_fives(tile.packed, FOUR, True, EIGHT * blocks, seen)
-        return
-    take_codes(raw, at, step, blocks, step - U64(16), ONE, tile.planes)
-    take_fifth_bits(raw, at, step, blocks, step - U64(20), tile.planes)
-    take_halves(raw, at, step, blocks, U64(0), tile.scales, tile.factors)
-    if kind == Q5_1:
-        take_halves(raw, at, step, blocks, TWO, tile.offsets, tile.shifts)
-    mark_fives(tile.packed, TWO, False, blocks, seen)
-
-
-@inner
-def fill_few(raw, at, step, blocks, kind, tile, seen):
-    """Do the same for a type with 3, 4 or 8 codes."""
-    packed = tile.packed
-    if kind == Q2_K:
-        take_q2_k(raw, at, blocks, tile)
-        mark_pairs(packed, TWO, True, U64(16) * blocks, seen)
-    elif kind == Q3_K:
-        take_q3_k(raw, at, blocks, tile)
-        mark_triples(packed, U64(16) * blocks, seen)
-    else:
-        take_codes(raw, at, step, blocks, U64(0), U64(3) if kind == TQ1_0 else FOUR, tile.planes)
-        take_halves(raw, at, step, blocks, step - TWO, tile.scales, tile.factors)
-        if kind == TQ1_0:
-            take_last_trits(raw, at, blocks, tile.planes)
-            mark_trits(packed, blocks, seen)
-        else:
-            mark_pairs(packed, EIGHT, False, blocks, seen)
-
-
-@inner
-def fill_wide(raw, at, blocks, kind, tile, cells, seen):
-    """Do the same for a type whose codes, or cells of codes, are 64."""
-    if kind == Q8_0:
-        take_q8_0(raw, at, blocks, tile)
-        spread_q8_0(tile.packed, blocks, cells)
-        mark_cells(cells, FOUR, blocks, seen)
-    else:
-        take_q6_k(raw, at, blocks, tile)
-        spread_q6_k(tile.packed, U64(16) * blocks, cells)
-        mark_cells(cells, TWO, U64(16) * blocks, seen)
-
-
-# --- fold and tally
-
-
-@inner
-def tally_masks(masks, groups, bit_planes, zeros, tile):
-    """Count the ones of the groups' masks, and find those whose values are all zero."""
-    ones, live = tile.ones, tile.live
-    codes = U64(0)
-    for i in range(groups):
-        ones[i] = live[i] = NONE
-    for k in range(bit_planes):
-        own = masks[k * groups : k * groups + groups]
-        kept = U8(~(zeros >> (EIGHT * k)))
-        all = NONE
-        for i in range(groups):
-            mask = own[i]
-            all = U8(all | mask)
-            live[i] = U8(live[i] | U8(mask & kept))
-            mask = U8(mask - U8(U8(mask >> U8(1)) & U8(0x55)))
-            mask = U8(U8(mask & U8(0x33)) + U8(U8(mask >> U8(2)) & U8(0x33)))
-            ones[i] = U8(ones[i] + U8(U8(mask + U8(mask >> U8(4))) & U8(15)))
-        codes |= U64(all) << (EIGHT * k)
-    tile.facts[CODES] |= np.int64(codes)
-
-
-@inner
-def tally_words(masks, groups, zeros, tile):
-    """Do the same as `tally_masks` for masks of 64 bits."""
-    ones, live = tile.ones, tile.live
-    codes = U64(0)
-    for i in range(groups):
-        codes |= masks[i]
-        live[i] = U8((masks[i] & ~zeros) != U64(0))
-    for i in range(groups):
-        mask = masks[i]
-        mask = mask - ((mask >> U64(1)) & U64(0x5555555555555555))
-        mask = (mask & U64(0x3333333333333333)) + ((mask >> U64(2)) & U64(0x3333333333333333))
-        ones[i] = U8((((mask + (mask >> U64(4))) & HALF_BYTES_64) * BYTES) >> U64(56))
-    tile.facts[CODES] |= np.int64(codes)
-
-
-@inner
-def tally_groups(tile, groups):
-    """Count the groups by their number of codes, and those that are dead."""
-    factors, shifts, ones, live = tile.factors, tile.shifts, tile.ones, tile.live
-    for first in range(U64(0), groups, COUNTED):
-        some = min(COUNTED, groups - first)
-        dead = NONE
-        for i in range(first, first + some):
-            is_zero = (factors[i] == NONE) | ((live[i] == NONE) & (factors[i] != U8(255)))
-            dead = U8(dead + U8(is_zero & (shifts[i] == NONE)))
-        tile.facts[DEAD] += np.int64(dead)
-        for number in range(tile.distinct.size):
-            count = NONE
-            for i in range(first, first + some):
-                count = U8(count + U8(ones[i] == U8(number)))
-            tile.distinct[number] += np.int64(count)
-
-
-@inner
-def tally_scales(tile, count, special, shift):
-    """Count the scales that are special, zero or negative; find the reach of the others."""
-    scales, offsets = tile.scales, tile.offsets
-    odd, zero, negative = U16(0), U16(0), U16(0)
-    usual, exponents = U16(0), U16(0)
-    least, greatest = U16(0xFFFF), U16(0)
-    for i in range(count):
-        scale = scales[i]
-        magnitude = U16(scale & MAGNITUDE)
-        offset = U16(offsets[i] & MAGNITUDE)
-        odd = U16(odd + U16((magnitude >= special) | (offset >= INFINITE)))
-        zero = U16(zero + U16(magnitude == U16(0)))
-        negative = U16(negative + U16(scale > U16(0x8000)))
-        high = magnitude if magnitude < special else U16(0)
-        usual = U16(usual + U16(high != U16(0)))
-        low = U16(high - U16(1))
-        least = low if low < least else least
-        greatest = high if high > greatest else greatest
-    for i in range(count):
-        magnitude = U16(scales[i] & MAGNITUDE)
-        magnitude = magnitude if magnitude < special else U16(0)
-        exponents = U16(exponents + U16(magnitude >> U16(shift & U16(15))))
-    facts = tile.facts
-    facts[SPECIAL] += np.int64(odd)
-    facts[ZERO] += np.int64(zero)
-    facts[NEGATIVE] += np.int64(negative)
-    facts[USUAL] += np.int64(usual)
-    facts[EXPONENTS] += np.int64(exponents)
-    facts[LEAST] = min(facts[LEAST], np.int64(least) + 1)
-    facts[GREATEST] = max(facts[GREATEST], np.int64(greatest))
-
-
-@inner
-def tally(tile, marks, groups, zeros):
-    """Fold the marks of at most 32 codes, and count them."""
-    fold(marks, marks.bit_planes * groups)
-    tally_masks(marks.masks, groups, marks.bit_planes, zeros, tile)
-    tally_groups(tile, groups)
-
-
-# --- all steps: the loops differ by a call only, but Numba cannot cache a kernel that gets a function
-
-
-@inner
-def fours_chunk(raw, at, blocks, layout, distinct, facts):
-    """Count the blocks of a chunk of a type with 16 codes."""
-    kind, step, groups, most, zeros, special, shift = layout
-    tile, marks = empty_tile(distinct[: most + 1], facts), empty_marks(most)
-    while blocks:
-        some = min(WIDTH // groups, blocks)
-        clear(marks.words, marks.bit_planes * some * groups)
-        fill_fours(raw, at, step, some, kind, tile, marks.seen)
-        tally(tile, marks, some * groups, zeros)
-        tally_scales(tile, some * groups if kind == NVFP4 else some, special, shift)
-        at, blocks = at + some * step, blocks - some
-
-
-@inner
-def fives_chunk(raw, at, blocks, layout, distinct, facts):
-    """Do the same for a type with 32 codes."""
-    kind, step, groups, most, zeros, special, shift = layout
-    tile, marks = empty_tile(distinct[: most + 1], facts), empty_marks(most)
-    while blocks:
-        some = min(WIDTH // groups, blocks)
-        clear(marks.words, marks.bit_planes * some * groups)
-        fill_fives(raw, at, step, some, kind, tile, marks.seen)
-        tally(tile, marks, some * groups, zeros)
-        tally_scales(tile, some * groups if kind == NVFP4 else some, special, shift)
-        at, blocks = at + some * step, blocks - some
-
-
-@inner
-def few_chunk(raw, at, blocks, layout, distinct, facts):
-    """Do the same for a type with 3, 4 or 8 codes."""
-    kind, step, groups, most, zeros, special, shift = layout
-    tile, marks = empty_tile(distinct[: most + 1], facts), empty_marks(most)
-    while blocks:
-        some = min(WIDTH // groups, blocks)
-        clear(marks.words, marks.bit_planes * some * groups)
-        fill_few(raw, at, step, some, kind, tile, marks.seen)
-        tally(tile, marks, some * groups, zeros)
-        tally_scales(tile, some * groups if kind == NVFP4 else some, special, shift)
-        at, blocks = at + some * step, blocks - some
-
-
-@inner
-def wide_chunk(raw, at, blocks, layout, distinct, facts):
-    """Do the same for a type with 64 codes or cells."""
-    kind, step, groups, most, zeros, special, shift = layout
-    tile = empty_tile(distinct[: most + 1], facts)
-    seen, masks, cells = np.zeros(8 * GROUPS, U64), np.zeros(GROUPS, U64), np.zeros(32 * GROUPS, U8)
-    while blocks:
-        some = min(WIDTH // groups, blocks)
-        fill_wide(raw, at, some, kind, tile, cells, seen)
-        fold_eight(seen, some * groups, masks, U64(seen.size) // WIDTH)
-        tally_words(masks, some * groups, zeros, tile)
-        tally_groups(tile, some * groups)
-        tally_scales(tile, some, special, shift)
-        at, blocks = at + some * step, blocks - some
-
-
-@kernel
-def count_fours(raw, begin, end, layout):
-    """Count each chunk's blocks ``raw[begin:end]`` of a type with 16 codes.
-
-    Returns what `reference_blocks.block_counts` does, one row per chunk.
+    Raises
+    ------
+    ValueError
+        A range is not whole blocks.
     """
-    distinct, facts = np.zeros((begin.size, MOST_CODES + 1), np.int64), np.zeros((begin.size, len(FACTS)), np.int64)
-    for chunk in prange(begin.size):
-        blocks = U64(end[chunk] - begin[chunk]) // layout[1]
-        fours_chunk(raw, U64(begin[chunk]), blocks, layout, distinct[chunk], facts[chunk])
-    return distinct, facts
+    raw, layout = readable(raw, np.uint8), LAYOUTS[type]
+    if ((stops - starts) % layout.nbytes).any():
+        raise ValueError(f"a range is not whole blocks of {layout.nbytes} bytes, as {type} has")
+    name = "blocks." + KERNELS[len(set(reference_blocks.cells(layout).tolist()))]
+    if not dispatch.uses_kernel(name, int((stops - starts).sum())):
+        return reference_blocks.block_counts(raw, starts, stops, type)
+    owner, begin, end = cut(starts, stops, CHUNK_BYTES // layout.nbytes * layout.nbytes)
+    by_chunk = BlockCounts(
+        np.zeros((begin.size, MOST_CODES + 1), np.int64), np.zeros((begin.size, len(FACTS)), np.int64)
+    )
+    how = block_layout(type)
+    over_runs(
+        lambda of: run(name, raw, begin[of], end[of], how, by_chunk.distinct[of], by_chunk.facts[of]),
+        begin.size,
+        threads,
+    )
+    distinct = np.zeros((starts.size, MOST_CODES + 1), np.int64)
+    np.add.at(distinct, owner, by_chunk.distinct)
+    facts = np.zeros((starts.size, len(FACTS)), np.int64)
+    facts[:, LEAST] = NO_SCALE
+    for row, of_chunk in zip(owner.tolist(), by_chunk.facts, strict=True):
+        add_facts(facts[row], of_chunk)
+    return BlockCounts(distinct, facts)
 
 
-@kernel
-def count_fives(raw, begin, end, layout):
-    """Do the same for a type with 32 codes."""
-    distinct, facts = np.zeros((begin.size, MOST_CODES + 1), np.int64), np.zeros((begin.size, len(FACTS)), np.int64)
-    for chunk in prange(begin.size):
-        blocks = U64(end[chunk] - begin[chunk]) // layout[1]
-        fives_chunk(raw, U64(begin[chunk]), blocks, layout, distinct[chunk], facts[chunk])
-    return distinct, facts
+def block_layout(type: str) -> tuple:
+    """Return what the kernels want to know of a block type."""
+    from truebits_native.kernels import planes
 
-
-@kernel
-def count_few(raw, begin, end, layout):
-    """Do the same for a type with 3, 4 or 8 codes."""
-    distinct, facts = np.zeros((begin.size, MOST_CODES + 1), np.int64), np.zeros((begin.size, len(FACTS)), np.int64)
-    for chunk in prange(begin.size):
-        blocks = U64(end[chunk] - begin[chunk]) // layout[1]
-        few_chunk(raw, U64(begin[chunk]), blocks, layout, distinct[chunk], facts[chunk])
-    return distinct, facts
-
-
-@kernel
-def count_wide(raw, begin, end, layout):
-    """Do the same for a type with 64 codes or cells."""
-    distinct, facts = np.zeros((begin.size, MOST_CODES + 1), np.int64), np.zeros((begin.size, len(FACTS)), np.int64)
-    for chunk in prange(begin.size):
-        blocks = U64(end[chunk] - begin[chunk]) // layout[1]
-        wide_chunk(raw, U64(begin[chunk]), blocks, layout, distinct[chunk], facts[chunk])
-    return distinct, facts
+    layout = LAYOUTS[type]
+    cells, is_zero = reference_blocks.cells(layout), layout.levels == 0
+    zeros = sum(1 << cell for cell in set(cells[is_zero].tolist()) - set(cells[~is_zero].tolist()))
+    kind, scale = np.int64(getattr(planes, type)), layout.scale
+    sizes = np.uint64(layout.nbytes), np.uint64(layout.groups)
+    most = min(layout.values // layout.groups, int(cells.max()) + 1, MOST_CODES)
+    return kind, *sizes, np.int64(most), np.uint64(zeros), np.uint16(scale.special), np.uint16(scale.shift)

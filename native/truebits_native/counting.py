@@ -6,9 +6,11 @@ from functools import cache
 
 import numpy as np
 
-from truebits_native import choice, reference
-from truebits_native.choice import check_bits, check_words, on_threads, readable
+from truebits_native import dispatch, reference
 from truebits_native.chunks import cut
+from truebits_native.dispatch import check_bits, check_words, readable, run
+from truebits_native.pool import over_runs
+from truebits_native.types import BINS, TABLE, Sparse
 
 DENSE_BINS = 1 << 18
 """Tables of all ranges together that still fit the cache are added up as they are."""
@@ -97,47 +99,15 @@ def matching_counts(
     ndarray of int64, shape (m,)
     """
     words = readable(words, words.dtype)
-    if words.itemsize == 8 or not choice.uses_kernels("matching_counts", int((stops - starts).sum())):
+    name = "lowbits.count_matching"
+    if words.itemsize == 8 or not dispatch.uses_kernel(name, int((stops - starts).sum())):
         return reference.matching_counts(words, starts, stops, mask, pattern)
-    from truebits_native.lowbits import count_matching
-
     owner, begin, end = cut(starts, stops)
-    with on_threads(threads):
-        counts = count_matching(words, begin, end, np.uint32(mask), np.uint32(pattern))
+    counts, asked = np.empty(begin.size, np.int64), (np.uint32(mask), np.uint32(pattern))
+    over_runs(lambda of: run(name, words, begin[of], end[of], *asked, counts[of]), begin.size, threads)
     totals = np.zeros(starts.size, np.int64)
     np.add.at(totals, owner, counts)
     return totals
-
-
-def differing_count(before: np.ndarray, after: np.ndarray, mask: int = 0xFFFFFFFF, threads: int | None = None) -> int:
-    """Count the words of two arrays that differ in the bits of `mask`.
-
-    Parameters
-    ----------
-    before, after : ndarray of uint32, shape (n,)
-    mask : int
-        All bits if not given: 0 words then prove that the arrays are the same.
-    threads : int, optional
-
-    Returns
-    -------
-    int
-
-    Raises
-    ------
-    ValueError
-        The arrays differ in size.
-    """
-    before, after = readable(before, np.uint32), readable(after, np.uint32)
-    if before.size != after.size:
-        raise ValueError(f"arrays of {before.size} and {after.size} words")
-    if not choice.uses_kernels("differing_count", before.size):
-        return reference.differing_count(before, after, mask)
-    from truebits_native.difference import count_differing
-
-    _, begin, end = cut(np.array([0]), np.array([before.size]))
-    with on_threads(threads):
-        return int(count_differing(before, after, begin, end, np.uint32(mask)).sum())
 
 
 def profile(words: np.ndarray, threads: int | None = None) -> np.ndarray:
@@ -156,9 +126,9 @@ def profile(words: np.ndarray, threads: int | None = None) -> np.ndarray:
     """
     check_words(words, np.uint32)
     bins, counts, _ = profiles(words, np.array([0]), np.array([words.size]), threads=threads)
-    table = np.zeros(reference.BINS, np.int64)
+    table = np.zeros(BINS, np.int64)
     table[bins] = counts
-    return table.reshape(reference.TABLE)
+    return table.reshape(TABLE)
 
 
 def profiles(
@@ -167,7 +137,7 @@ def profiles(
     stops: np.ndarray,
     kind: str = "F32",
     threads: int | None = None,
-) -> reference.Sparse:
+) -> Sparse:
     """Do `profile` for each range ``words[start:stop]``, without the zeros.
 
     Parameters
@@ -188,32 +158,30 @@ def profiles(
     """
     words = readable(words, WORD[kind])
     lookup = half_lookup(kind) if kind in ("F16", "BF16") else None
-    if kind == "F64" or not choice.uses_kernels("profiles", int((stops - starts).sum())):
+    name = "histogram.count_single_bins" if lookup is None else "histogram.count_half_bins"
+    if kind == "F64" or not dispatch.uses_kernel(name, int((stops - starts).sum())):
         return reference.profiles(words, starts, stops, lookup)
-    from truebits_native.histogram import count_half_bins, count_single_bins
-
     owner, begin, end = cut(starts, stops)
-    room = np.minimum(end - begin, reference.BINS)
+    room = np.minimum(end - begin, BINS)
     slot = np.cumsum(room) - room
     bins, counts = np.empty(room.sum(), np.uint16), np.empty(room.sum(), np.uint32)
-    with on_threads(threads):
-        if lookup is None:
-            met = count_single_bins(words, begin, end, slot, bins, counts)
-        else:
-            met = count_half_bins(words, begin, end, lookup, slot, bins, counts)
+    met, more = np.empty(begin.size, np.int64), () if lookup is None else (lookup,)
+    over_runs(
+        lambda of: run(name, words, begin[of], end[of], *more, slot[of], bins, counts, met[of]), begin.size, threads
+    )
     return _merged(owner, slot, met, bins, counts, starts.size)
 
 
 def _merged(
     owner: np.ndarray, slot: np.ndarray, met: np.ndarray, bins: np.ndarray, counts: np.ndarray, ranges: int
-) -> reference.Sparse:
+) -> Sparse:
     """Add up the chunks of each range, in order."""
     inside = np.arange(met.sum()) - np.repeat(np.cumsum(met) - met, met)
     where = np.repeat(slot, met) + inside
     used, counted = bins[where].astype(np.int64), counts[where].astype(np.int64)
-    key = np.repeat(owner, met) * reference.BINS + used
-    if ranges * reference.BINS <= DENSE_BINS:
-        table = np.zeros(ranges * reference.BINS, np.int64)
+    key = np.repeat(owner, met) * BINS + used
+    if ranges * BINS <= DENSE_BINS:
+        table = np.zeros(ranges * BINS, np.int64)
         np.add.at(table, key, counted)
         key = np.flatnonzero(table)
         counted = table[key]
@@ -221,4 +189,4 @@ def _merged(
         key, at = np.unique(key, return_inverse=True)
         counted, once = np.zeros(key.size, np.int64), counted
         np.add.at(counted, at, once)
-    return key % reference.BINS, counted, np.searchsorted(key, np.arange(ranges + 1) * reference.BINS)
+    return key % BINS, counted, np.searchsorted(key, np.arange(ranges + 1) * BINS)

@@ -1,248 +1,260 @@
-"""Truncation and rounding, in place.
-
-A rounding kernel works on chunks that fit the cache: it keeps a copy of a chunk, rounds the chunk, and
-measures one against the other.
-"""
+"""The front doors of changing words, mostly in place: kernel or twin."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import numpy as np
-from numba import prange
 
-from truebits_native.difference import tally
-from truebits_native.jit import inner, kernel
-from truebits_native.reference import AWAY, GOLDEN, MIX_1, MIX_2, NEAREST, STOCHASTIC, TRUNCATE, Grid
-
-INFINITY = np.uint32(0x7F800000)
-MAGNITUDE = np.uint32(0x7FFFFFFF)
-MANTISSA = np.uint32(0x007FFFFF)
-QUIET = np.uint32(0x00400000)
-ZERO, ONE = np.uint32(0), np.uint32(1)
-ALL = np.uint32(23)
-"""Mantissa bits; where all are lost the implicit one is the last that counts."""
-
-IMPLICIT = np.uint32(1 << 23)
-WHOLE = np.float32(1 << 23)
-"""From here on an F32 is a whole number."""
-
-STEP, FIRST_MIX, SECOND_MIX = np.uint64(GOLDEN), np.uint64(MIX_1), np.uint64(MIX_2)
+from truebits_native import dispatch, reference
+from truebits_native.chunks import CHUNK, cut
+from truebits_native.difference import totalled
+from truebits_native.dispatch import check_bits, check_words, readable, run
+from truebits_native.pool import over_runs
+from truebits_native.types import NEAREST, ROUND_CHUNK, Difference, Grid, Scales, word_grid
 
 
-class WordGrid(NamedTuple):
-    """A `reference.Grid` in F32 words, as the kernels ask for it.
+def truncate(words: np.ndarray, bits: int, threads: int | None = None) -> int:
+    """Set the low `bits` bits of F32 words to zero, in place.
 
-    Attributes
+    Inf stays Inf. A NaN stays a NaN: where the cut would leave no mantissa bit, the quiet bit
+    is set. Cutting twice is cutting once.
+
+    Parameters
     ----------
-    shift : uint32
-        Mantissa bits that a normal value loses.
-    least_normal : uint32
-        Words from here on are normal; smaller ones are multiples of `quantum`.
-    quantum, per_quantum : float32
-    largest, beyond, infinity : uint32
-    nan_kept, nan_set : uint32
-        Bits a NaN keeps, and those it gets where no mantissa bit is left.
-    nan_lost : uint32
-        1 where the format has no NaN.
-    least_kept : uint32
-        Smaller results become zero.
-    zero_sign : uint32
-        The sign bit, if zero keeps it.
+    words : ndarray of uint32, shape (n,)
+        Changed in place.
+    bits : int
+        1 to 31.
+    threads : int, optional
+
+    Returns
+    -------
+    int
+        How many words changed.
     """
-
-    shift: np.uint32
-    least_normal: np.uint32
-    quantum: np.float32
-    per_quantum: np.float32
-    largest: np.uint32
-    beyond: np.uint32
-    infinity: np.uint32
-    nan_kept: np.uint32
-    nan_set: np.uint32
-    nan_lost: np.uint32
-    least_kept: np.uint32
-    zero_sign: np.uint32
-
-
-def word_grid(grid: Grid) -> WordGrid:
-    """Put a grid into F32 words."""
-
-    def word(value: float) -> np.uint32:
-        return np.abs(np.float32(value)).view(np.uint32)
-
-    normal = word(2.0**grid.least_exponent) if grid.least_exponent > -126 else ZERO
-    quantum = max(grid.least_exponent - grid.mantissa_bits, -126)
-    kept = np.uint32(0x7FFFFFFF >> (23 - grid.nan_bits) << (23 - grid.nan_bits)) if grid.nan_bits >= 0 else ZERO
-    return WordGrid(
-        np.uint32(23 - grid.mantissa_bits),
-        normal,
-        np.float32(2.0**quantum),
-        np.float32(2.0**-quantum),
-        word(grid.largest),
-        word(grid.beyond),
-        word(grid.infinity),
-        kept,
-        QUIET if grid.nan_bits >= 0 else word(grid.largest),
-        np.uint32(grid.nan_bits < 0),
-        ZERO if grid.has_subnormals else word(2.0**grid.least_exponent),
-        np.uint32(0x80000000) if grid.has_negative_zero else ZERO,
-    )
+    check_words(words, np.uint32)
+    check_bits(bits)
+    if not words.flags.writeable:
+        raise ValueError("truncate works in place: words must be writable")
+    name = "rounding.cut_low_bits"
+    if not dispatch.uses_kernel(name, words.size):
+        return reference.truncate(words, bits)
+    plain, begin, end = _in_chunks(words, CHUNK)
+    counts, mask = np.empty(begin.size, np.int64), np.uint32(0xFFFFFFFF >> bits << bits)
+    over_runs(lambda of: run(name, plain, begin[of], end[of], mask, counts[of]), begin.size, threads)
+    _put_back(words, plain)
+    return int(counts.sum())
 
 
-@kernel
-def cut_low_bits(words, begin, end, mask):
-    """Clear the bits outside `mask` in each chunk, as `reference.truncate` does; count changes."""
-    counts = np.empty(begin.size, np.int64)
-    special_mask = np.uint32(mask | ~MAGNITUDE | INFINITY)
-    for chunk in prange(begin.size):
-        piece = words[begin[chunk] : end[chunk]]
-        changed = np.uint32(0)
-        for i in range(np.uint64(piece.size)):
-            word = np.uint32(piece[i])
-            magnitude = np.uint32(word & MAGNITUDE)
-            kept = special_mask if magnitude >= INFINITY else mask
-            cut = np.uint32(word & kept)
-            is_lost = (magnitude > INFINITY) & (np.uint32(cut & MANTISSA) == np.uint32(0))
-            cut = np.uint32(cut | (QUIET if is_lost else np.uint32(0)))
-            changed = np.uint32(changed + np.uint32(cut != word))
-            piece[i] = cut
-        counts[chunk] = np.int64(changed)
-    return counts
+def round_floats(
+    words: np.ndarray,
+    grid: Grid,
+    rounding: int = NEAREST,
+    key: int = 0,
+    first: int = 0,
+    *,
+    measured: bool = True,
+    threads: int | None = None,
+) -> Difference:
+    """Round F32 or F64 words to a grid, in place.
 
+    Parameters
+    ----------
+    words : ndarray of uint32 (F32) or uint64 (F64), shape (n,)
+        Changed in place. F64 is for the twin alone.
+    grid : Grid
+    rounding : int
+        `reference.NEAREST`, `TRUNCATE` or `STOCHASTIC`.
+    key, first : int
+        Of stochastic rounding: the generator's key, and the position of the first word in it.
+    measured : bool
+        False: only count what changed and what was beyond the grid, which takes a third of the time.
+    threads : int, optional
 
-@inner
-def random_word(key, position):
-    """Return 32 random bits, as `reference.random_words` does."""
-    state = np.uint64(np.uint64(position) * STEP + key)
-    state = np.uint64(np.uint64(state ^ np.uint64(state >> np.uint64(30))) * FIRST_MIX)
-    state = np.uint64(np.uint64(state ^ np.uint64(state >> np.uint64(27))) * SECOND_MIX)
-    return np.uint32(np.uint64(state ^ np.uint64(state >> np.uint64(31))) >> np.uint64(32))
-
-
-@inner
-def round_normal(magnitude, grid, rounding, random):
-    """Round the mantissa of an F32 word without sign; a carry goes on into the exponent."""
-    low = np.uint32(np.uint32(ONE << grid.shift) - ONE)
-    if rounding == NEAREST:
-        odd = np.uint32(np.uint32(magnitude >> grid.shift) & ONE)
-        odd = odd if grid.shift < ALL else np.uint32(magnitude >= IMPLICIT)
-        magnitude = np.uint32(magnitude + np.uint32(low >> ONE) + (odd if low else ZERO))
-    elif rounding == STOCHASTIC:
-        drawn = np.uint32(np.uint32(random >> ONE) >> np.uint32(np.uint32(31) - grid.shift))
-        magnitude = np.uint32(magnitude + np.uint32(low ^ drawn))
-    elif rounding == AWAY:
-        magnitude = np.uint32(magnitude + np.uint32(np.uint32(low >> ONE) + (ONE if low else ZERO)))
-    return np.uint32(magnitude & np.uint32(~low))
-
-
-@inner
-def round_whole(number, rounding, random):
-    """Round an F32 below 2^23 that is not negative to a whole number."""
-    if rounding == NEAREST:
-        return np.float32(np.float32(number + WHOLE) - WHOLE)
-    floor = np.float32(np.floor(number))
-    if rounding == STOCHASTIC:
-        chance = np.float64(random) * 2.0**-32
-        return np.float32(floor + np.float32(chance < np.float64(np.float32(number - floor))))
-    if rounding == AWAY:
-        return np.float32(floor + np.float32(np.float32(number - floor) >= np.float32(0.5)))
-    return floor
-
-
-@inner
-def round_magnitude(magnitude, grid, rounding, random):
-    """Round a finite F32 word without sign to the grid, which has no end here."""
-    normal = round_normal(magnitude, grid, rounding, random)
-    number = np.float32(np.uint32(magnitude).view(np.float32) * grid.per_quantum)
-    number = number if magnitude < grid.least_normal else np.float32(0)
-    small = np.float32(round_whole(number, rounding, random) * grid.quantum).view(np.uint32)
-    rounded = small if magnitude < grid.least_normal else normal
-    return ZERO if rounded < grid.least_kept else np.uint32(rounded)
-
-
-@inner
-def round_word(word, grid, rounding, random):
-    """Round any F32 word; returns it, and 1 if it was beyond what the grid holds."""
-    magnitude = np.uint32(word & MAGNITUDE)
-    rounded = round_magnitude(magnitude, grid, rounding, random)
-    is_beyond = rounded > grid.largest
-    rounded = grid.beyond if is_beyond else rounded
-    nan = np.uint32(magnitude & grid.nan_kept)
-    nan = np.uint32(nan | (grid.nan_set if np.uint32(nan & MANTISSA) == ZERO else ZERO))
-    is_nan, is_inf = magnitude > INFINITY, magnitude == INFINITY
-    rounded = nan if is_nan else (grid.infinity if is_inf else rounded)
-    lost = grid.nan_lost if is_nan else np.uint32(grid.infinity != INFINITY if is_inf else is_beyond)
-    sign = np.uint32(word & (np.uint32(~MAGNITUDE) if rounded else grid.zero_sign))
-    return np.uint32(sign | rounded), lost
-
-
-@inner
-def round_inside(words, grid):
-    """Round words to the nearest that are inside a grid as wide as F32, and leave the others.
-
-    Returns how many changed, and how many were left.
+    Returns
+    -------
+    Difference
+        Of the words before and after.
     """
-    low = np.uint32(np.uint32(ONE << grid.shift) - ONE)
-    half, mask = np.uint32(low >> ONE), np.uint32(~low)
-    changed, left = ZERO, ZERO
-    for i in range(np.uint64(words.size)):
-        word = np.uint32(words[i])
-        odd = np.uint32(np.uint32(word >> grid.shift) & ONE)
-        rounded = np.uint32(np.uint32(word + np.uint32(half + odd)) & mask)
-        is_outside = np.uint32(word & MAGNITUDE) > grid.largest
-        rounded = word if is_outside else rounded
-        left = np.uint32(left + np.uint32(is_outside))
-        changed = np.uint32(changed + np.uint32(rounded != word))
-        words[i] = rounded
-    return changed, left
-
-
-@inner
-def round_each(words, grid, rounding, key, first):
-    """Round words to a grid; returns how many changed and how many were beyond it."""
-    changed, saturated = ZERO, ZERO
-    for i in range(np.uint64(words.size)):
-        random = random_word(key, first + i) if rounding == STOCHASTIC else ZERO
-        word = np.uint32(words[i])
-        rounded, lost = round_word(word, grid, rounding, random)
-        changed = np.uint32(changed + np.uint32(rounded != word))
-        saturated = np.uint32(saturated + lost)
-        words[i] = rounded
-    return changed, saturated
-
-
-@inner
-def round_piece(words, grid, rounding, key, first):
-    """Round words to a grid: a loop for each rounding, and one for what most tensors are like."""
-    is_usual = (grid.shift > ZERO) & (grid.shift < ALL) & (grid.zero_sign > ZERO)
-    is_wide = is_usual & (grid.least_normal == ZERO) & (grid.least_kept == ZERO)
-    if rounding == STOCHASTIC:
-        return round_each(words, grid, STOCHASTIC, key, first)
-    if rounding == TRUNCATE:
-        return round_each(words, grid, TRUNCATE, key, first)
-    if not is_wide:
-        return round_each(words, grid, NEAREST, key, first)
-    changed, left = round_inside(words, grid)
-    if not left:
-        return changed, ZERO
-    more, saturated = round_each(words, grid, NEAREST, key, first)
-    return np.uint32(changed + more), saturated
-
-
-@kernel
-def round_to_grid(words, begin, end, grid, rounding, key, first, measured):
-    """Round each chunk as `reference.round_floats` does.
-
-    Returns, by chunk, the numbers of `reference.Difference`: counts as int64, the rest as float64;
-    without `measured` only how many changed and were beyond the grid.
-    """
+    _check_changeable(words)
+    name = "rounding.round_to_grid"
+    if words.itemsize == 8 or not dispatch.uses_kernel(name, words.size):
+        return reference.round_floats(words, grid, rounding, key, first)
+    plain, begin, end = _in_chunks(words, ROUND_CHUNK)
     counts, sums = np.zeros((begin.size, 6), np.int64), np.zeros((begin.size, 6))
-    for chunk in prange(begin.size):
-        piece = words[begin[chunk] : end[chunk]]
-        old = piece.copy() if measured else piece
-        at = np.uint64(first) + np.uint64(begin[chunk])
-        counts[chunk, 0], counts[chunk, 1] = round_piece(piece, grid, rounding, key, at)
-        if measured:
-            tally(old, piece, counts[chunk], sums[chunk])
-    return counts, sums
+    how = word_grid(grid), np.int64(rounding), np.uint64(key), np.int64(first), measured
+    over_runs(lambda of: run(name, plain, begin[of], end[of], *how, counts[of], sums[of]), begin.size, threads)
+    _put_back(words, plain)
+    return totalled(words.size, counts, sums)
+
+
+def round_scaled(
+    words: np.ndarray,
+    unit: int,
+    offset: int,
+    scales: Scales,
+    grid: Grid,
+    rounding: int = NEAREST,
+    key: int = 0,
+    first: int = 0,
+    *,
+    threads: int | None = None,
+) -> Difference:
+    """Round F32 words to a grid of which each unit of values has its own multiple, in place.
+
+    Parameters
+    ----------
+    words : ndarray of uint32, shape (n,)
+        Finite values; changed in place.
+    unit : int
+        Values per scale.
+    offset : int
+        Place of the first word in its unit, 0 to unit - 1.
+    scales : Scales
+        From the first word's unit on.
+    grid : Grid
+        Of the scaled values; its end and its specials are not asked for.
+    rounding, key, first, threads
+        As for `round_floats`; also `reference.AWAY`.
+
+    Returns
+    -------
+    Difference
+    """
+    _check_changeable(words)
+    check_words(words, np.uint32)
+    name = "scaling.round_in_units"
+    if not dispatch.uses_kernel(name, words.size):
+        return reference.round_scaled(words, unit, offset, scales, grid, rounding, key, first)
+    plain, begin, end = _in_chunks(words, ROUND_CHUNK)
+    counts, sums = np.zeros((begin.size, 6), np.int64), np.zeros((begin.size, 6))
+    how = unit, offset, *scales, word_grid(grid), np.int64(rounding), np.uint64(key), np.int64(first)
+    over_runs(lambda of: run(name, plain, begin[of], end[of], *how, counts[of], sums[of]), begin.size, threads)
+    _put_back(words, plain)
+    return totalled(words.size, counts, sums)
+
+
+def extremes(
+    words: np.ndarray, starts: np.ndarray, stops: np.ndarray, threads: int | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the least and the greatest F32 of each range ``words[start:stop]``; NaN where not all are finite.
+
+    Parameters
+    ----------
+    words : ndarray of uint32, shape (n,)
+    starts, stops : ndarray of int64, shape (m,)
+        Not empty.
+    threads : int, optional
+
+    Returns
+    -------
+    low, high : ndarray of float32, shape (m,)
+    """
+    words = readable(words, np.uint32)
+    name = "scaling.find_extremes"
+    if not dispatch.uses_kernel(name, words.size):
+        return reference.extremes(words, starts, stops)
+    owner, begin, end = np.arange(starts.size), starts, stops
+    if (stops - starts).max(initial=0) > CHUNK:
+        owner, begin, end = cut(starts, stops)
+    firsts = np.searchsorted(owner, np.arange(starts.size))
+    least, most = np.empty(begin.size, np.int32), np.empty(begin.size, np.int32)
+    special = np.empty(begin.size, np.uint8)
+    over_runs(lambda of: run(name, words, begin[of], end[of], least[of], most[of], special[of]), begin.size, threads)
+    found = np.minimum.reduceat(least, firsts), np.maximum.reduceat(most, firsts)
+    low, high = (reference.ordered(order.view(np.uint32)).view(np.float32) for order in found)
+    is_special = np.maximum.reduceat(special, firsts) > 0
+    return np.where(is_special, np.float32(np.nan), low), np.where(is_special, np.float32(np.nan), high)
+
+
+def scale_errors(
+    words: np.ndarray, starts: np.ndarray, stops: np.ndarray, scales: Scales, threads: int | None = None
+) -> np.ndarray:
+    """Return the squared error that each of several scales makes of each range of F32 words.
+
+    Values are rounded to whole numbers of the scale, to the nearest, ties to even.
+
+    Parameters
+    ----------
+    words : ndarray of uint32, shape (n,)
+    starts, stops : ndarray of int64, shape (m,)
+        Not empty.
+    scales : Scales
+        Of shape (m, candidates).
+    threads : int, optional
+
+    Returns
+    -------
+    ndarray of float64, shape (m, candidates)
+        Summed up value by value in chunks of `reference.ROUND_CHUNK`, and then chunk by chunk.
+    """
+    words = readable(words, np.uint32)
+    owner, begin, end = cut(starts, stops, ROUND_CHUNK)
+    name = "scaling.sum_scale_errors"
+    if not dispatch.uses_kernel(name, words.size * scales.scale.shape[1] // 16):
+        errors = reference.scale_errors(words, begin, end, Scales(*(of[owner] for of in scales)))
+    else:
+        values, errors = words.view(np.float32), np.zeros((begin.size, scales.scale.shape[1]))
+        over_runs(lambda of: run(name, values, begin[of], end[of], owner[of], *scales, errors[of]), begin.size, threads)
+    return np.add.reduceat(errors, np.searchsorted(owner, np.arange(starts.size)), axis=0)
+
+
+def widened(words: np.ndarray, kind: str, threads: int | None = None) -> np.ndarray:
+    """Return the F32 words of F16 or BF16 words.
+
+    Parameters
+    ----------
+    words : ndarray of uint16, shape (n,)
+    kind : {"F16", "BF16"}
+    threads : int, optional
+
+    Returns
+    -------
+    ndarray of uint32, shape (n,)
+    """
+    words = readable(words, np.uint16)
+    name = "halves.widen_bfloats" if kind == "BF16" else "halves.widen_with"
+    if not dispatch.uses_kernel(name, words.size):
+        return reference.widened(words, kind)
+    wide, more = np.empty(words.size, np.uint32), () if kind == "BF16" else (reference.half_singles(),)
+    over_runs(lambda of: run(name, words[of], *more, wide[of]), words.size, threads)
+    return wide
+
+
+def narrowed(words: np.ndarray, kind: str, threads: int | None = None) -> np.ndarray:
+    """Return the F16 or BF16 words of F32 words that are exact in it.
+
+    Parameters
+    ----------
+    words : ndarray of uint32, shape (n,)
+    kind : {"F16", "BF16"}
+    threads : int, optional
+
+    Returns
+    -------
+    ndarray of uint16, shape (n,)
+    """
+    words = readable(words, np.uint32)
+    name = "halves.narrow_to_bfloats" if kind == "BF16" else "halves.narrow_to_halves"
+    if not dispatch.uses_kernel(name, words.size):
+        return reference.narrowed(words, kind)
+    narrow = np.empty(words.size, np.uint16)
+    over_runs(lambda of: run(name, words[of], narrow[of]), words.size, threads)
+    return narrow
+
+
+def _check_changeable(words: np.ndarray) -> None:
+    check_words(words, np.uint64 if words.itemsize == 8 else np.uint32)
+    if not words.flags.writeable:
+        raise ValueError("rounding works in place: words must be writable")
+
+
+def _in_chunks(words: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return words that a kernel can change, a copy where these are not contiguous, and chunks of them."""
+    plain = np.require(words, requirements=["C", "A", "W"])
+    _, begin, end = cut(np.array([0]), np.array([plain.size]), size)
+    return plain, begin, end
+
+
+def _put_back(words: np.ndarray, plain: np.ndarray) -> None:
+    if plain is not words:
+        words[:] = plain

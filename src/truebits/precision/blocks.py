@@ -23,7 +23,7 @@ from truebits.precision.origin import Origin
 from truebits.precision.profile import LAYOUTS as FLOAT_LAYOUTS
 from truebits.precision.scan import Progress, Report, batches, floating, profiles
 from truebits.quantizers.quantize import to_singles
-from truebits_native.reference_blocks import (
+from truebits_native.reference.blocks import (
     CODES,
     DEAD,
     EXPONENTS,
@@ -55,7 +55,7 @@ class BlockProfile:
         Groups by the number of distinct codes of their values. Neighbouring codes of Q8_0 are counted as
         one, four by four.
     facts : ndarray of int64
-        See `truebits_native.reference_blocks.BlockCounts`.
+        See `truebits_native.reference.blocks.BlockCounts`.
     """
 
     type: str

@@ -27,7 +27,7 @@ from typing import NamedTuple
 import numpy as np
 
 from truebits.precision.origin import ODDS_WANTED, Origin
-from truebits_native.reference_blocks import LAYOUTS, unpack
+from truebits_native.reference.blocks import LAYOUTS, unpack
 
 SHARE_WANTED = 0.999
 """Of the blocks, at least so many have to lie on the levels."""

@@ -27,7 +27,7 @@ from truebits.numbers.formats import find
 from truebits.precision.coverage import NO_WEIGHTS, WHOLE_NUMBERS, Coverage
 from truebits.precision.profile import APART, LAYOUTS, PrecisionProfile
 from truebits_native.chunks import cut
-from truebits_native.reference_blocks import LAYOUTS as BLOCK_LAYOUTS
+from truebits_native.reference.blocks import LAYOUTS as BLOCK_LAYOUTS
 
 if TYPE_CHECKING:
     from truebits.precision.blocks import BlockPrecision

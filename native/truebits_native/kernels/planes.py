@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from truebits_native.jit import inner
-from truebits_native.reference_blocks import LEAST, NO_SCALE
+from truebits_native.reference.blocks import LEAST, NO_SCALE
 
 U8, U16, U32, U64 = np.uint8, np.uint16, np.uint32, np.uint64
 

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from truebits_native.jit import inner
-from truebits_native.planes import (
+from truebits_native.kernels.planes import (
     EIGHT,
     FOUR,
     LANES,

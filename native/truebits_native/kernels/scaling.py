@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import prange
 
-from truebits_native.difference import tally
 from truebits_native.jit import inner, kernel
-from truebits_native.reference import STOCHASTIC
-from truebits_native.rounding import INFINITY, MAGNITUDE, ZERO, random_word, round_magnitude
+from truebits_native.kernels.difference import tally
+from truebits_native.kernels.rounding import INFINITY, MAGNITUDE, ZERO, random_word, round_magnitude
+from truebits_native.types import STOCHASTIC
 
 EITHER_WHOLE = np.float32(1.5 * (1 << 23))
 """Added and taken away again it rounds an F32 of either sign to a whole number, ties to even."""
@@ -18,11 +17,9 @@ REST = np.int32(0x7FFFFFFF)
 
 
 @kernel
-def find_extremes(words, begin, end):
-    """Return the least and greatest of each chunk, as `reference.ordered` int32, and 1 where one is not finite."""
-    least, most = np.empty(begin.size, np.int32), np.empty(begin.size, np.int32)
-    special = np.empty(begin.size, np.uint8)
-    for chunk in prange(begin.size):
+def find_extremes(words, begin, end, least, most, special):
+    """Find the least and greatest of each chunk, as `reference.ordered` int32, and 1 where one is not finite."""
+    for chunk in range(begin.size):
         low, high, top = REST, np.int32(~REST), ZERO
         piece = words[begin[chunk] : end[chunk]]
         for i in range(np.uint64(piece.size)):
@@ -34,14 +31,12 @@ def find_extremes(words, begin, end):
             magnitude = np.uint32(word & MAGNITUDE)
             top = magnitude if magnitude > top else top
         least[chunk], most[chunk], special[chunk] = low, high, top >= INFINITY
-    return least, most, special
 
 
 @kernel
-def sum_scale_errors(values, begin, end, owner, inverse, scale, low, high):
+def sum_scale_errors(values, begin, end, owner, inverse, scale, low, high, errors):
     """Sum up, in each chunk of F32 values, the squared error of every candidate scale of its owner."""
-    errors = np.zeros((begin.size, scale.shape[1]))
-    for chunk in prange(begin.size):
+    for chunk in range(begin.size):
         of, mine = owner[chunk], errors[chunk]
         inverses, scales, lows, highs = inverse[of], scale[of], low[of], high[of]
         piece = values[begin[chunk] : end[chunk]]
@@ -53,7 +48,6 @@ def sum_scale_errors(values, begin, end, owner, inverse, scale, low, high):
                 whole = highs[j] if whole > highs[j] else whole
                 error = np.float64(np.float32(np.float32(whole * scales[j]) - value))
                 mine[j] += error * error
-    return errors
 
 
 @inner
@@ -76,10 +70,11 @@ def round_unit(words, inverse, scale, low, high, grid, rounding, key, first):
 
 
 @kernel
-def round_in_units(words, begin, end, unit, offset, inverse, scale, low, high, grid, rounding, key, first):
+def round_in_units(
+    words, begin, end, unit, offset, inverse, scale, low, high, grid, rounding, key, first, counts, sums
+):
     """Round each chunk as `reference.round_scaled` does; returns what `rounding.round_to_grid` does."""
-    counts, sums = np.zeros((begin.size, 6), np.int64), np.zeros((begin.size, 6))
-    for chunk in prange(begin.size):
+    for chunk in range(begin.size):
         piece = words[begin[chunk] : end[chunk]]
         old = piece.copy()
         at, stop = begin[chunk], end[chunk]
@@ -92,4 +87,3 @@ def round_in_units(words, begin, end, unit, offset, inverse, scale, low, high, g
             )
             at = until
         tally(old, piece, counts[chunk], sums[chunk])
-    return counts, sums

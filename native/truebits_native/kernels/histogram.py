@@ -8,7 +8,6 @@ neighbouring values often share a bin and an increment has to wait for the one b
 from __future__ import annotations
 
 import numpy as np
-from numba import prange
 
 from truebits_native.jit import inner, kernel
 
@@ -53,13 +52,12 @@ def gather(table, least, most, slot, bins, counts):
 
 
 @kernel
-def count_single_bins(words, begin, end, slot, bins, counts):
+def count_single_bins(words, begin, end, slot, bins, counts, met):
     """Count F32 words: chunk i writes the bins it met, ascending, from ``bins[slot[i]]`` on.
 
     Returns how many bins each chunk met.
     """
-    met = np.empty(begin.size, np.int64)
-    for chunk in prange(begin.size):
+    for chunk in range(begin.size):
         table = np.zeros(4 * COPY, np.uint32)
         block = np.empty(BLOCK, np.uint16)
         least, most = np.uint32(BINS), np.uint32(0)
@@ -77,14 +75,12 @@ def count_single_bins(words, begin, end, slot, bins, counts):
                 block[i] = np.uint16(found)
             add_to_copies(table, block, np.uint64(piece.size))
         met[chunk] = gather(table, least, most, slot[chunk], bins, counts)
-    return met
 
 
 @kernel
-def count_half_bins(words, begin, end, lookup, slot, bins, counts):
+def count_half_bins(words, begin, end, lookup, slot, bins, counts, met):
     """Count 16-bit words by the bin that `lookup` gives each pattern; otherwise as above."""
-    met = np.empty(begin.size, np.int64)
-    for chunk in prange(begin.size):
+    for chunk in range(begin.size):
         table = np.zeros(4 * COPY, np.uint32)
         block = np.empty(BLOCK, np.uint16)
         least, most = np.uint32(BINS), np.uint32(0)
@@ -97,4 +93,3 @@ def count_half_bins(words, begin, end, lookup, slot, bins, counts):
                 block[i] = np.uint16(found)
             add_to_copies(table, block, np.uint64(piece.size))
         met[chunk] = gather(table, least, most, slot[chunk], bins, counts)
-    return met

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import prange
 
 from truebits_native.jit import kernel
 
@@ -18,28 +17,28 @@ PER_QUANTUM = np.float32(1 << 24)
 @kernel
 def widen_with(words, table, wide):
     """Look each word up."""
-    for i in prange(words.size):
+    for i in range(words.size):
         wide[i] = table[words[i]]
 
 
 @kernel
 def widen_bfloats(words, wide):
     """Put 16 zeros after each word."""
-    for i in prange(words.size):
+    for i in range(words.size):
         wide[i] = np.uint32(np.uint32(words[i]) << np.uint32(16))
 
 
 @kernel
 def narrow_to_bfloats(words, narrow):
     """Drop the low half of each word."""
-    for i in prange(words.size):
+    for i in range(words.size):
         narrow[i] = np.uint16(np.uint32(words[i]) >> np.uint32(16))
 
 
 @kernel
 def narrow_to_halves(words, narrow):
     """Write each F32 word, exact in F16, as F16."""
-    for i in prange(words.size):
+    for i in range(words.size):
         word = np.uint32(words[i])
         magnitude = np.uint32(word & np.uint32(0x7FFFFFFF))
         payload = np.uint32(np.uint32(0x7C00) | np.uint32(np.uint32(magnitude >> np.uint32(13)) & np.uint32(0x3FF)))

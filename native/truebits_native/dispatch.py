@@ -1,0 +1,142 @@
+"""Twin or kernel: which of the two does a piece of work, and what both ask of their words. No numba import.
+
+A twin starts at once; a kernel is many times as fast once it is in memory. To get it there takes the import of Numba,
+and then loading it from the `cache`, or compiling it.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from functools import cache as once
+from importlib import import_module
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from truebits_native import cache, pool
+
+LOADED_WORDS = 1 << 14
+"""From this many words on a kernel that is in memory beats its twin."""
+
+IMPORT_SECONDS, LOAD_SECONDS = 0.5, 0.03
+
+
+class Costs(NamedTuple):
+    """What decides between a kernel and its twin, on a core of 2023.
+
+    Attributes
+    ----------
+    compile : float
+        Seconds that compiling the kernel takes.
+    twin : float
+        Million words a second that the twin does.
+    """
+
+    compile: float
+    twin: float
+
+
+COSTS = {
+    "lowbits.count_matching": Costs(0.5, 600),
+    "histogram.count_single_bins": Costs(1.5, 20),
+    "histogram.count_half_bins": Costs(1.5, 20),
+    "difference.count_differing": Costs(0.5, 600),
+    "difference.measure": Costs(3, 20),
+    "rounding.cut_low_bits": Costs(1, 100),
+    "rounding.round_to_grid": Costs(5, 10),
+    "scaling.find_extremes": Costs(1, 200),
+    "scaling.sum_scale_errors": Costs(1, 20),
+    "scaling.round_in_units": Costs(5, 10),
+    "halves.widen_with": Costs(0.3, 200),
+    "halves.widen_bfloats": Costs(0.3, 200),
+    "halves.narrow_to_bfloats": Costs(0.3, 200),
+    "halves.narrow_to_halves": Costs(0.3, 200),
+    "blocks.count_few": Costs(4, 200),
+    "blocks.count_fours": Costs(4, 200),
+    "blocks.count_fives": Costs(4, 200),
+    "blocks.count_wide": Costs(4, 200),
+}
+
+WORK = {
+    "matching_counts": ("lowbits.count_matching",),
+    "differing_count": ("difference.count_differing",),
+    "profiles": ("histogram.count_single_bins", "histogram.count_half_bins"),
+    "truncate": ("rounding.cut_low_bits",),
+    "rounding": tuple(name for name in COSTS if name.split(".")[0] in ("difference", "rounding", "scaling", "halves")),
+    "blocks": tuple(name for name in COSTS if name.startswith("blocks.")),
+}
+"""The kernels that each kind of work may call."""
+
+loaded: set[str] = set()
+"""The kernels that are in memory."""
+
+expected: set[str] = set()
+"""Those that are worth getting there, for the work that was announced."""
+
+on_compile: Callable[[float], None] | None = None
+"""Called with the seconds it will take when a kernel is compiled, which is done once per machine."""
+
+
+def uses_kernel(name: str, words: int) -> bool:
+    """Tell whether work on so many words goes to a Numba kernel or to its NumPy twin."""
+    if words < LOADED_WORDS:
+        return False
+    return name in loaded or name in expected or words / (1e6 * COSTS[name].twin) > _seconds_to_load(name)
+
+
+def expect_work(name: str, words: int) -> None:
+    """Say how many words will come in several calls, so that kernels worth it are used from the first on."""
+    expected.update(kernel for kernel in WORK[name] if uses_kernel(kernel, words))
+
+
+def _seconds_to_load(name: str) -> float:
+    importing = 0 if "numba" in sys.modules else IMPORT_SECONDS
+    return importing + (LOAD_SECONDS if _is_kept(name) else COSTS[name].compile)
+
+
+@once
+def _is_kept(name: str) -> bool:
+    return cache.holds(name)
+
+
+def announce(name: str) -> None:
+    """Tell whoever wants to know that a kernel is compiled now."""
+    if on_compile is not None:
+        on_compile(COSTS[name].compile)
+
+
+def run(name: str, *arguments: Any) -> None:
+    """Run a kernel: on the `pool`'s threads, where no signal arrives; the first time with no other thread forking."""
+    if name in loaded:
+        kernel(name)(*arguments)
+        return
+    with pool.LOADING[0]:
+        kernel(name)(*arguments)
+
+
+@once
+def kernel(name: str) -> Callable[..., Any]:
+    """Return a kernel by its module and its name."""
+    module, function = name.split(".")
+    return getattr(import_module(f"truebits_native.kernels.{module}"), function)
+
+
+def check_bits(bits: int) -> None:
+    if not 1 <= bits <= 31:
+        raise ValueError(f"bits is {bits}, allowed are 1 to 31")
+
+
+def check_words(words: np.ndarray, dtype: np.dtype | type) -> None:
+    if words.dtype != dtype or words.ndim != 1:
+        raise TypeError(
+            f"words must be 1-D {np.dtype(dtype).name}, not {words.ndim}-D {words.dtype}: use array.ravel().view(...)"
+        )
+
+
+def readable(words: np.ndarray, dtype: np.dtype | type) -> np.ndarray:
+    """Return a read-only view of aligned, contiguous words: a copy only where they are not."""
+    check_words(words, dtype)
+    view = np.require(words, requirements=["C", "A"])[:]
+    view.flags.writeable = False
+    return view
