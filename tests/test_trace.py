@@ -379,22 +379,17 @@ def test_one_flipped_bit_of_a_block(made, type):
 
 
 @NEEDS_GGML
-def test_a_flipped_bit_of_a_k_quant(made):
-    """Builds of ggml may differ in a block: a changed low bit is told, a changed scale is a fault."""
+@pytest.mark.parametrize(("at", "bit"), [(100, 1), (1, 0x40)])
+def test_a_flipped_bit_of_a_k_quant(made, at, bit):
+    """The lowest bit of one code, and one of a scale."""
 
-    def change(tensors, at, bit):
+    def change(tensors):
         blocks = stored(tensors[MATRIX], "Q4_K").copy()
         blocks.reshape(-1)[3 * 144 + at] ^= bit
         tensors[MATRIX] = blocks
 
-    found = made(type="Q4_K", change=lambda tensors: change(tensors, 100, 1))
-    got = of(found, MATRIX)
-    assert (got.verdict, got.detail) == (Verdict.CONSISTENT, "255 of 256 blocks the reference quantizer's bytes")
-    assert got.described.startswith("quantized, block error consistent with Q4_K (255 of 256 blocks ")
-    assert found.is_faithful
-    assert "1 of 16 consistent with Q4_K" in found.conclusion
-    found = made(type="Q4_K", change=lambda tensors: change(tensors, 1, 0x40))
-    assert of(found, MATRIX).verdict is Verdict.ALTERED
+    found = made(type="Q4_K", change=change)
+    assert faults(found) == {MATRIX: Verdict.ALTERED}
     assert of(found, MATRIX).first.at // 256 == 3
 
 
@@ -545,7 +540,18 @@ def test_a_fine_tune_within_the_bounds(made, tmp_path, drawn):
     found = made(type="Q6_K", source=write_folder(tmp_path / "tuned", tensors))
     assert faults(found) == {MATRIX: Verdict.ALTERED}
     assert of(found, MATRIX).error < BOUNDS["Q6_K"].rms
-    assert of(found, MATRIX).detail.endswith(" times the reference quantizer's")
+    assert of(found, MATRIX).detail.endswith(" codes are not the nearest to their values")
+
+
+def test_what_was_requantized_from_another_type_says_so(made):
+    def through(type, values):
+        number = gguf.GGMLQuantizationType[type]
+        return gguf.quants.dequantize(gguf.quants.quantize(values, number), number)
+
+    for own, other in (("F32", "Q8_0"), ("BF16", "Q4_0"), ("Q4_0", "Q8_0"), ("Q8_0", "Q5_1")):
+        found = made(type=own, change=lambda tensors, of=other: tensors.update({MATRIX: through(of, tensors[MATRIX])}))
+        assert faults(found) == {MATRIX: Verdict.ALTERED}
+        assert of(found, MATRIX).detail == f"requantized from {other} of this checkpoint"
 
 
 def test_a_quantizer_of_other_choices_is_consistent(made):
@@ -600,7 +606,7 @@ def test_a_tensor_that_is_read_in_pieces(made, monkeypatch):
 
 
 def test_only_the_start_is_quantized_again_unless_asked(made, monkeypatch):
-    monkeypatch.setattr("truebits.lineage.judge.REFERENCE_VALUES", 32 * 64)
+    monkeypatch.setattr("truebits.lineage.requantize.REFERENCE_VALUES", 32 * 64)
     got = of(made(type="Q8_0"), MATRIX)
     expected = Verdict.CONSISTENT, "64 of first 64 blocks the reference quantizer's bytes"
     assert (got.verdict, got.detail) == expected

@@ -152,7 +152,12 @@ def reference(type: str) -> Callable[[np.ndarray], np.ndarray] | None:
         ggml.quantize(np.zeros((1, block), np.float32), number)
     except MissingExtra:
         return None
-    return lambda values: ggml.quantize(values.reshape(-1, block), number).reshape(-1)
+    return lambda values: ggml.quantize(_finite(values).reshape(-1, block), number).reshape(-1)
+
+
+def _finite(values: np.ndarray) -> np.ndarray:
+    """Put zeros in the place of what ggml would abort the process for."""
+    return np.where(np.isfinite(values), values, np.float32(0))
 
 
 def is_deterministic(type: str) -> bool:

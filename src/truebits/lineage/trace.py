@@ -16,7 +16,8 @@ from truebits.comparing.diff import ITEM_BYTES, Side
 from truebits.errors import UsageError, printable
 from truebits.files.model import Model, open_gguf, open_model
 from truebits.files.tensor import Tensor
-from truebits.lineage.judge import Comparison, Outcome, Settings
+from truebits.lineage.comparison import Comparison, Outcome, Settings
+from truebits.lineage.judge import judge
 from truebits.lineage.matching import LeftOut as Unplaced
 from truebits.lineage.matching import Matching, Pair, match
 from truebits.lineage.renamed import found_by_value
@@ -136,7 +137,7 @@ class Work:
     def _compared(self, pair: Pair, advance: Callable[[int], None]) -> Outcome:
         side = Side(self.model, pair.tensor)
         expected = Expected([Mapped(self.source, self.theirs, tensor) for tensor in pair.sources], pair)
-        outcome = Comparison(expected, side, self.ours[pair.tensor.part], self.settings, advance).outcome()
+        outcome = judge(Comparison(expected, side, self.ours[pair.tensor.part], self.settings, advance))
         if outcome.verdict is Verdict.ALTERED and pair.is_unsure and _is_unrelated(outcome, pair):
             return Outcome(Verdict.UNCOMPARED, _reason(pair))
         return outcome

@@ -1,0 +1,88 @@
+"""One tensor of a GGUF beside what a converter makes of its source."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from truebits.comparing.diff import Place, Side, place_of
+from truebits.files.mapping import MappedFile
+from truebits.lineage.source import Expected
+from truebits.lineage.ways import Verdict
+
+Advance = Callable[[int], None]
+
+
+class Settings(NamedTuple):
+    """What a trace was asked for."""
+
+    thorough: bool
+    threads: int | None
+
+
+class Outcome(NamedTuple):
+    """What became of one tensor; the fields are those of `truebits.lineage.traces.TensorTrace`."""
+
+    verdict: Verdict
+    detail: str = ""
+    changed: int = 0
+    differing: int = 0
+    first: Place | None = None
+    error: float | None = None
+
+
+@dataclass
+class Comparison:
+    """A pair at work.
+
+    Attributes
+    ----------
+    expected : Expected
+    side : Side
+        The GGUF's tensor.
+    file : MappedFile
+        That holds it.
+    settings : Settings
+    advance : callable
+        Called after each piece with the GGUF's bytes that were read.
+    """
+
+    expected: Expected
+    side: Side
+    file: MappedFile
+    settings: Settings
+    advance: Advance
+
+    @property
+    def type(self) -> str:
+        """In the GGUF."""
+        return self.side.tensor.type
+
+    def words(self, first: int, count: int, type: str = "F32") -> np.ndarray:
+        """Return a piece of the GGUF as words of a type."""
+        return self.side.words(self.file, first, count, type)
+
+    def packed(self, first: int, count: int) -> np.ndarray:
+        """Return the bytes of a piece of the GGUF."""
+        return self.side.bytes(self.file, first, count)
+
+    def values(self, first: int, count: int, is_ordered: bool = True) -> np.ndarray:
+        """Return a piece of what the converter has, as float32."""
+        singles = self.expected.singles(self.expected.words(first, count, is_ordered), self.settings.threads)
+        return (self.expected.computed(singles) if is_ordered else singles).view("<f4")
+
+    def leave(self, first: int, count: int) -> None:
+        """Unmap a piece that was read, and tell of it."""
+        self.side.forget(self.file, first, count)
+        self.expected.forget(first)
+        self.advance((first + count) * self.side.tensor.nbytes // max(1, self.side.tensor.values))
+
+    def place_at(self, at: int) -> Place:
+        """Look one value up on both sides."""
+        block, _ = self.side.block
+        first, count = next((f, c) for f, c in self.expected.spans(block) if f <= at < f + c)
+        values = self.values(first, count).view("<u4")
+        return place_of(self.words(first, count), values, first, "F32", at - first)
