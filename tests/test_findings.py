@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import ml_dtypes
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from gguf import GGMLQuantizationType, GGUFWriter, quants
 
 import truebits as tb
+from truebits.cli.main import app
 from truebits.precision.findings import KINDS, LEVELS, Finding, worst_first
 
 RANDOM = np.random.default_rng(1)
@@ -74,7 +77,9 @@ def test_values_stored_too_wide_are_counted_by_type(tmp_path):
 
 
 def test_vectors_that_converters_widen_are_a_note(tmp_path):
-    (finding,) = tb.scan(write(tmp_path / "model.gguf", {"norm.weight": np.ones(256, np.float32) * 1.25})).findings
+    halves = PLAIN.astype(np.float16).repeat(10, axis=0)
+    tensors = {"matrix.weight": halves, "norm.weight": np.full(256, 1.25, np.float32)}
+    (finding,) = tb.scan(write(tmp_path / "model.gguf", tensors)).findings
     assert (finding.kind, finding.level) == ("upcast", "note")
 
 
@@ -102,3 +107,57 @@ def test_worst_first():
     shuffled = [Finding(kind, level, (), "") for level in LEVELS[::-1] for kind in KINDS[::-1]]
     got = worst_first(shuffled)
     assert got == tuple(Finding(kind, level, (), "") for level in LEVELS for kind in KINDS)
+
+
+def codes(type, most):
+    """Return codes of a weight matrix, from 0, in a storage type, and no scale."""
+    return np.clip(np.rint(PLAIN / PLAIN.std() * most / 6 + most / 2), 0, most).astype(type)
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        (codes(np.float32, 255), True),
+        (codes(np.float32, 15), True),
+        (codes(np.float16, 255), True),
+        (np.rint(PLAIN * 10), False),  # ternary weights
+        (codes(np.float32, 255)[0], False),  # a table
+        (codes(np.float32, 255) / 2, False),
+        (codes(np.float32, 70_000), False),
+        (np.rint(PLAIN * 20_000) * np.float32(2.0**-7), False),
+    ],
+)
+def test_codes_that_pass_for_values(tmp_path, values, expected):
+    report = tb.scan(write(tmp_path / "model.gguf", {"a.weight": values}))
+    assert ("codes_as_values" in {finding.kind for finding in report.findings}) == expected
+
+
+@pytest.mark.parametrize("type", ["F32", "BF16 as F32", "F16"])
+@pytest.mark.parametrize("size", [256, 16_384])
+def test_swapped_bytes(tmp_path, type, size):
+    values = {"F32": PLAIN, "BF16 as F32": (PLAIN.view(np.uint32) & np.uint32(0xFFFF0000)).view(np.float32)}
+    right = values.get(type, PLAIN.astype(np.float16)).ravel()[:size]
+    tensors = {"right.weight": right, "swapped.weight": right.byteswap()}
+    report = tb.scan(write(tmp_path / "model.gguf", tensors))
+    found = [finding for finding in report.findings if finding.kind == "swapped_bytes"]
+    assert [(one.level, one.tensors) for one in found] == [("error", ("swapped.weight",))]
+
+
+def test_subnormals_are_odd_and_no_constant(tmp_path):
+    """Different values, none of them a weight, in whichever order their bytes stand."""
+    odd = (RANDOM.integers(0, 1 << 21, 4096, dtype=np.uint32) * 2 + 1).view(np.float32)
+    report = tb.scan(write(tmp_path / "model.gguf", {"a.weight": odd}))
+    assert report["a.weight"].origin.format == "f32"
+    assert kinds(report) == {("swapped_bytes", "warning", ("a.weight",))}
+
+
+def test_what_lacks_its_scales_is_told_of(tmp_path):
+    names = [f"blk.{i}.a.weight" for i in range(5)]
+    fp8 = (PLAIN * np.float32(448 / np.abs(PLAIN).max())).astype(ml_dtypes.float8_e4m3fn).astype(np.float32)
+    path = write(tmp_path / "model.gguf", dict.fromkeys(names, fp8) | {"b.weight": PLAIN[:16]})
+    (finding,) = tb.scan(path).findings
+    assert (finding.kind, finding.tensors) == ("upcast", tuple(names))
+    assert finding.message.startswith("5 of 6 F32 tensors, 95.2 % of the values, hold FP8 E4M3FN values only")
+    done = CliRunner().invoke(app, ["scan", str(path)]).stdout
+    assert "5 of 6 F32 tensors, 95.2 % of the values: fp8_e4m3fn; all 81,920 values are exact in FP8 E4M3FN" in done
+    assert "1 of 6 F32 tensors, 4.8 % of the values: f32 (b.weight)" in done

@@ -135,7 +135,7 @@ EIGHTH = 1 + 2**-3
         ([EIGHTH, *[1.25, 1.75, 2.5]], "ambiguous", 1 - 2.0**-16),
         ([EIGHTH, *[1.25, 1.75, 2.5, 3.5]], "fp8_e4m3fn", 1 - 2.0**-20),
         ([1.25, 1.75, 2.5, 3.5, 5] * 4, "fp8_e5m2", 1 - 2.0**-20),
-        ([1.25, 1.75, 2.5, 3.5, 5], "fp8_e4m3fn", 1 - 2.0**-20),
+        ([1.25, 1.75, 2.5, 3.5, 5], "ambiguous", 1 - 2.0**-5),
         ([1 + 2**-10], "ambiguous", 1 - 2.0**-13),
         ([1 + 2**-10, 3 + 2**-9], "fp16", 1 - 2.0**-26),
         ([1 + 2**-10, 1.5, 0], "ambiguous", 1 - 2.0**-13),
@@ -286,3 +286,51 @@ def test_near_constant_norms(name):
         values = np.ones(2_048, np.float32)
         values[:count] = some[:count]
         assert judged(values).format == expected
+
+
+@pytest.mark.parametrize("scale", [0.02, 1.0])
+@pytest.mark.parametrize("seed", range(5))
+def test_a_mean_of_bf16_models_is_not_called_fp16(scale, seed):
+    """What one training step apart is: the mean of two neighbours has one bit more than BF16."""
+    one = rounded(draws(2_048, scale, seed), "bf16")
+    other = rounded(one * np.random.default_rng(seed).uniform(0.99, 1.01, one.size).astype(np.float32), "bf16")
+    mean = (one + other) / 2
+    mean = mean[np.abs(mean) > 2.0**-14]
+    got = judged(mean)
+    assert (got.format, got.holds) == ("f32", "fp16")
+
+
+def test_too_few_values_of_a_mean_are_ambiguous():
+    few = np.float32([1 + 2**-8, 1 + 3 * 2**-8] * 6)
+    got = judged(few)
+    assert (got.format, got.holds) == ("ambiguous", "fp16")
+
+
+@pytest.mark.parametrize("scale", [0.02, 1.0, 1e5])
+@pytest.mark.parametrize("seed", range(5))
+def test_tf32_is_not_fp16(scale, seed):
+    words = draws(20_000, scale, seed).view(np.uint32)
+    got = judged((words + 0xFFF + (words >> 13 & 1) & 0xFFFFE000).view(np.float32))
+    assert got.format == "tf32" or (scale == 1.0 and "fits FP16: FP16, TF32" in got.reason)
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype"), [("fp8_e5m2", ml_dtypes.float8_e5m2), ("fp8_e4m3fn", ml_dtypes.float8_e4m3fn)]
+)
+@pytest.mark.parametrize("scale", [1e-4, 1e-3, 0.02, 1.0])
+def test_small_fp8_weights_are_not_called_the_other_fp8(name, dtype, scale):
+    got = judged(draws(20_000, scale).astype(dtype).astype(np.float32))
+    assert got.format in (name, "ambiguous", "constant")
+
+
+@pytest.mark.parametrize("scale", [2.0**-24, 2.0**-23, 2.0**-22, 2.0**-20])
+def test_fp16_of_deep_subnormals_is_not_fp8(scale):
+    got = judged(rounded(draws(5_000, scale), "fp16"))
+    assert got.format in ("ambiguous", "fp16")
+
+
+@pytest.mark.parametrize("size", [64, 512, 4_096, 100_000])
+def test_tables_of_whole_numbers_are_no_weights(size):
+    got = judged(np.arange(size, dtype=np.float32))
+    assert got.format == "integer"
+    assert "no weights" in got.reason

@@ -104,7 +104,7 @@ def test_specials_tell_nothing():
 
 def test_what_is_no_exponential_is_nothing_else():
     evidence = before(np.array([1.0, 3.5], np.float32).view(np.uint32), EXPONENTIAL)
-    assert evidence.outside == {"fp8_e5m2": 2, "fp8_e4m3fn": 2, "bf16": 2, "fp16": 2, "f32": 0}
+    assert evidence.outside == {"fp8_e5m2": 2, "fp8_e4m3fn": 2, "bf16": 2, "fp16": 2, "tf32": 2, "f32": 0}
 
 
 @pytest.fixture

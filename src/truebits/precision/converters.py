@@ -250,6 +250,11 @@ def is_changed(architecture: str | None) -> bool:
     return any(row.kind in (Kind.ADDED, Kind.EXPONENTIAL) and architecture in row.architectures for row in TABLE)
 
 
+def is_made(tensor_name: str) -> bool:
+    """Tell whether converters make a GGUF tensor themselves, of ``config.json``."""
+    return any(row.kind is Kind.MADE and re.fullmatch(row.names, tensor_name) for row in TABLE)
+
+
 @cache
 def transforms_of(architecture: str | None, tensor_name: str) -> tuple[Transform, ...]:
     """Return the rows for one GGUF tensor, in the order in which a converter applies them."""

@@ -11,7 +11,7 @@ Evidence adds up: tensor to tensor, as the counts do.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import cache
 from itertools import combinations
 
@@ -26,10 +26,18 @@ FEW_BITS = 1
 MOST = 0.999
 """Share of the values for which the format that holds most of them is named, too."""
 
-LADDER = ("fp8_e5m2", "fp8_e4m3fn", "bf16", "fp16", "f32", "f64")
+LADDER = ("fp8_e5m2", "fp8_e4m3fn", "bf16", "fp16", "tf32", "f32", "f64")
 """Formats by their mantissa, narrowest first."""
 
 """The format of each storage type."""
+
+WHOLE_FP8, WHOLE_BF16 = 3, 7
+"""Mantissa bits, of which a whole number of exponent e leaves all but e zero."""
+
+SUMS = (
+    *("telling", "flushed_bits", "at_end", "infinite", "last_bits", "last_bits_set", "fractions"),
+    *("whole_bits_fp8", "whole_bits"),
+)
 
 LOST_BY_FP16 = -17
 """Below 2 to this power a BF16 value is finer than FP16's quantum, 2^-24."""
@@ -68,19 +76,30 @@ class Evidence:
         Values that were judged as they were before a converter changed them.
     nan : int
         Further values, which are none.
+    last_bits, last_bits_set : int
+        Values that tell in FP16's normal range, and those of them that set the last bit it has. A true FP16 does
+        that once in two.
+    fractions : int
+        Values that are not whole numbers.
+    whole_bits : int
+        Bits after the point that the others have in BF16 (in FP8, if it holds them all), and that are zero.
     """
 
     type: str
     values: int
     outside: dict[str, int]
     bits: dict[tuple[str, str], int]
-    telling: int
+    telling: int = 0
     magnitude: int | None = None
     flushed_bits: int = 0
     at_end: int = 0
     infinite: int = 0
     converted: int = 0
     nan: int = 0
+    last_bits: int = 0
+    last_bits_set: int = 0
+    fractions: int = 0
+    whole_bits: int = 0
 
     @classmethod
     def of(cls, profile: PrecisionProfile) -> Evidence:
@@ -91,10 +110,11 @@ class Evidence:
         numbers = iter((profile.counts @ table).tolist())
         outside = {name: next(numbers) for name in names}
         bits = {pair: next(numbers) for pair in combinations(names, 2)}
-        telling, flushed_bits, at_end, infinite = numbers
+        sums = dict(zip(SUMS, numbers, strict=True))
+        in_fp8, in_bf16 = sums.pop("whole_bits_fp8"), sums.pop("whole_bits")
+        sums["whole_bits"] = in_bf16 if outside["fp8_e4m3fn"] else in_fp8
         nan = profile.nan
-        numbers_of = profile.values - nan
-        return cls(type, numbers_of, outside, bits, telling, profile.magnitude, flushed_bits, at_end, infinite, nan=nan)
+        return cls(type, profile.values - nan, outside, bits, magnitude=profile.magnitude, nan=nan, **sums)
 
     @classmethod
     def merge(cls, parts: Iterable[Evidence]) -> Evidence:
@@ -112,18 +132,13 @@ class Evidence:
         if len(parts) == 1:
             return parts[0]
         magnitudes = {part.magnitude for part in parts}
+        added = (one.name for one in fields(cls) if one.type == "int")
         return cls(
-            types.pop(),
-            sum(part.values for part in parts),
-            {name: sum(part.outside[name] for part in parts) for name in parts[0].outside},
-            {pair: sum(part.bits[pair] for part in parts) for pair in parts[0].bits},
-            sum(part.telling for part in parts),
-            magnitudes.pop() if len(magnitudes) == 1 else None,
-            sum(part.flushed_bits for part in parts),
-            sum(part.at_end for part in parts),
-            sum(part.infinite for part in parts),
-            sum(part.converted for part in parts),
-            sum(part.nan for part in parts),
+            type=types.pop(),
+            outside={name: sum(part.outside[name] for part in parts) for name in parts[0].outside},
+            bits={pair: sum(part.bits[pair] for part in parts) for pair in parts[0].bits},
+            magnitude=magnitudes.pop() if len(magnitudes) == 1 else None,
+            **{name: sum(getattr(part, name) for part in parts) for name in added},
         )
 
 
@@ -161,13 +176,22 @@ def _questions(type: str, formats: tuple[Format, ...]) -> np.ndarray:
     held = {format: layout.fits(format) | layout.is_nan for format in formats}
     tells = ~layout.is_special & (layout.exponent > 0) & (layout.trailing < layout.table_bits - FEW_BITS)
     bits_of = {format: np.clip(exponent - format.quantum_exponent, 0, format.mantissa_bits) for format in formats}
-    below_fp16 = tells & (exponent >= find("fp16").quantum_exponent)
+    fp16 = find("fp16")
+    below_fp16 = tells & (exponent >= fp16.quantum_exponent)
+    in_fp16 = tells & (exponent >= fp16.smallest_normal_exponent) & (exponent <= fp16.largest_exponent)
+    is_whole = layout.is_zero | (layout.lowest >= 0)
+    after_point = [tells & is_whole & (exponent < bits) for bits in (WHOLE_FP8, WHOLE_BF16)]
     columns = [
         *(~held[format] for format in formats),
         *((held[a] & tells) * np.maximum(bits_of[b] - bits_of[a], 0) for a, b in combinations(formats, 2)),
         tells,
         below_fp16 * np.maximum(LOST_BY_FP16 - exponent, 0),
-        np.arange(layout.bins) == layout.bin_apart(find("fp16").largest),
+        np.arange(layout.bins) == layout.bin_apart(fp16.largest),
         layout.is_inf,
+        in_fp16,
+        in_fp16 & (layout.trailing == layout.table_bits - fp16.mantissa_bits),
+        ~layout.is_special & ~is_whole,
+        after_point[0] * (WHOLE_FP8 - exponent),
+        after_point[1] * (WHOLE_BF16 - exponent),
     ]
     return np.stack(columns, axis=1).astype(np.int64)

@@ -11,7 +11,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
 from truebits.files.types import FLOAT_FORMATS
 from truebits.precision.evidence import Evidence, ladder, most_exceptions
@@ -22,6 +21,12 @@ ODDS_WANTED = 1e-6
 
 BITS_WANTED = -math.log2(ODDS_WANTED)
 
+LAST_BIT_SET = 0.45
+"""How often FP16 values set their last bit, at least: half of the time, less where ties were rounded to even."""
+
+BITS_DOUBTED = 10
+"""Against FP16: from here on it is not named any more, from `BITS_WANTED` on it is excluded."""
+
 
 @dataclass(frozen=True)
 class Origin:
@@ -30,8 +35,8 @@ class Origin:
     Attributes
     ----------
     format : str
-        ``fp8_e5m2``, ``fp8_e4m3fn``, ``bf16``, ``fp16``, ``f32``, ``f64``, ``constant``, ``nan``, ``inf`` or
-        ``ambiguous``.
+        ``fp8_e5m2``, ``fp8_e4m3fn``, ``bf16``, ``fp16``, ``tf32``, ``f32``, ``f64``, ``constant``, ``integer``,
+        ``nan``, ``inf``, ``made`` or ``ambiguous``.
     confidence : float
         One minus the chance that values of the next wider format look like this.
     reason : str
@@ -79,23 +84,30 @@ def judge(evidence: Evidence) -> Origin:
     if values == evidence.infinite:
         return Origin("inf", 1.0, f"all {values:,} values are Inf")
     fitting = [name for name in ladder(evidence.type) if not outside[name]]
+    if {"bf16", "fp16"} & {*fitting}:
+        fitting = [name for name in fitting if name != "tf32"]  # what either holds, TF32 holds, or nearly
     if evidence.magnitude is not None:
         reason = f"all {values:,} values have one magnitude, with at most 1 mantissa bit"
         return Origin("constant", 1.0, reason, fitting[0], fitting[0])
-    return _clipped(evidence, fitting) or _narrowest(evidence, fitting) or _own(evidence)
+    return _whole(evidence, fitting) or _clipped(evidence, fitting) or _narrowest(evidence, fitting) or _own(evidence)
 
 
 def origin_of(members: Sequence[PrecisionProfile]) -> Origin:
     """Judge tensors of one storage type together; those that a converter changed as they were before.
+
+    Those that a converter makes are left out.
 
     Parameters
     ----------
     members : sequence of PrecisionProfile
         Or of `truebits.precision.scan.TensorPrecision`.
     """
-    undone = [getattr(member, "before", None) for member in members]
+    own = [member for member in members if not getattr(member, "is_made", False)]
+    if members and not own:
+        return Origin("made", 1.0, "the converter makes it of config.json: it is nobody's weight")
+    undone = [getattr(member, "before", None) for member in own]
     parts = [evidence for evidence in undone if evidence is not None]
-    plain = [member for member, evidence in zip(members, undone, strict=True) if evidence is None]
+    plain = [member for member, evidence in zip(own, undone, strict=True) if evidence is None]
     if plain:
         parts.append(Evidence.of(PrecisionProfile.merge(plain)))
     return judge(Evidence.merge(parts))
@@ -103,19 +115,54 @@ def origin_of(members: Sequence[PrecisionProfile]) -> Origin:
 
 def _narrowest(evidence: Evidence, fitting: list[str]) -> Origin | None:
     """Judge by the formats that hold every value; None if it is only the storage type's own."""
-    for name, wider in pairwise(fitting):
+    for at, name in enumerate(fitting[:-1], 1):
+        wider = min(fitting[at:], key=lambda wider: evidence.bits[name, wider])
         bits = evidence.bits[name, wider]
-        if bits < BITS_WANTED and name == "fp8_e5m2" and wider == "fp8_e4m3fn":
-            continue  # one family: which of the two is of less interest than that it is FP8
         odds = 2.0**-bits
         exact = f"all {evidence.values:,} values are exact in {_title(name)}"
         if bits < BITS_WANTED:
             few = f"{exact}, but only {evidence.telling:,} have enough bits to tell it from {_title(wider)}"
             return Origin("ambiguous", 1 - odds, few, fitting[0], fitting[0])
+        if name == "fp16" and evidence.type != "F16" and (computed := _computed(evidence)):
+            return computed
         trace = _trace_of_fp16(evidence) if name == "bf16" and wider == "fp16" and evidence.type != "F16" else None
-        reason = f"{exact}, {_by_chance(bits)}{_before(evidence)}{f'; {trace}' if trace else ''}"
+        others = " (fits FP16: FP16, TF32, or arithmetic on BF16)" if name == "fp16" and evidence.type != "F16" else ""
+        reason = f"{exact}, {_by_chance(bits)}{_before(evidence)}{f'; {trace}' if trace else ''}{others}"
         return Origin(name, 1 - odds, reason, fitting[0], fitting[0], through="fp16" if trace else None)
     return None
+
+
+def _computed(evidence: Evidence) -> Origin | None:
+    """Judge values that FP16 holds, and that set its last bit too seldom to be its own; None if they do not."""
+    last, of = evidence.last_bits_set, evidence.last_bits
+    bits = _bits_against(last, of, LAST_BIT_SET)
+    if bits < BITS_DOUBTED:
+        return None
+    seldom = f"{last:,} of {of:,} set the last bit, which those of FP16 do once in two"
+    reason = f"all {evidence.values:,} values are exact in FP16, but {seldom}: {_by_chance(int(bits))}"
+    if bits < BITS_WANTED:
+        return Origin("ambiguous", 1 - 2.0**-bits, f"{reason}; FP16, TF32, or arithmetic on BF16", "fp16", "fp16")
+    computed = f"{reason}; computed from coarser values, as a mean of BF16"
+    return Origin(FLOAT_FORMATS[evidence.type], 1 - 2.0**-bits, computed, "fp16", "fp16")
+
+
+def _bits_against(some: int, all: int, chance: float) -> float:
+    """Return what speaks against so few of all coming up, each with a chance: Chernoff's bound, in bits."""
+    if some >= chance * all:
+        return 0.0
+    shares = (some / all, chance), (1 - some / all, 1 - chance)
+    return all * sum(share * math.log2(share / expected) for share, expected in shares if share)
+
+
+def _whole(evidence: Evidence, fitting: list[str]) -> Origin | None:
+    """Judge whole numbers, which are codes, counts or a table; None if there are too few to tell, or fractions."""
+    if evidence.fractions or evidence.whole_bits < BITS_WANTED:
+        return None
+    bits = evidence.whole_bits
+    reason = (
+        f"all {evidence.values:,} values are whole numbers, {_by_chance(bits)}: codes, counts or a table, no weights"
+    )
+    return Origin("integer", 1 - 2.0**-bits, reason, fitting[0], fitting[0])
 
 
 def _trace_of_fp16(evidence: Evidence) -> str | None:
@@ -149,7 +196,7 @@ def _own(evidence: Evidence) -> Origin:
             few = evidence.outside[name]
             most = f"{values - few:,} of {values:,} values are exact in {_title(name)}, {_by_chance(bits)}"
             return Origin(own, 1.0, f"{most}; {few:,} are not{_before(evidence)}", own, name, few)
-    narrower = [name for name in ladder(evidence.type)[:-1] if not name.startswith("fp8")]
+    narrower = [name for name in ladder(evidence.type)[:-1] if name in FLOAT_FORMATS.values()]
     missed = ", ".join(f"{evidence.outside[name]:,} do not fit {_title(name)}" for name in narrower)
     reason = f"of {values:,} values {missed}{_before(evidence)}" if missed else "the storage type itself"
     return Origin(own, 1.0, reason, own, own)

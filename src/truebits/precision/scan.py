@@ -26,6 +26,7 @@ from truebits.files.types import FLOAT_BYTES
 from truebits.numbers.formats import find
 from truebits.precision.coverage import NO_WEIGHTS, WHOLE_NUMBERS, Coverage
 from truebits.precision.profile import APART, LAYOUTS, PrecisionProfile
+from truebits.precision.swapped import is_swapped
 from truebits_native.chunks import cut
 from truebits_native.reference.blocks import LAYOUTS as BLOCK_LAYOUTS
 
@@ -64,11 +65,21 @@ class TensorPrecision(PrecisionProfile):
         Of values that converters change, unless they are BF16 as they stand: what they were before.
     first : dict of str to int
         Where the first ``nan`` and the first ``inf`` stand, if there are any.
+    is_swapped : bool
+        The words make weights if their bytes are swapped, and none as they stand.
     """
 
     tensor: Tensor
     before: Evidence | None = None
     first: dict[str, int] = field(default_factory=dict)
+    is_swapped: bool = False
+
+    @property
+    def is_made(self) -> bool:
+        """A converter makes the tensor, of settings and not of weights, as ``rope_freqs.weight``."""
+        from truebits.precision.converters import is_made
+
+        return is_made(self.tensor.name)
 
     @property
     def origin(self) -> Origin:
@@ -244,7 +255,7 @@ def scan(
     """
     model = source if isinstance(source, Model) else open_model(source)
     selected = model.select(select, exclude)
-    from truebits.precision.findings import findings_of
+    from truebits.precision.symptoms import findings_of
 
     asked, architecture = bool(select or exclude), model.architecture
     if blocks:
@@ -284,18 +295,20 @@ def profiles(
     native.expect_work("profiles", sum(tensor.values for tensor in tensors))
     pieces: dict[str, list[Piece]] = {tensor.name: [] for tensor in tensors}
     first: dict[str, dict[str, int]] = {tensor.name: {} for tensor in tensors}
-    seen = dict.fromkeys(pieces, 0)
+    seen, swapped = dict.fromkeys(pieces, 0), set()
     for batch in batches(model, tensors, progress):
         counted = list(_pieces(batch, threads))
         for tensor, piece in counted:
             pieces[tensor.name].append(piece)
         for (tensor, (bins, _)), start, stop in zip(counted, batch.starts.tolist(), batch.stops.tolist(), strict=False):
-            places = _special(tensor.type, bins, batch.words[start:stop], seen[tensor.name])
-            first[tensor.name] = places | first[tensor.name]
+            words = batch.words[start:stop]
+            first[tensor.name] = _special(tensor.type, bins, words, seen[tensor.name]) | first[tensor.name]
+            if not seen[tensor.name] and is_swapped(words, tensor.type, bins):
+                swapped.add(tensor.name)
             seen[tensor.name] += stop - start
     found = {tensor.name: _joined(tensor, pieces[tensor.name]) for tensor in tensors}
     for name, precision in found.items():
-        precision.first = first[name]
+        precision.first, precision.is_swapped = first[name], name in swapped
     _undo_conversion(model, found, architecture)
     return found
 
@@ -318,7 +331,8 @@ def _undo_conversion(model: Model, found: dict[str, TensorPrecision], architectu
     if not is_changed(architecture):
         return
     from truebits.precision.evidence import Evidence
-    from truebits.precision.undone import before, change_of
+    from truebits.precision.origin import BITS_WANTED
+    from truebits.precision.undone import before, bits_of_fp16, change_of
 
     for name, precision in found.items():
         if precision.type != "F32" or precision.fits("bf16") == precision.values:
@@ -326,11 +340,13 @@ def _undo_conversion(model: Model, found: dict[str, TensorPrecision], architectu
         change = change_of(architecture, name)
         if change is None:
             continue
-        parts = []
+        is_fp16, bits, parts = precision.fits("fp16") == precision.values, 0, []
         for batch in batches(model, [precision.tensor]):
-            words = [batch.words[a:b] for a, b in zip(batch.starts, batch.stops, strict=True)]
-            parts.append(before(np.concatenate(words), change))
-        precision.before = Evidence.merge(parts)
+            words = np.concatenate([batch.words[a:b] for a, b in zip(batch.starts, batch.stops, strict=True)])
+            parts.append(before(words, change))
+            bits += bits_of_fp16(words, change) if is_fp16 else 0
+        if bits < BITS_WANTED:
+            precision.before = Evidence.merge(parts)
 
 
 def low_bits(

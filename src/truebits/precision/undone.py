@@ -49,7 +49,7 @@ class Change(NamedTuple):
 def change_of(architecture: str | None, name: str) -> Change | None:
     """Return how converters change the values of a GGUF tensor; None if they do not, or it cannot be undone."""
     kinds = {row.kind for row in transforms_of(architecture, name)}
-    if kinds & {Kind.REARRANGED, Kind.COMPUTED, Kind.MADE}:
+    if kinds & {Kind.COMPUTED, Kind.MADE}:
         return None
     if Kind.EXPONENTIAL in kinds:
         return Change(lambda w: -np.exp(w.astype(np.float64)), lambda s: np.log(-s), True)
@@ -83,7 +83,30 @@ def before(words: np.ndarray, change: Change) -> Evidence:
     pairs |= {(name, "f32"): int(bits[name].sum()) for name in CANDIDATES}
     pairs["bf16", "fp16"] = int(np.where(kept["fp16"], np.maximum(bits["bf16"] - bits["fp16"], 0), 0).sum())
     telling = int(np.count_nonzero((bits["bf16"] > 0) | (bits["fp16"] > 0)))
-    return Evidence("F32", words.size, outside, pairs, telling, converted=words.size)
+    return Evidence("F32", words.size, outside, pairs, telling, converted=words.size, fractions=words.size)
+
+
+def bits_of_fp16(words: np.ndarray, change: Change) -> int:
+    """Return what speaks against chance where what a converter wrote is exact in FP16.
+
+    It computes in the model's own type, where that is FP16, or in F32: then a BF16 source, which is finer than
+    FP16 where it is small, leaves no FP16 but by chance.
+
+    Parameters
+    ----------
+    words : ndarray of uint32, shape (n,)
+        F32 values, all of them exact in FP16.
+    change : Change
+    """
+    stored = words.view("<f4").astype(np.float64)
+    with np.errstate(all="ignore"):
+        source = change.back(stored)
+    tells = np.isfinite(source) & (source != 0) & (stored != 0)
+    of_stored, of_source = (np.frexp(values[tells])[1] - 1 for values in (stored, source))
+    fp16, bf16 = find("fp16"), find("bf16")
+    quantum = np.maximum(of_stored - fp16.mantissa_bits, fp16.quantum_exponent)
+    finer = of_stored - MANTISSA_BITS + EXP_BITS if change.is_relative else of_source - bf16.mantissa_bits
+    return int(np.maximum(quantum - finer, 0).sum())
 
 
 def _accepted(words: np.ndarray, source: np.ndarray, name: str, change: Change) -> tuple[np.ndarray, np.ndarray]:

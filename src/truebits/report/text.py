@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -12,13 +12,29 @@ from truebits.files.model import Model
 from truebits.files.tensor import group_of
 from truebits.files.types import FLOAT_BYTES
 from truebits.precision.converters import is_known
+from truebits.precision.coverage import count as how_many
+from truebits.precision.coverage import share
 from truebits.precision.origin import Origin, origin_of
 from truebits.precision.profile import LAYOUTS, REPORTED_FORMATS, PrecisionProfile
-from truebits.precision.scan import Report
+from truebits.precision.scan import Report, TensorPrecision
 from truebits.report.table import Table, nbytes, percent
 
 if TYPE_CHECKING:
     from truebits.rewriting.operation import Rewrite
+
+
+TITLES = {
+    "nan": "NaN",
+    "inf": "Inf",
+    "swapped_bytes": "swapped bytes",
+    "codes_as_values": "codes without scales",
+    "missing_block": "a missing block",
+    "all_zero": "all zero",
+}
+"""Kinds of errors, for a sentence."""
+
+MOST_NAMED = 3
+"""Of so many tensors of one verdict the names are told."""
 
 
 class Row(NamedTuple):
@@ -112,12 +128,19 @@ def conclusion(report: Report) -> str:
     if not report.tensors:
         types = ", ".join(report.model.types) or "no tensor at all"
         return f"No F32, F16, BF16 or F64 tensor, only {types}: no plain words whose bits could be counted."
-    origins = report.origins()
-    lines = [_concluded(type, of, origins[type]) for type, of in report.totals().items() if of.values]
+    by_type = report.by_type()
+    lines = [line for type, of in report.totals().items() if of.values for line in _concluded(type, of, by_type[type])]
     if report.architecture is not None and not is_known(report.architecture):
         of = printable(report.architecture)
         lines.append(f"What converters do to values of {of} is not known here: they are judged as they stand.")
     lines += _exceptions(report)
+    errors = [
+        f"{TITLES[one.kind]} in {how_many(len(one.tensors), 'tensor')}"
+        for one in report.findings
+        if one.level == "error"
+    ]
+    if errors:
+        lines.append(f"Wrong: {', '.join(errors)}; see above.")
     return "\n".join(lines)
 
 
@@ -135,15 +158,37 @@ def _exceptions(report: Report, limit: int = 5) -> list[str]:
     return told
 
 
-def _concluded(type: str, of: PrecisionProfile, verdict: Origin) -> str:
-    if of.narrowest is None:
-        return f"Origin of the {type} values: {verdict.format}; {verdict.reason}."
-    name = of.narrowest.upper()
-    saved = f"stored as {name} they would take {nbytes(of.bytes_saved)} less and be the same"
-    return (
-        f"All {of.values:,} {type} values are {name} values already: {saved}.\n"
-        f"Origin {verdict.format}: {verdict.reason}."
-    )
+def _concluded(type: str, of: PrecisionProfile, members: Sequence[TensorPrecision]) -> Iterator[str]:
+    """Say what the values of a storage type are: how many tensors, what share of the values, and why."""
+    by_format: dict[str, list[TensorPrecision]] = {}
+    for one in members:
+        by_format.setdefault(one.origin.format, []).append(one)
+    if of.narrowest is not None and not of.nan:
+        name = of.narrowest.upper()
+        saved = f"stored as {name} they would take {nbytes(of.bytes_saved)} less and be the same"
+        yield f"All {of.values:,} {type} values are {name} values already: {saved}."
+    if len(by_format) == 1:
+        verdict = origin_of(members)
+        whose = "Origin" if of.narrowest is not None else f"Origin of the {type} values:"
+        yield f"{whose} {verdict.format}{':' if of.narrowest is not None else ';'} {verdict.reason}."
+        return
+    whole = f"{len(members):,} {type} tensors"
+    for format, some in _joined(by_format):
+        values = share(sum(one.values for one in some), of.values)
+        some_of = f"{len(some):,} of {whole}, {values}: {format}"
+        named = "" if len(some) > MOST_NAMED else f" ({', '.join(one.tensor.label for one in some)})"
+        yield f"{some_of}{named}; {origin_of(some).reason}."
+
+
+def _joined(by_format: dict[str, list[TensorPrecision]]) -> list[tuple[str, list[TensorPrecision]]]:
+    """Sort verdicts by number of values; too few values to tell go to the first verdict if they agree with it."""
+    rows = sorted(by_format.items(), key=lambda item: -sum(one.values for one in item[1]))
+    first, some = rows[0]
+    few = [one for format, others in rows[1:] if format in ("ambiguous", "constant") for one in others]
+    if few and origin_of([*some, *few]).format == first:
+        rest = [row for row in rows[1:] if row[0] not in ("ambiguous", "constant")]
+        return [(first, [*some, *few]), *rest]
+    return rows
 
 
 def changes(result: Rewrite) -> Table:
