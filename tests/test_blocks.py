@@ -17,7 +17,7 @@ from click.testing import CliRunner
 
 import truebits as tb
 import truebits_native as native
-from truebits.cli.main import app
+from truebits.cli.app import app
 from truebits.precision.blocks import BlockProfile, block_profiles
 from truebits_native import dispatch
 from truebits_native.reference import blocks as reference_blocks

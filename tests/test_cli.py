@@ -46,7 +46,7 @@ def test_small_work_imports_no_numba(command, exact):
     arguments = [command] if command == "--help" else [command, str(exact)]
     code = (
         "import sys; sys.argv = ['truebits', *sys.argv[1:]]\n"
-        "from truebits.cli.main import main\n"
+        "from truebits.cli.app import main\n"
         "try: main()\n"
         "except SystemExit as stop: assert stop.code == 0\n"
         "heavy = {'numba', 'gguf', 'rich'} | ({'numpy'} if sys.argv[1] in ('--help', 'show') else set())\n"
@@ -244,7 +244,7 @@ def test_a_signal_while_writing_leaves_nothing(number, tmp_path):
 def test_progress_shows_on_a_terminal_only(tmp_path):
     path = tb.synth(tmp_path / "model.gguf", size=1 << 20)
     code = (
-        "import truebits.report.progress as progress, truebits.cli.main as cli, truebits.precision.scan\n"
+        "import truebits.report.progress as progress, truebits.cli.app as cli, truebits.precision.scan\n"
         "import sys; progress.PATIENCE = -1\n"
         f"sys.argv = ['truebits', 'scan', {str(path)!r}]\n"
         "cli.main()\n"
@@ -298,13 +298,13 @@ def test_each_way_to_end_has_its_exit_code(full, raised, code, line):
     program = (
         "import sys\n"
         "from truebits import errors\n"
-        "from truebits.cli import main, shared\n"
+        "from truebits.cli import app, shared\n"
         "from truebits.precision import scan\n"
         "def fail(*args, **kwargs):\n"
         f"    raise {raised}\n"
         "scan.scan = fail\n"
         f"sys.argv = ['truebits', 'scan', {str(full)!r}]\n"
-        "main.main()\n"
+        "app.main()\n"
     )
     got = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert got.returncode == code, got.stderr

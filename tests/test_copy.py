@@ -20,18 +20,20 @@ from truebits.files.mapping import FileChanged
 from truebits.files.model import open_model
 from truebits.files.tensor import Tensor
 from truebits.files.types import FLOAT_BYTES
+from truebits.rewriting import copy, durable
 from truebits.rewriting.copy import (
     BLOCK_BYTES,
-    FICLONE,
+    NewFile,
     check_copy,
+    digest,
     flush_and_verify,
-    new_file,
+    new_files,
+    others,
     outputs,
     pieces,
-    sum_of_others,
-    write_all,
     write_copy,
 )
+from truebits.rewriting.durable import FICLONE, write_all
 
 TOP_HALF = np.uint32(0xFFFF0000)
 
@@ -85,7 +87,7 @@ def f32(model):
 def copied(path, change=cut_to_top_half):
     """Copy a model with `change`; return the copy's bytes, the count and the progress."""
     model, out, steps = open_model(path), path.with_name("out.gguf"), []
-    with new_file(out) as file:
+    with new_files([out]) as (file,):
         changed = write_copy(model.parts[0], file.descriptor, f32(model), change, steps.append)
     return out.read_bytes(), changed, steps
 
@@ -106,7 +108,7 @@ def raising(number):
 
 def test_new_file_has_its_name_only_when_it_is_complete(tmp_path):
     path = tmp_path / "new"
-    with new_file(path) as file:
+    with new_files([path]) as (file,):
         write_all(file.descriptor, b"half", 0)
         assert not path.exists()
         write_all(file.descriptor, b"whole", 4)
@@ -115,13 +117,13 @@ def test_new_file_has_its_name_only_when_it_is_complete(tmp_path):
 
 
 def test_new_file_is_on_disk_before_it_has_its_name_and_the_name_after(tmp_path, monkeypatch):
-    events, fsync, replace = [], os.fsync, os.replace
+    events, fsync, link = [], os.fsync, os.link
     with monkeypatch.context() as patched:
         patched.setattr(os, "fsync", lambda fd: (events.append(("fsync", os.fstat(fd).st_ino)), fsync(fd)))
-        patched.setattr(os, "replace", lambda *paths: (events.append("replace"), replace(*paths)))
-        with new_file(tmp_path / "new") as file:
+        patched.setattr(os, "link", lambda *paths, **how: (events.append("named"), link(*paths, **how)))
+        with new_files([tmp_path / "new"]) as (file,):
             write_all(file.descriptor, b"x", 0)
-    expected = [("fsync", (tmp_path / "new").stat().st_ino), "replace", ("fsync", tmp_path.stat().st_ino)]
+    expected = [("fsync", (tmp_path / "new").stat().st_ino), "named", ("fsync", tmp_path.stat().st_ino)]
     assert events == expected
 
 
@@ -129,7 +131,7 @@ def test_new_file_is_on_disk_before_it_has_its_name_and_the_name_after(tmp_path,
 def test_mode_of_a_new_file_is_the_umasks(tmp_path, umask, expected):
     before = os.umask(umask)
     try:
-        with new_file(tmp_path / "new"):
+        with new_files([tmp_path / "new"]):
             pass
     finally:
         os.umask(before)
@@ -141,7 +143,7 @@ def test_mode_of_a_replaced_file_stays(tmp_path, mode):
     path = tmp_path / "old"
     path.write_bytes(b"old")
     path.chmod(mode)
-    with new_file(path, force=True) as file:
+    with new_files([path], force=True) as (file,):
         write_all(file.descriptor, b"new", 0)
     assert path.stat().st_mode & 0o7777 == mode
     assert path.read_bytes() == b"new"
@@ -150,7 +152,7 @@ def test_mode_of_a_replaced_file_stays(tmp_path, mode):
 def test_existing_file_is_refused(tmp_path):
     path = tmp_path / "old"
     path.write_bytes(b"old")
-    with pytest.raises(Refused, match="--force"), new_file(path):
+    with pytest.raises(Refused, match="--force"), new_files([path]):
         pytest.fail("the body ran")
     assert path.read_bytes() == b"old"
     assert names(tmp_path) == ["old"]
@@ -158,14 +160,14 @@ def test_existing_file_is_refused(tmp_path):
 
 def test_dangling_symlink_is_refused(tmp_path):
     (tmp_path / "link").symlink_to(tmp_path / "absent")
-    with pytest.raises(Refused), new_file(tmp_path / "link"):
+    with pytest.raises(Refused), new_files([tmp_path / "link"]):
         pytest.fail("the body ran")
     assert names(tmp_path) == ["link"]
 
 
 def test_file_that_appears_meanwhile_is_refused(tmp_path):
     path = tmp_path / "new"
-    with pytest.raises(Refused), new_file(path):
+    with pytest.raises(Refused), new_files([path]):
         path.write_bytes(b"somebody else's")
     assert path.read_bytes() == b"somebody else's"
     assert names(tmp_path) == ["new"]
@@ -175,7 +177,7 @@ def test_force_replaces_a_symlink_and_not_what_it_points_to(tmp_path):
     target, link = tmp_path / "target", tmp_path / "link"
     target.write_bytes(b"target")
     link.symlink_to(target)
-    with new_file(link, force=True) as file:
+    with new_files([link], force=True) as (file,):
         write_all(file.descriptor, b"new", 0)
     assert (target.read_bytes(), link.read_bytes(), link.is_symlink()) == (b"target", b"new", False)
 
@@ -186,7 +188,7 @@ def test_error_leaves_nothing_behind(tmp_path, error, force):
     path = tmp_path / "new"
     if force:
         path.write_bytes(b"old")
-    with pytest.raises(error), new_file(path, force) as file:  # noqa: PT012
+    with pytest.raises(error), new_files([path], force) as (file,):  # noqa: PT012
         write_all(file.descriptor, b"half", 0)
         raise error
     assert names(tmp_path) == ["new"] * force
@@ -202,7 +204,7 @@ def test_failed_fsync_is_final(tmp_path, monkeypatch):
 
     with monkeypatch.context() as patched:
         patched.setattr(os, "fsync", fail)
-        with pytest.raises(OSError, match="I/O error"), new_file(tmp_path / "new"):
+        with pytest.raises(OSError, match="I/O error"), new_files([tmp_path / "new"]):
             pass
     assert len(calls) == 1
     assert names(tmp_path) == []
@@ -220,7 +222,7 @@ def test_where_nothing_can_be_renamed_the_destination_is_not_touched(tmp_path, m
     path.write_bytes(b"old")
     with monkeypatch.context() as patched:
         patched.setattr(os, "replace", raising(number))
-        with pytest.raises(OSError, match=os.strerror(number)), new_file(path, force=True) as file:
+        with pytest.raises(OSError, match=os.strerror(number)), new_files([path], force=True) as (file,):
             write_all(file.descriptor, b"new", 0)
     assert path.read_bytes() == b"old"
     assert names(tmp_path) == ["old"]
@@ -228,23 +230,69 @@ def test_where_nothing_can_be_renamed_the_destination_is_not_touched(tmp_path, m
 
 @pytest.mark.parametrize("name", ["x" * 250, "ü" * 125, "x" * 255])
 def test_long_names(tmp_path, name):
-    with new_file(tmp_path / name) as file:
+    with new_files([tmp_path / name]) as (file,):
         write_all(file.descriptor, b"x", 0)
     assert names(tmp_path) == [name]
 
 
 def test_name_that_is_too_long_leaves_nothing_behind(tmp_path):
-    with pytest.raises(OSError, match="too long"), new_file(tmp_path / ("x" * 256)):
+    with pytest.raises(OSError, match="too long"), new_files([tmp_path / ("x" * 256)]):
         pass
     assert names(tmp_path) == []
 
 
+@pytest.fixture(params=["nameless", "named"])
+def names_of_outputs(request, monkeypatch):
+    """Write as where every file can be nameless at first, and as where none can."""
+    if request.param == "named":
+        monkeypatch.delattr(os, "O_TMPFILE")
+    return request.param
+
+
+def test_where_no_file_can_be_nameless_it_has_a_provisional_name(tmp_path, names_of_outputs):
+    path = tmp_path / "new"
+    with new_files([path]) as (file,):
+        write_all(file.descriptor, b"whole", 0)
+        assert len(names(tmp_path)) == (names_of_outputs == "named")
+        assert [left.parent for left in durable.left_behind()] == [tmp_path] * (names_of_outputs == "named")
+    assert (path.read_bytes(), names(tmp_path), durable.left_behind()) == (b"whole", ["new"], [])
+
+
+@pytest.mark.parametrize("has_renameat2", [True, False])
+def test_a_name_that_appears_in_the_last_moment_is_not_replaced(tmp_path, monkeypatch, names_of_outputs, has_renameat2):
+    """Between the look and the naming."""
+    path = tmp_path / "new"
+    monkeypatch.setattr(copy, "check_absent", lambda *_: None)
+    if not has_renameat2:
+        monkeypatch.setattr(durable, "_c", lambda: None)
+    with pytest.raises(Refused, match="appeared meanwhile"), new_files([path]):
+        path.write_bytes(b"somebody else's")
+    assert path.read_bytes() == b"somebody else's"
+    assert names(tmp_path) == ["new"]
+
+
+def test_of_a_set_that_cannot_be_named_whole_nothing_stays(tmp_path, names_of_outputs):
+    paths = [tmp_path / name for name in "abc"]
+    with pytest.raises(Refused), new_files(paths):
+        paths[2].write_bytes(b"somebody else's")
+    assert names(tmp_path) == ["c"]
+
+
+def test_a_nameless_file_that_cannot_be_linked_is_copied(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "link", raising(errno.EPERM))
+    path = tmp_path / "new"
+    with new_files([path]) as (file,):
+        write_all(file.descriptor, b"whole", 0)
+    assert (path.read_bytes(), names(tmp_path)) == (b"whole", ["new"])
+
+
 def test_temporary_file_follows_no_link(tmp_path, monkeypatch):
+    monkeypatch.delattr(os, "O_TMPFILE")
     victim = tmp_path / "victim"
     victim.write_bytes(b"precious")
     (tmp_path / f".{bytes(6).hex()}.truebits").symlink_to(victim)
     monkeypatch.setattr(os, "urandom", bytes)
-    with pytest.raises(FileExistsError), new_file(tmp_path / "new"):
+    with pytest.raises(FileExistsError), new_files([tmp_path / "new"]):
         pytest.fail("the body ran")
     assert victim.read_bytes() == b"precious"
 
@@ -265,7 +313,7 @@ def test_ctrl_c_leaves_nothing_behind(path):
     command = [sys.executable, "-c", SLOW_TRUNCATE, path, path.with_name("out.gguf")]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as child:
         assert child.stdout.readline() == "writing\n"
-        assert len(names(path.parent)) == 2
+        assert names(path.parent) == ["model.gguf"]
         child.send_signal(signal.SIGINT)
         _, errors = child.communicate(timeout=10)
     assert "KeyboardInterrupt" in errors
@@ -573,10 +621,10 @@ def test_check_copy_finds_every_flipped_byte(small, small_blocks):
     expected = bytearray(small.read_bytes())
     invert(None, np.frombuffer(expected, "<u4", tensor.values, tensor.offset))
     copy.write_bytes(expected)
-    check_copy(model.parts[0], copy, [tensor], is_inverted)
+    check_copy(model.parts[0], NewFile(copy, -1, copy), [tensor], is_inverted)
     for at in range(copy.stat().st_size):
         with flipped(copy, at), pytest.raises(VerificationFailed, match=r"not the input|not as planned"):
-            check_copy(model.parts[0], copy, [tensor], is_inverted)
+            check_copy(model.parts[0], NewFile(copy, -1, copy), [tensor], is_inverted)
 
 
 @pytest.mark.parametrize("size", [-1, 1])
@@ -584,32 +632,28 @@ def test_check_copy_finds_another_size(small, size):
     model, copy = open_model(small), small.with_name("copy.gguf")
     copy.write_bytes(small.read_bytes()[:size] if size < 0 else small.read_bytes() + bytes(size))
     with pytest.raises(VerificationFailed, match="expected"):
-        check_copy(model.parts[0], copy, f32(model), is_inverted)
+        check_copy(model.parts[0], NewFile(copy, -1, copy), f32(model), is_inverted)
 
 
-def test_sum_of_others_finds_every_flipped_byte(small, small_blocks):
-    model = open_model(small)
-    (tensor,) = f32(model)
-    with small.open("rb") as file:
-        expected = sum_of_others(model.parts[0], file.fileno(), [tensor])
-        for at in range(small.stat().st_size):
-            with flipped(small, at):
-                got = sum_of_others(model.parts[0], file.fileno(), [tensor])
-                assert (got == expected) == (tensor.offset <= at < tensor.offset + tensor.nbytes), at
-
-
-def test_sum_of_others_of_no_tensors_covers_the_file(small):
-    model = open_model(small)
-    expected = sum(np.frombuffer(small.read_bytes() + bytes(-small.stat().st_size % 8), np.uint64).tolist()) % 2**64
-    with small.open("rb") as file:
-        assert sum_of_others(model.parts[0], file.fileno(), [])[0] == expected
-
-
-def test_sum_of_others_wraps_without_a_warning(tmp_path):
-    path = tmp_path / "model.gguf"
-    path.write_bytes(model_bytes([(b"a", 8, 64, b"\xff" * 68), (b"w", 0, 8, bytes(32)), (b"b", 8, 64, b"\xff" * 68)]))
-    model = open_model(path)
+def digest_of_others(path, tensors):
     with path.open("rb") as file:
-        total, parity = sum_of_others(model.parts[0], file.fileno(), f32(model))
-    assert 0 <= total < 2**64
-    assert 0 <= parity < 2**64
+        return digest(file.fileno(), others(tensors, path.stat().st_size))
+
+
+def test_digest_of_others_finds_every_flipped_byte(small, small_blocks):
+    tensors = f32(open_model(small))
+    (tensor,) = tensors
+    expected = digest_of_others(small, tensors)
+    for at in range(small.stat().st_size):
+        with flipped(small, at):
+            got = digest_of_others(small, tensors)
+            assert (got == expected) == (tensor.offset <= at < tensor.offset + tensor.nbytes), at
+
+
+def test_digest_of_others_finds_words_that_changed_places(tmp_path):
+    """A sum and an xor do not."""
+    path, words = tmp_path / "words", [bytes([n]) * 8 for n in range(4)]
+    path.write_bytes(b"".join(words))
+    expected = digest_of_others(path, [])
+    path.write_bytes(b"".join([words[1], words[0], *words[2:]]))
+    assert digest_of_others(path, []) != expected

@@ -20,7 +20,7 @@ import gguf_bytes
 import truebits as tb
 import truebits_native as native
 from gguf_bytes import ARRAY, BOOL, F32, F64, I32, STRING, U16, U32, array, key_value, scalar, string, tensor
-from truebits.cli import main as cli
+from truebits.cli import app as cli
 from truebits.comparing import diff as diff_module
 from truebits.comparing.diff import METRICS, Place, check_limit
 from truebits.errors import SelectionError, UsageError

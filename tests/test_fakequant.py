@@ -25,7 +25,7 @@ from test_cli import run
 from test_quantize import CUSTOM, finite_words, words_in
 from test_scan import TYPE_ID, words_for, write
 from test_truncate import assert_same_file, model_bytes, names, sabotage
-from truebits.cli import main as cli
+from truebits.cli import app as cli
 from truebits.errors import ModelFileError, Refused, SelectionError, Unfinished, UsageError, VerificationFailed
 from truebits.files.model import open_model
 from truebits.numbers.formats import CATALOGUE, Format, find, target

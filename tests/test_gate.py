@@ -10,7 +10,7 @@ from click.testing import CliRunner
 from gguf import GGMLQuantizationType, GGUFWriter, quants
 
 import truebits as tb
-from truebits.cli.main import app
+from truebits.cli.app import app
 from truebits.cli.shared import Different, NotVerified
 from truebits.errors import UsageError
 

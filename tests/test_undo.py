@@ -1,4 +1,5 @@
 import contextlib
+import hashlib
 import json
 import shutil
 import zlib
@@ -16,7 +17,7 @@ from truebits.errors import ModelFileError, Refused, TruebitsError, Unfinished
 from truebits.files.model import open_model
 from truebits.rewriting import copy as rewrite
 from truebits.rewriting.marker import marker_path
-from truebits.rewriting.undolog import HEAD, LENGTH, MAGIC, BadUndoFile, UndoLog
+from truebits.rewriting.undolog import HEAD, LENGTH, MAGIC, RECORD, BadUndoFile, Damage, UndoLog
 from words import assert_same_bits
 
 F32, F16, Q8_0 = 0, 1, 8
@@ -194,7 +195,7 @@ def test_undo_refuses_what_truncate_refuses(path, undo_file):
 # --- the undo file
 
 
-@pytest.mark.parametrize("content", [b"old", MAGIC, MAGIC + LENGTH.pack(2) + b"{}"])
+@pytest.mark.parametrize("content", [b"old", MAGIC + LENGTH.pack(2) + b"{}" + bytes(33)])
 def test_existing_undo_file_is_refused_before_anything_is_written(path, undo_file, content):
     undo_file.write_bytes(content)
     with pytest.raises(Refused, match="undo"):
@@ -234,7 +235,7 @@ def test_undo_file_of_a_run_that_was_stopped_before_it_wrote_is_used_again(path,
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr("truebits.rewriting.inplace.sum_of_others", stop)
+        patched.setattr("truebits.rewriting.inplace.others", stop)
         with pytest.raises(KeyboardInterrupt):
             truncate(path, undo_file)
     assert_file(path, example())
@@ -247,7 +248,7 @@ def test_undo_file_of_a_run_that_was_stopped_before_it_wrote_is_used_again(path,
 def cut_last_record(path, undo_file, cut_off):
     """Leave what a crash leaves: the last record is not whole, so its chunk was not overwritten."""
     with UndoLog.read(undo_file) as log:
-        *_, last = log.records()
+        *_, last = log.contents().records
     log, data = undo_file.read_bytes(), bytearray(path.read_bytes())
     data[last.offset : last.offset + last.length] = log[last.at : last.at + last.length]
     path.write_bytes(data)
@@ -272,18 +273,81 @@ def test_finishing_goes_on_behind_the_last_whole_record(path, undo_file, monkeyp
     assert_file(path, example())
 
 
-@pytest.mark.parametrize("at", ["part", "length", "offset", "old_crc", "head_crc", "data"])
-def test_records_behind_a_damaged_one_are_not_used(path, undo_file, at):
+@pytest.mark.parametrize("at", [*range(HEAD.size), HEAD.size + 5, -1])
+@pytest.mark.parametrize("which", [0, 1, -1])
+def test_a_damaged_record_is_named_and_the_others_are_restored_on_request(path, undo_file, which, at):
     truncate(path, undo_file)
     with UndoLog.read(undo_file) as log:
-        first, second, *_ = log.records()
-    head = second.at - HEAD.size
-    where = {"part": head, "length": head + 4, "offset": head + 8, "old_crc": head + 16, "head_crc": head + 24}
-    log = bytearray(undo_file.read_bytes())
-    log[where.get(at, second.at + 5)] ^= 0x10
-    undo_file.write_bytes(log)
+        records = log.contents().records
+    rotten = records.pop(which)
+    start, stop = rotten.at - HEAD.size, rotten.at + rotten.length
+    rotted(undo_file, stop - 1 if at < 0 else start + at)
     with UndoLog.read(undo_file) as log:
-        assert list(log.records()) == [first]
+        got = log.contents()
+    assert (got.records, got.damaged, got.promised) == (records, [Damage(start, stop - start)], len(records) + 1)
+    told = str(assert_refused(path, undo_file, Refused))
+    assert f"the undo file is damaged at byte {start}" in told
+    assert "--force" in told
+    got = tb.undo(path, undo_file, force=True)
+    assert (got.chunks, got.is_proved) == (len(records), False)
+    expected = bytearray(example())
+    lost = slice(rotten.offset, rotten.offset + rotten.length)
+    expected[lost] = example(cut=True)[lost]
+    assert_file(path, bytes(expected))
+
+
+def rotted(file, at):
+    data = bytearray(file.read_bytes())
+    data[at] ^= 0x10
+    file.write_bytes(data)
+
+
+@pytest.mark.parametrize("kept", ["a record less", "half a record", "no record", "no end mark"])
+def test_an_undo_file_that_is_cut_short_restores_nothing_and_says_so(path, undo_file, kept):
+    truncate(path, undo_file)
+    with UndoLog.read(undo_file) as log:
+        *_, last = log.contents().records
+        start = log.start
+    log = undo_file.read_bytes()
+    length = {"no record": start, "a record less": last.at - HEAD.size, "half a record": last.at + 9}
+    undo_file.write_bytes(log[: length.get(kept, last.at + last.length)])
+    if kept == "no end mark":  # the records prove themselves
+        assert tb.undo(path, undo_file).is_proved
+        assert_file(path, example())
+    else:
+        assert "cut short" in str(assert_refused(path, undo_file, Refused)) or kept == "half a record"
+
+
+def test_finishing_never_shortens_the_undo_file(path, undo_file, monkeypatch):
+    """A flipped bit in the first record is no reason to drop the good ones behind it."""
+    interrupt(monkeypatch, path, undo_file, writes=3)
+    before = undo_file.stat().st_size
+    with UndoLog.read(undo_file) as log:
+        rotten = log.contents().records[0]
+    rotted(undo_file, rotten.at)
+    truncate(path, undo_file)
+    assert undo_file.stat().st_size > before
+    assert "damaged" in str(assert_refused(path, undo_file, Refused))
+    assert tb.undo(path, undo_file, force=True).chunks == len(list(rewrite.pieces(open_model(path).tensors[1::2]))) - 1
+
+
+def test_an_undo_file_that_is_named_as_the_marker_is_refused(path):
+    with pytest.raises(Refused, match="take another"):
+        truncate(path, marker_path(path))
+    assert not marker_path(path).exists()
+    assert_file(path, example())
+
+
+@pytest.mark.parametrize("kind", ["empty", "piece", "half", "zeros"])
+def test_a_torn_head_of_a_rewrite_that_changed_nothing_is_begun_anew(path, undo_file, kind):
+    truncate(path, undo_file.with_name("other"), select="second", dry_run=False)
+    with UndoLog.read(undo_file.with_name("other")) as log:
+        head = undo_file.with_name("other").read_bytes()[: log.start]
+    path.write_bytes(example())
+    undo_file.write_bytes({"empty": b"", "piece": head[:5], "half": head[:100], "zeros": bytes(len(head))}[kind])
+    truncate(path, undo_file)
+    tb.undo(path, undo_file)
+    assert_file(path, example())
 
 
 def test_finishing_with_another_undo_file_is_refused(path, undo_file, monkeypatch):
@@ -332,7 +396,7 @@ def assert_refused(path, undo_file, error=BadUndoFile, force=False):
     return caught.value
 
 
-@pytest.mark.parametrize("content", [b"", b"TBUNDO1", b"TBUNDO1\n", b"TBUNDO2\n" + bytes(100), b"GGUF" + bytes(100)])
+@pytest.mark.parametrize("content", [b"", b"TBUNDO2", b"TBUNDO2\n", b"TBUNDO1\n" + bytes(100), b"GGUF" + bytes(100)])
 def test_file_that_is_no_undo_file(path, undo_file, content):
     undo_file.write_bytes(content)
     got = assert_refused(path, undo_file)
@@ -406,7 +470,8 @@ def test_change_outside_the_rewritten_chunks_stays(path, undo_file):
     data[second.offset] ^= 1
     expected[second.offset] ^= 1
     path.write_bytes(data)
-    tb.undo(path, undo_file)
+    assert "changed since" in str(assert_refused(path, undo_file, Refused))
+    assert not tb.undo(path, undo_file, force=True).is_proved
     assert_file(path, bytes(expected))
 
 
@@ -415,15 +480,20 @@ def test_change_outside_the_rewritten_chunks_stays(path, undo_file):
 
 def record_bytes(part, offset, content, length=None, new_crc=0):
     """Return a record whose checksums are right."""
-    fields = (part, len(content) if length is None else length, offset, zlib.crc32(content), new_crc)
-    return HEAD.pack(*fields, zlib.crc32(repr(fields).encode())) + content
+    fields = (RECORD, part, len(content) if length is None else length, offset, new_crc)
+    return HEAD.pack(*fields, zlib.crc32(content, zlib.crc32(HEAD.pack(*fields, 0)))) + content
 
 
 def forge(undo_file, *records, **changes):
     """Keep the head of a real undo file, but for `changes`, and replace its records."""
     with UndoLog.read(undo_file) as log:
-        head = json.dumps({**log.record, **changes}).encode()
-    undo_file.write_bytes(MAGIC + LENGTH.pack(len(head)) + head + b"".join(records))
+        body = json.dumps({**log.record, **changes}).encode()
+    undo_file.write_bytes(head_bytes(body) + b"".join(records))
+
+
+def head_bytes(body, length=None):
+    head = MAGIC + LENGTH.pack(len(body) if length is None else length) + body
+    return head + hashlib.sha256(head).digest()
 
 
 @pytest.mark.parametrize("force", [False, True])
@@ -452,7 +522,7 @@ def test_record_that_reaches_outside_the_float_tensors(path, undo_file, where, f
     assert f"bytes {offset} to {offset + length}" in str(got)
 
 
-@pytest.mark.parametrize("part", [1, 7, 2**32 - 1])
+@pytest.mark.parametrize("part", [1, 7, 2**16 - 1])
 def test_record_of_a_part_that_is_not_there(path, undo_file, part):
     truncate(path, undo_file)
     offset = open_model(path).tensors[1].offset
@@ -471,7 +541,8 @@ def test_record_of_a_part_the_head_does_not_name(path, undo_file, force):
 def test_record_longer_than_the_file_is_ignored(path, undo_file, length):
     truncate(path, undo_file)
     forge(undo_file, record_bytes(0, open_model(path).tensors[1].offset, bytes(8), length))
-    assert tb.undo(path, undo_file).chunks == 0
+    assert_refused(path, undo_file, Refused)
+    assert tb.undo(path, undo_file, force=True).chunks == 0
     assert_file(path, example(cut=True))
 
 
@@ -506,7 +577,7 @@ def test_hostile_head(path, undo_file, changes):
 @pytest.mark.parametrize("head", [b"[]", b"3", b'"x"', b"null", b"{}", b"{", b"\xff", b"[" * 100_000, b'{"files": []}'])
 @pytest.mark.parametrize("length", [None, 2**32 - 1])
 def test_head_that_is_no_rewrite(path, undo_file, head, length):
-    undo_file.write_bytes(MAGIC + LENGTH.pack(len(head) if length is None else length) + head)
+    undo_file.write_bytes(head_bytes(head, length))
     assert_refused(path, undo_file, TruebitsError, force=True)
 
 

@@ -1,5 +1,5 @@
 """``python -m truebits`` is the command ``truebits``."""
 
-from truebits.cli.main import main
+from truebits.cli import main
 
 main()

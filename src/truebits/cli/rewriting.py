@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import click
 
 from truebits.cli.options import ALLOW, IN_PLACE, JSON, MODEL, SELECTION, STYLE, THREADS, options
-from truebits.cli.shared import open_model, print_table
+from truebits.cli.shared import NotVerified, open_model, print_table
 from truebits.errors import printable
 from truebits.files.types import FLOAT_BYTES
 
@@ -202,7 +203,7 @@ def _sweep(model: Path, formats: str, options: dict[str, Any], as_json: bool, st
 @options(
     MODEL,
     click.option("--undo-file", type=click.Path(path_type=Path), required=True, help="What the rewrite recorded."),
-    click.option("--force", is_flag=True, help="Restore even if MODEL was changed since."),
+    click.option("--force", is_flag=True, help="Restore what can be, even if MODEL was changed since."),
     ALLOW,
     JSON,
 )
@@ -214,10 +215,15 @@ def undo(model: Path, undo_file: Path, force: bool, allow: tuple[str, ...], as_j
     if as_json:
         from truebits.report.json import document
 
-        content = {"file": str(model), "chunks": undone.chunks, "nbytes": undone.nbytes, "operation": undone.operation}
-        click.echo(document("undo", content))
-        return
-    click.echo(f"{printable(str(model))} is as it was: {undone.nbytes:,} bytes restored. The undo file is kept.")
+        click.echo(document("undo", {"file": str(model), **asdict(undone)}))
+    else:
+        restored = f"{undone.nbytes:,} bytes restored. The undo file is kept."
+        if undone.is_proved:
+            click.echo(f"{printable(str(model))} is as it was, by SHA-256: {restored}")
+        else:
+            click.echo(f"{printable(str(model))} is not what it was before the rewrite: {restored}")
+    if not undone.is_proved:
+        raise NotVerified
 
 
 @click.command()

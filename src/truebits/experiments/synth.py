@@ -20,7 +20,8 @@ from truebits.errors import UsageError
 from truebits.files.gguf import Limits
 from truebits.files.types import BY_NAME, FLOAT_BYTES
 from truebits.numbers.formats import Format, find
-from truebits.rewriting.copy import BLOCK_BYTES, NewFile, new_file, write_all
+from truebits.rewriting.copy import BLOCK_BYTES, NewFile, new_files
+from truebits.rewriting.durable import write_all
 
 if TYPE_CHECKING:
     from gguf import GGUFWriter
@@ -99,7 +100,7 @@ def synth(
     specs = tinyllama() if like else plain(size, type, tensors)
     header = _header(specs, vocabulary=32_000 if like else 0)
     generator = np.random.Generator(np.random.SFC64(seed))  # its import swallows a Ctrl-C: not while writing
-    with new_file(path, force) as file:
+    with new_files([path], force) as (file,):
         write_all(file.descriptor, header, 0)
         _write_values(file, specs, len(header) + -len(header) % ALIGNMENT, format, generator)
     return path

@@ -7,12 +7,11 @@ stores through a mapping: on a full disk that would be a signal, where a write i
 from __future__ import annotations
 
 import errno
-import fcntl
+import hashlib
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager, suppress
-from ctypes import CDLL, c_int64
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from threading import Event
 from typing import NamedTuple
@@ -26,24 +25,18 @@ from truebits.files.part import Part
 from truebits.files.shards import SHARD_NAME, shard_path
 from truebits.files.tensor import Tensor
 from truebits.files.types import FLOAT_BYTES
-from truebits.rewriting.durable import sync_folder
+from truebits.rewriting import durable
+from truebits.rewriting.durable import start_writeback, write_all
 
 BLOCK_BYTES = 4 << 20
 """Written at a time, from one multiple of it in the file to the next: the page cache then keeps
 huge pages, and the next scan is twice as fast."""
 
-C = CDLL(None)
-SYNC_FILE_RANGE_WRITE = 2
-"""linux/fs.h: start writing, do not wait."""
-
-FICLONE = 0x40049409
-"""linux/fs.h: share the blocks of another file, where the file system can."""
-
-COPY_BYTES = 64 << 20
-"""Copied inside the kernel at a time: Ctrl-C has to wait for one."""
-
 CHECK_BYTES = 32 << 20
 """Compared at a time."""
+
+DIGEST_BYTES = 4 << 20
+"""Of a block of `digest`: part of what undo files hold."""
 
 
 class Piece(NamedTuple):
@@ -115,48 +108,72 @@ def _view(file: MappedFile, start: int, stop: int) -> np.ndarray:
 
 
 class NewFile(NamedTuple):
-    """A file being written, under a temporary name."""
+    """A file being written, that has no name yet.
+
+    Attributes
+    ----------
+    path : Path
+        The name that it gets.
+    descriptor : int
+    opened : Path
+        By which it can be opened until then.
+    """
 
     path: Path
     descriptor: int
+    opened: Path
 
 
 @contextmanager
-def new_file(path: Path, force: bool = False) -> Iterator[NewFile]:
-    """Give a file that gets its name only when complete and on disk.
+def new_files(paths: Sequence[Path], force: bool = False) -> Iterator[list[NewFile]]:
+    """Give files that get their names only when all of them are complete and on disk.
 
     Parameters
     ----------
-    path : Path
+    paths : sequence of Path
     force : bool
-        Replace a file that is there.
+        Replace files that are there.
 
     Raises
     ------
     Refused
-        The path exists and `force` is not given.
+        A path exists, be it since a moment ago, and `force` is not given.
     OSError
         From the file system; nothing is left behind.
     """
-    check_absent(path, force)
-    temporary = path.parent / f".{os.urandom(6).hex()}.truebits"
-    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-    descriptor = os.open(temporary, flags, 0o666)
-    try:
-        try:
-            if path.exists():
-                os.fchmod(descriptor, path.stat().st_mode & 0o7777)
-            yield NewFile(temporary, descriptor)
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+    for path in paths:
         check_absent(path, force)
-        temporary.replace(path)
-    except BaseException:
-        with suppress(FileNotFoundError):
-            temporary.unlink()
+    with ExitStack() as stack:
+        files = [NewFile(path, *stack.enter_context(durable.unnamed(path.parent))) for path in paths]
+        for file in files:
+            if file.path.exists() and hasattr(os, "fchmod"):
+                os.fchmod(file.descriptor, file.path.stat().st_mode & 0o7777)
+        yield files
+        for file in files:
+            durable.sync(file.descriptor)
+        _give_names(files, force)
+    for folder in dict.fromkeys(path.parent for path in paths):
+        durable.sync_folder(folder)
+
+
+def _give_names(files: Sequence[NewFile], force: bool) -> None:
+    """Name the files of a set; where one cannot be named none of the new names stays."""
+    named: list[Path] = []
+    try:
+        for file in files:
+            check_absent(file.path, force)
+            durable.give_name(file.descriptor, file.opened, file.path, force)
+            named.append(file.path)
+    except BaseException as error:
+        if not force:
+            for path in named:
+                path.unlink()
+        if isinstance(error, FileExistsError):
+            raise Refused(f"{printable(str(file.path))} appeared meanwhile; --force replaces it") from error
+        if force and named and isinstance(error, OSError):
+            told = f"{error.strerror}; of the set these are new already: {', '.join(path.name for path in named)}"
+            raise OSError(error.errno, told, str(file.path)) from error
         raise
-    sync_folder(path.parent)
 
 
 def check_absent(path: Path, force: bool) -> None:
@@ -223,7 +240,7 @@ def write_copy(
     writes: list[Future[None] | None] = [None, None]
     interrupted = Event()
     with part.map() as source, ThreadPoolExecutor(1) as writer, set_on_error(interrupted):
-        cloned = _reserve(source, out)
+        cloned = durable.reserve(source.descriptor, out, source.identity.size)
         at = 0
 
         def write(copied: int, start: int, data: memoryview, changed_here: int) -> None:
@@ -264,57 +281,19 @@ def set_on_error(event: Event) -> Iterator[None]:
         raise
 
 
-def _reserve(source: MappedFile, out: int) -> bool:
-    """Clone the source where the file system can (True), else claim the room: a full disk shows now."""
-    try:
-        fcntl.ioctl(out, FICLONE, source.descriptor)
-        return True
-    except OSError:
-        pass
-    try:
-        os.posix_fallocate(out, 0, source.identity.size)
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            raise
-    return False
-
-
 def _copy_range(source: MappedFile, out: int, start: int, stop: int, interrupted: Event) -> None:
-    """Copy bytes unchanged, inside the kernel where it can."""
-    while start < stop and not interrupted.is_set():
-        try:
-            copied = os.copy_file_range(source.descriptor, out, min(stop - start, COPY_BYTES), start, start)
-        except OSError as error:
-            if error.errno not in (errno.EXDEV, errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP):
-                raise
-            copied = 0
-        if not copied:
-            copied = min(stop - start, BLOCK_BYTES)
-            write_all(out, source.data[start : start + copied], start)
-        start += copied
-
-
-def write_all(descriptor: int, data: bytes | bytearray | memoryview, offset: int) -> None:
-    """`pwrite` until all is written: one call may write less."""
-    view = memoryview(data)
-    while view:
-        written = os.pwrite(descriptor, view, offset)
-        view, offset = view[written:], offset + written
-
-
-def start_writeback(descriptor: int, offset: int, nbytes: int) -> None:
-    """Let the disk begin with what is written, so that the last fsync has little left to wait for.
-
-    Only a head start: whether it worked is for fsync to say.
-    """
-    if hasattr(C, "sync_file_range"):
-        C.sync_file_range(descriptor, c_int64(offset), c_int64(nbytes), SYNC_FILE_RANGE_WRITE)
+    """Copy bytes unchanged, inside the kernel as far as it can."""
+    start = durable.copy_inside(source.descriptor, out, start, stop, interrupted)
+    for low, high in _blocks([(start, stop)], BLOCK_BYTES):
+        if interrupted.is_set():
+            return
+        write_all(out, source.data[low:high], low)
 
 
 def flush_and_verify(descriptors: list[int], verify: Callable[[], None]) -> None:
     """Bring the files to disk while `verify` reads them. A failed fsync is final."""
     with ThreadPoolExecutor(1) as pool:
-        flushed = [pool.submit(os.fsync, descriptor) for descriptor in descriptors]
+        flushed = [pool.submit(durable.sync, descriptor) for descriptor in descriptors]
         verify()
         for one in flushed:
             one.result()
@@ -331,7 +310,9 @@ def others(tensors: Iterable[Tensor], size: int) -> Iterator[tuple[int, int]]:
         yield at, size
 
 
-def check_copy(part: Part, out: Path, tensors: list[Tensor], is_changed: Check, blocks: Blocks = single_values) -> None:
+def check_copy(
+    part: Part, out: NewFile, tensors: list[Tensor], is_changed: Check, blocks: Blocks = single_values
+) -> None:
     """Compare a written copy with what it must be: the tensors changed, every other byte as in the input.
 
     Raises
@@ -339,33 +320,47 @@ def check_copy(part: Part, out: Path, tensors: list[Tensor], is_changed: Check, 
     VerificationFailed
         Names the first block that differs.
     """
-    with part.map() as source, MappedFile(out) as copy:
+    with part.map() as source, MappedFile(out.opened) as copy:
         size = source.identity.size
         if copy.identity.size != size:
-            raise VerificationFailed(f"{out} has {copy.identity.size} bytes, expected {size}")
+            raise VerificationFailed(f"{out.path} has {copy.identity.size} bytes, expected {size}")
         for start, stop in _blocks(others(tensors, size), BLOCK_BYTES):
             if not np.array_equal(_view(source, start, stop), _view(copy, start, stop)):
-                raise VerificationFailed(f"{out}: bytes {start} to {stop} are not the input's")
+                raise VerificationFailed(f"{out.path}: bytes {start} to {stop} are not the input's")
             source.forget(start, stop)
             copy.forget(start, stop)
         for piece in pieces(tensors, blocks, CHECK_BYTES):
             tensor, start, stop = piece
             old, new = (words_of(tensor, _view(file, start, stop)) for file in (source, copy))
             if not is_changed(piece, old, new):
-                raise VerificationFailed(f"{out}: bytes {start} to {stop}, of {tensor.label}, are not as planned")
+                raise VerificationFailed(f"{out.path}: bytes {start} to {stop}, of {tensor.label}, are not as planned")
             source.forget(start, stop)
             copy.forget(start, stop)
 
 
-def sum_of_others(part: Part, descriptor: int, tensors: list[Tensor]) -> tuple[int, int]:
-    """Sum up and xor all bytes outside the tensors, to tell whether a rewrite in place touched them."""
-    total, parity = 0, 0
-    for start, stop in _blocks(others(tensors, part.identity.size), BLOCK_BYTES):
-        block = os.pread(descriptor, stop - start, start)
-        words = np.frombuffer(block + b"\0" * (-len(block) % 8), np.uint64)
-        total += int(words.sum())
-        parity ^= int(np.bitwise_xor.reduce(words))
-    return total % 2**64, parity
+def digest(descriptor: int, ranges: Iterable[tuple[int, int]]) -> str:
+    """Return a SHA-256 of byte ranges of a file: of the SHA-256 of each of their blocks, which threads work out.
+
+    Parameters
+    ----------
+    descriptor : int
+    ranges : iterable of (int, int)
+        Start and stop.
+
+    Returns
+    -------
+    str
+        In hex.
+    """
+    whole = hashlib.sha256()
+    with ThreadPoolExecutor(durable.cores()) as pool:
+        for part in pool.map(lambda block: _block_digest(descriptor, *block), _blocks(ranges, DIGEST_BYTES)):
+            whole.update(part)
+    return whole.hexdigest()
+
+
+def _block_digest(descriptor: int, start: int, stop: int) -> bytes:
+    return hashlib.sha256(os.pread(descriptor, stop - start, start)).digest()
 
 
 def _blocks(ranges: Iterable[tuple[int, int]], size: int) -> Iterator[tuple[int, int]]:

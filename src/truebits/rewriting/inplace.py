@@ -7,23 +7,23 @@ it goes only when all is written and verified. Found later, it means: run the sa
 from __future__ import annotations
 
 import errno
-import fcntl
 import hashlib
 import os
 import re
-import struct
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 from truebits.errors import ModelFileError, Refused, Unfinished, VerificationFailed
-from truebits.files.mapping import FileChanged, Identity
+from truebits.files.mapping import FileChanged
 from truebits.files.model import Model
 from truebits.files.part import Part
 from truebits.files.tensor import Tensor
 from truebits.files.types import FLOAT_BYTES
-from truebits.rewriting.copy import Blocks, Change, pieces, single_values, sum_of_others, words_of, write_all
-from truebits.rewriting.marker import clear_marker, find_marker, set_marker
+from truebits.rewriting.copy import Blocks, Change, digest, others, pieces, single_values, words_of
+from truebits.rewriting.durable import sync, write_all
+from truebits.rewriting.locks import locked
+from truebits.rewriting.marker import clear_marker, find_marker, marker_path, set_marker
 from truebits.rewriting.undolog import UndoLog
 
 ALLOWANCES = ("symlink", "hardlink", "cache", "open", "layout")
@@ -88,23 +88,27 @@ class InPlace:
             for part in parts.values():
                 check_allowed(part, self.allow)
             descriptors = {n: stack.enter_context(locked(part, self.allow)) for n, part in parts.items()}
-            record = describe(parts, descriptors, self.operation, os.urandom(8).hex() if self.undo_file else None)
+            record = describe(parts, descriptors, self.operation)
             begun = [marker for part in parts.values() if (marker := find_marker(part.path, record))]
             if begun:
                 self._check_repeatable()
                 record = begun[0]
                 self._check_same_undo(record)
+            elif self.undo_file:
+                record["undo"] = self._before(parts, descriptors)
             log = stack.enter_context(UndoLog.open(self.undo_file, record, bool(begun))) if self.undo_file else None
-            sums = {n: sum_of_others(part, descriptors[n], self._of(n)) for n, part in parts.items()}
-            for part in parts.values():
-                set_marker(part.path, record)
+            rest = {n: self._digest_of_others(n, descriptor) for n, descriptor in descriptors.items()}
             try:
+                for part in parts.values():
+                    set_marker(part.path, record)
                 changed = sum(self._write_part(n, descriptors[n], change, log, progress) for n in parts)
-                for n, part in parts.items():
-                    os.fsync(descriptors[n])
-                    if sum_of_others(part, descriptors[n], self._of(n)) != sums[n]:
+                for n, descriptor in descriptors.items():
+                    sync(descriptor)
+                    if self._digest_of_others(n, descriptor) != rest[n]:
                         raise VerificationFailed("bytes outside the selected tensors have changed")
                 verify(changed, [part.path for part in self.model.parts])
+                if log is not None:
+                    log.finish()
             except VerificationFailed as error:
                 raise VerificationFailed(f"{self.model.path}: {error}{self._way_back()}") from error
             except BaseException as error:
@@ -115,6 +119,22 @@ class InPlace:
             for part in parts.values():
                 clear_marker(part.path)
         return changed
+
+    def _before(self, parts: dict[int, Part], descriptors: dict[int, int]) -> dict:
+        """Say what the files are now, for `undo` to prove that they are so again.
+
+        The random number is in the undo file and in the markers: two models may have the same header.
+        """
+        assert self.undo_file is not None
+        path = self.undo_file.absolute()
+        if any(path.parent.resolve() / path.name == marker_path(part.path) for part in parts.values()):
+            raise Refused(f"{self.undo_file} is the name of the marker of an unfinished rewrite: take another")
+        before = {str(n): digest(descriptors[n], [(0, part.identity.size)]) for n, part in parts.items()}
+        return {"id": os.urandom(8).hex(), "before": before}
+
+    def _digest_of_others(self, number: int, descriptor: int) -> str:
+        size = self.model.parts[number].identity.size
+        return digest(descriptor, others(self._of(number), size))
 
     def _check_repeatable(self) -> None:
         """Refuse to round a second time what a first attempt may have rounded: its scales would be others."""
@@ -193,54 +213,8 @@ def check_allowed(part: Part, allow: set[str]) -> None:
             raise
 
 
-@contextmanager
-def locked(part: Part, allow: set[str]) -> Iterator[int]:
-    """Open a file for writing, with nobody else in it."""
-    path = part.path
-    nofollow = 0 if "symlink" in allow else os.O_NOFOLLOW
-    descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | nofollow)
-    try:
-        if Identity.of(os.fstat(descriptor)) != part.identity:
-            raise FileChanged(errno.ESTALE, "has changed since its header was read", str(path))
-        _lock(descriptor, path)
-        if "open" not in allow and _is_open_elsewhere(descriptor):
-            raise Refused(f"{path} is open in another process; close it, or --allow open")
-        yield descriptor
-    finally:
-        os.close(descriptor)
-
-
-def _lock(descriptor: int, path: Path) -> None:
-    """Take both kinds of lock: `flock` and the open-file-description lock do not see each other."""
-    whole_file = struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if hasattr(fcntl, "F_OFD_SETLK"):
-            fcntl.fcntl(descriptor, fcntl.F_OFD_SETLK, whole_file)
-    except OSError as error:
-        if error.errno in (errno.EAGAIN, errno.EACCES, errno.EWOULDBLOCK):
-            raise Refused(f"{path} is locked by another process: wait until it is done") from error
-        if error.errno not in (errno.ENOTSUP, errno.ENOLCK, errno.EINVAL):
-            raise
-
-
-def _is_open_elsewhere(descriptor: int) -> bool:
-    """Ask for a write lease and give it back: the kernel refuses it while anybody else has the file open."""
-    if not hasattr(fcntl, "F_SETLEASE"):
-        return False
-    try:
-        fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_WRLCK)
-    except OSError as error:
-        return error.errno == errno.EAGAIN
-    fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_UNLCK)
-    return False
-
-
-def describe(parts: dict[int, Part], descriptors: dict[int, int], operation: dict, undo: str | None) -> dict:
-    """Say which files an operation is about: by size and a digest of the header, which never change.
-
-    `undo` is a random number that its undo file has, too: two models may have the same header.
-    """
+def describe(parts: dict[int, Part], descriptors: dict[int, int], operation: dict, undo: dict | None = None) -> dict:
+    """Say which files an operation is about: by size and a digest of the header, which never change."""
     files = [
         {
             "part": number,

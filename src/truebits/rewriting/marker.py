@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import stat
+from contextlib import suppress
 from pathlib import Path
-from typing import BinaryIO
 
 from truebits.errors import Refused, Unfinished
-from truebits.rewriting.durable import sync_folder
+from truebits.rewriting import durable
 
 SUFFIX = ".truebits-unfinished"
 LONGEST_FILE_NAME = 255
-
-NO_NAMELESS_FILES = (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL)
-"""What opening one says where the file system has none."""
+LONGEST_MARKER = 64 << 20
 
 
 def marker_path(path: Path) -> Path:
@@ -41,7 +38,7 @@ def find_marker(path: Path, record: dict) -> dict | None:
     begun = read_marker(path)
     if begun is None:
         return None
-    if {**begun, "undo": record["undo"]} != record:
+    if {**begun, "undo": None} != {**record, "undo": None}:
         raise Unfinished(
             f"{path}: another rewrite in place was left unfinished: {json.dumps(begun.get('operation'))}; "
             f"run that again, or undo it (it is recorded in {marker_path(path).name})"
@@ -60,55 +57,26 @@ def read_marker(path: Path) -> dict | None:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             raise Refused(f"{marker} is not a regular file")
         try:
-            found = json.loads(file.read())
-        except ValueError:
+            found = json.loads(file.read(LONGEST_MARKER))
+        except (ValueError, RecursionError):
             found = {}
     return found if isinstance(found, dict) else {}
 
 
 def set_marker(path: Path, record: dict) -> None:
-    """Create the marker on disk, whole; one of the same rewrite may be there already.
-
-    It has no name before it is complete, so that a kill leaves nothing behind; where the file system knows no
-    nameless files, it has another name first.
-    """
+    """Create the marker on disk, whole; one of the same rewrite may be there already."""
     marker, content = marker_path(path), json.dumps(record).encode()
-    try:
-        descriptor = os.open(marker.parent, os.O_TMPFILE | os.O_WRONLY | os.O_CLOEXEC, 0o666)
-    except OSError as error:
-        if error.errno not in NO_NAMELESS_FILES:
-            raise
-        _set_by_rename(marker, content)
-    else:
-        with os.fdopen(descriptor, "wb") as file:
-            _write_through(file, content)
-            try:  # with a directory, whichever, Python calls linkat, which follows the link in /proc
-                os.link(f"/proc/self/fd/{descriptor}", marker, src_dir_fd=descriptor)
-            except FileExistsError:
-                pass
-            except OSError:  # no /proc, or no links
-                _set_by_rename(marker, content)
-    sync_folder(marker.parent)
-
-
-def _set_by_rename(marker: Path, content: bytes) -> None:
-    temporary = marker.with_name(f".{os.urandom(6).hex()}.truebits")
-    try:
-        with temporary.open("xb") as file:
-            _write_through(file, content)
-        if not marker.exists():
-            temporary.rename(marker)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _write_through(file: BinaryIO, content: bytes) -> None:
-    file.write(content)
-    file.flush()
-    os.fsync(file.fileno())
+    durable.provisional.add(marker)
+    with durable.unnamed(marker.parent) as (descriptor, opened):
+        durable.write_all(descriptor, content, 0)
+        durable.sync(descriptor)
+        with suppress(FileExistsError):
+            durable.give_name(descriptor, opened, marker)
+    durable.sync_folder(marker.parent)
 
 
 def clear_marker(path: Path) -> None:
     marker = marker_path(path)
     marker.unlink(missing_ok=True)
-    sync_folder(marker.parent)
+    durable.sync_folder(marker.parent)
+    durable.provisional.discard(marker)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable
-from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -19,7 +18,7 @@ from truebits.errors import UsageError, VerificationFailed
 from truebits.files.model import Model
 from truebits.files.tensor import Tensor
 from truebits.precision.scan import Progress
-from truebits.rewriting.copy import Piece, check_absent, check_copy, flush_and_verify, new_file, outputs, write_copy
+from truebits.rewriting.copy import Piece, check_absent, check_copy, flush_and_verify, new_files, outputs, write_copy
 from truebits.rewriting.inplace import ALLOWANCES, InPlace, check_parts
 from truebits.rewriting.marker import read_marker
 from truebits_native.reference import Difference, merged
@@ -163,7 +162,7 @@ def carry_out(operation: Operation, request: Request) -> Rewrite:
         check_absent(path, request.force)
     if request.in_place:
         _check_in_place(operation, request, allow)
-    else:
+    elif "layout" not in allow:
         for part in model.parts:
             part.check_layout()
     planned = operation.plan(request.progress)
@@ -212,8 +211,7 @@ def _write_new(
 ) -> None:
     """Write every file of the model under a temporary name, verify all, then name them."""
     of_part = [[tensor for tensor in operation.tensors if tensor.part == number] for number in range(len(paths))]
-    with ExitStack() as stack:
-        files = [stack.enter_context(new_file(path, force)) for path in paths]
+    with new_files(paths, force) as files:
         jobs = list(zip(operation.model.parts, files, of_part, strict=True))
         changed = sum(
             write_copy(part, file.descriptor, mine, operation.change, step, operation.blocks)
@@ -223,6 +221,6 @@ def _write_new(
         def verify_all() -> None:
             planned.check(changed)
             for part, file, mine in jobs:
-                check_copy(part, file.path, mine, operation.is_changed, operation.blocks)
+                check_copy(part, file, mine, operation.is_changed, operation.blocks)
 
         flush_and_verify([file.descriptor for file in files], verify_all)

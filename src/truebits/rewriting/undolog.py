@@ -1,30 +1,38 @@
 r"""The undo log: old bytes, on disk before they are overwritten.
 
-Layout: ``TBUNDO1\n``, u32 length and JSON of what the rewrite is; then for each chunk a record of part
-u32, length u32, offset u64, CRC-32 of the old bytes u32, of the new bytes u32, of this record's head u32,
-and the old bytes. A record cut short by a crash belongs to a chunk that was not yet overwritten.
+Layout: ``TBUNDO2\n``, u32 length and JSON of what the rewrite is, SHA-256 of all that; then for each chunk a record:
+``TBREC\n``, part u16, length u32, offset u64, CRC-32 of the new bytes u32, CRC-32 of this head and of the old bytes
+u32, and the old bytes; at the end ``TBEND\n``, the number of records u64 and the CRC-32 of both.
+
+The JSON has, for each file, a digest of all its bytes before the rewrite: only with it `undo` says that a file is as
+it was. The log only grows. What is no whole record, cut short by a crash or rotten, is stepped over and told of.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import stat
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from struct import Struct
 from typing import NamedTuple
 
 from truebits.errors import ModelFileError, Refused
-from truebits.rewriting.copy import write_all
-from truebits.rewriting.durable import sync_folder
+from truebits.rewriting.durable import CLOSED_IN_CHILDREN, NO_LINKS, sync, sync_data, sync_folder, write_all
 
-MAGIC = b"TBUNDO1\n"
+MAGIC = b"TBUNDO2\n"
 LENGTH = Struct("<I")
-HEAD = Struct("<IIQIII")
+RECORD = b"TBREC\n"
+HEAD = Struct("<6sHIQII")
+END = Struct("<6sQI")
+END_MARK = b"TBEND\n"
+LONGEST_HEAD = 64 << 20
 LONGEST_RECORD = 64 << 20
+SEARCH_BYTES = 1 << 20
 
 
 class BadUndoFile(ModelFileError):
@@ -42,6 +50,31 @@ class Record(NamedTuple):
     at: int
 
 
+class Damage(NamedTuple):
+    """A stretch of the log that holds no whole record."""
+
+    at: int
+    nbytes: int
+
+
+@dataclass
+class Contents:
+    """What a log holds.
+
+    Attributes
+    ----------
+    records : list of Record
+        The whole ones, in order.
+    damaged : list of Damage
+    promised : int or None
+        Number of records, by the end mark; None where there is none.
+    """
+
+    records: list[Record] = field(default_factory=list)
+    damaged: list[Damage] = field(default_factory=list)
+    promised: int | None = None
+
+
 @dataclass
 class UndoLog:
     """An open undo log; `end` is where the next record goes."""
@@ -49,6 +82,7 @@ class UndoLog:
     path: Path
     descriptor: int
     record: dict
+    start: int
     end: int
 
     def __enter__(self) -> UndoLog:
@@ -67,18 +101,8 @@ class UndoLog:
             The file exists and is not this rewrite's.
         """
         if finishing:
-            try:
-                log = cls.read(path, os.O_RDWR)
-            except FileNotFoundError as error:
-                raise Refused(f"{path} is not there; name the undo file this rewrite began with") from error
-            if log.record != record:
-                os.close(log.descriptor)
-                raise Refused(f"{path} is the undo file of another rewrite; name the one this rewrite began with")
-            for found in log.records():
-                log.end = found.at + found.length
-            os.ftruncate(log.descriptor, log.end)
-            return log
-        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+            return cls._go_on(path, record)
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | NO_LINKS | CLOSED_IN_CHILDREN
         try:
             descriptor = os.open(path, flags, 0o666)
         except FileExistsError as error:
@@ -86,29 +110,47 @@ class UndoLog:
                 raise Refused(f"{path} exists; name an undo file that does not") from error
             path.unlink()
             descriptor = os.open(path, flags, 0o666)
-        head = json.dumps(record).encode()
+        body = json.dumps(record).encode()
+        head = MAGIC + LENGTH.pack(len(body)) + body
+        head += hashlib.sha256(head).digest()
         try:
-            write_all(descriptor, MAGIC + LENGTH.pack(len(head)) + head, 0)
-            os.fsync(descriptor)
+            write_all(descriptor, head, 0)
+            sync(descriptor)
         except BaseException:
             os.close(descriptor)
             path.unlink()
             raise
         sync_folder(path.absolute().parent)
-        return cls(path, descriptor, record, len(MAGIC) + LENGTH.size + len(head))
+        return cls(path, descriptor, record, len(head), len(head))
+
+    @classmethod
+    def _go_on(cls, path: Path, record: dict) -> UndoLog:
+        try:
+            log = cls.read(path, os.O_RDWR)
+        except FileNotFoundError as error:
+            raise Refused(f"{path} is not there; name the undo file this rewrite began with") from error
+        if log.record != record:
+            os.close(log.descriptor)
+            raise Refused(f"{path} is the undo file of another rewrite; name the one this rewrite began with")
+        log.end = os.fstat(log.descriptor).st_size
+        return log
 
     @classmethod
     def _is_unused(cls, path: Path, record: dict) -> bool:
-        """Tell whether the file is what the same rewrite left behind when it was stopped before it wrote."""
+        """Tell whether the file is what the same rewrite left behind when it was stopped before it wrote.
+
+        That is: a head and nothing after it; or a piece of a head, or the zeros that a crash leaves of one.
+        """
         status = path.lstat()
         if not stat.S_ISREG(status.st_mode):  # a device and a FIFO have size 0, too
             return False
-        if not status.st_size:
-            return True
         try:
             with cls.read(path) as log:
-                return {**log.record, "undo": record["undo"]} == record and os.fstat(log.descriptor).st_size == log.end
-        except (BadUndoFile, OSError):
+                is_same = {**log.record, "undo": record["undo"]} == record
+                return is_same and os.fstat(log.descriptor).st_size == log.start
+        except BadUndoFile:
+            return status.st_size <= LONGEST_HEAD and _is_piece_of_a_head(path.read_bytes())
+        except OSError:
             return False
 
     @classmethod
@@ -118,44 +160,121 @@ class UndoLog:
         Raises
         ------
         BadUndoFile
-            It is not an undo log.
+            It is not an undo log, or its head is damaged.
         """
-        descriptor = os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC)
+        descriptor = os.open(path, flags | getattr(os, "O_NONBLOCK", 0) | CLOSED_IN_CHILDREN)
         try:
-            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            status = os.fstat(descriptor)
+            if not stat.S_ISREG(status.st_mode):
                 raise ValueError("it is not a regular file")
-            start = os.pread(descriptor, len(MAGIC) + LENGTH.size, 0)
-            if start[: len(MAGIC)] != MAGIC:
-                raise ValueError("it does not start with TBUNDO1")
-            (length,) = LENGTH.unpack(start[len(MAGIC) :])
-            record = json.loads(os.pread(descriptor, min(length, os.fstat(descriptor).st_size), len(start)))
+            first = os.pread(descriptor, len(MAGIC) + LENGTH.size, 0)
+            if len(first) < len(MAGIC) + LENGTH.size or first[: len(MAGIC)] != MAGIC:
+                raise ValueError("it does not start with TBUNDO2")
+            (length,) = LENGTH.unpack(first[len(MAGIC) :])
+            if length > min(LONGEST_HEAD, status.st_size):
+                raise ValueError("its head is cut short")
+            body = os.pread(descriptor, length, len(first))
+            start = len(first) + length + 32
+            if os.pread(descriptor, 32, start - 32) != hashlib.sha256(first + body).digest():
+                raise ValueError("its head is damaged")
+            record = json.loads(body)
             if not isinstance(record, dict) or not isinstance(record.get("operation"), dict):
                 raise ValueError("it does not say what was done")
             if any(type(file["part"]) is not int for file in record["files"]):
                 raise ValueError("it does not say to which files")
+            if sorted(record["undo"]["before"]) != sorted(str(file["part"]) for file in record["files"]):
+                raise ValueError("it does not say what the files were before")
         except Exception as error:
             os.close(descriptor)
             raise BadUndoFile(path, 0, f"not an undo file of truebits: {error}") from error
-        return cls(path, descriptor, record, len(start) + length)
+        return cls(path, descriptor, record, start, start)
 
     def append(self, part: int, offset: int, old: bytes, new: bytes | bytearray) -> None:
         """Record a chunk; it is on disk when this returns."""
-        fields = (part, len(old), offset, zlib.crc32(old), zlib.crc32(new))
-        head = HEAD.pack(*fields, zlib.crc32(repr(fields).encode()))
-        write_all(self.descriptor, head + old, self.end)
-        os.fdatasync(self.descriptor)
-        self.end += len(head) + len(old)
+        fields = RECORD, part, len(old), offset, zlib.crc32(new)
+        check = zlib.crc32(old, zlib.crc32(HEAD.pack(*fields, 0)))
+        write_all(self.descriptor, HEAD.pack(*fields, check) + old, self.end)
+        sync_data(self.descriptor)
+        self.end += HEAD.size + len(old)
 
-    def records(self) -> Iterator[Record]:
-        """Yield the whole records, in order, and stop at one that was cut short."""
-        at, size = self.end, os.fstat(self.descriptor).st_size
-        while size - at >= HEAD.size:
-            *fields, check = HEAD.unpack(os.pread(self.descriptor, HEAD.size, at))
-            part, length, offset, old_crc, new_crc = fields
-            at += HEAD.size
-            if zlib.crc32(repr(tuple(fields)).encode()) != check or length > LONGEST_RECORD or length > size - at:
-                return
-            if zlib.crc32(os.pread(self.descriptor, length, at)) != old_crc:
-                return
-            yield Record(part, offset, length, old_crc, new_crc, at)
-            at += length
+    def finish(self) -> None:
+        """Mark the end: the rewrite is whole, and so is its log."""
+        write_all(self.descriptor, _end(len(self.contents().records)), self.end)
+        sync(self.descriptor)
+        self.end += END.size
+
+    def contents(self) -> Contents:
+        """Read every record, and what is none, to the end mark or to the end of the file."""
+        found = Contents()
+        at, size = self.start, os.fstat(self.descriptor).st_size
+        while at < size:
+            record = self._record_at(at, size)
+            if record is not None:
+                found.records.append(record)
+                at = record.at + record.length
+            elif (count := self._promised_at(at)) is not None:
+                found.promised = count
+                break
+            else:
+                after = self._next(at + 1, size)
+                found.damaged.append(Damage(at, after - at))
+                at = after
+        return found
+
+    def _record_at(self, at: int, size: int) -> Record | None:
+        head = os.pread(self.descriptor, HEAD.size, at)
+        if len(head) < HEAD.size:
+            return None
+        *fields, check = HEAD.unpack(head)
+        mark, part, length, offset, new_crc = fields
+        if mark != RECORD or length > min(LONGEST_RECORD, size - at - HEAD.size):
+            return None
+        old = os.pread(self.descriptor, length, at + HEAD.size)
+        if zlib.crc32(old, zlib.crc32(HEAD.pack(*fields, 0))) != check:
+            return None
+        return Record(part, offset, length, zlib.crc32(old), new_crc, at + HEAD.size)
+
+    def _promised_at(self, at: int) -> int | None:
+        """Return the number of records that an end mark here promises; None if there is none."""
+        found = os.pread(self.descriptor, END.size, at)
+        if len(found) < END.size:
+            return None
+        count: int = END.unpack(found)[1]
+        return count if found == _end(count) else None
+
+    def _next(self, at: int, size: int) -> int:
+        """Return where the next whole record or the end mark is: at the file's end if there is none."""
+        for place in self._marks(at, size):
+            if self._record_at(place, size) is not None or self._promised_at(place) is not None:
+                return place
+        return size
+
+    def _marks(self, at: int, size: int) -> Iterator[int]:
+        """Yield where the marks of a record or of the end stand."""
+        while at < size:
+            block = os.pread(self.descriptor, SEARCH_BYTES + len(RECORD) - 1, at)
+            places = sorted(place for mark in (RECORD, END_MARK) for place in _places(block, mark))
+            yield from (at + place for place in places)
+            at += SEARCH_BYTES
+
+
+def _places(block: bytes, mark: bytes) -> Iterator[int]:
+    place = block.find(mark)
+    while 0 <= place < SEARCH_BYTES:
+        yield place
+        place = block.find(mark, place + 1)
+
+
+def _end(count: int) -> bytes:
+    """Return the end mark of so many records."""
+    return END.pack(END_MARK, count, zlib.crc32(END.pack(END_MARK, count, 0)))
+
+
+def _is_piece_of_a_head(data: bytes) -> bool:
+    if not data.strip(b"\0"):
+        return True
+    first, length = data[: len(MAGIC)], data[len(MAGIC) : len(MAGIC) + LENGTH.size]
+    if not MAGIC.startswith(first):
+        return False
+    whole = LENGTH.unpack(length)[0] if len(length) == LENGTH.size else len(data)
+    return len(data) <= len(MAGIC) + LENGTH.size + whole + 32

@@ -76,7 +76,7 @@ def main() -> NoReturn:
         error.show()
         code = error.exit_code
     except click.Abort:
-        click.echo("truebits: interrupted; nothing is left half done", err=True)
+        click.echo(f"truebits: interrupted{_what_is_left()}", err=True)
         code = 130
     except TruebitsError as error:
         click.echo(f"truebits: {printable(str(error))}", err=True)
@@ -97,6 +97,15 @@ def main() -> NoReturn:
         click.echo(f"truebits: a bug of ours: {_told(error)}; TRUEBITS_TRACEBACK=1 shows where", err=True)
         code = 70
     sys.exit(code)
+
+
+def _what_is_left() -> str:
+    """Say what an interrupted command leaves behind: nothing, or the names that were to go again."""
+    durable = sys.modules.get("truebits.rewriting.durable")
+    left = durable.left_behind() if durable is not None else []
+    return (
+        "; left behind: " + ", ".join(printable(str(path)) for path in left) if left else "; nothing is left half done"
+    )
 
 
 def _told(error: Exception) -> str:
