@@ -299,7 +299,7 @@ def test_tinyllama_norms_are_exact(llama):
         ({"like": "bert"}, "tinyllama"),
         ({"precision": "bf61"}, "bf16"),
         ({"precision": "e9m2"}, "no format"),
-        ({"type": "Q4_K"}, "allowed are F64, F32, F16, BF16"),
+        ({"type": "Q4_K"}, "allowed are F32, F16, F64, BF16"),
         ({"type": "f32"}, "allowed are"),
         ({"size": 0}, "too few"),
         ({"size": 3}, "too few"),
