@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from gguf import GGMLQuantizationType, GGUFWriter, quants
-from truebits.cli.main import app
+from truebits.cli.app import app
 
 import truebits as tb
 from truebits.precision.findings import KINDS, LEVELS, Finding, worst_first
