@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from gguf import GGMLQuantizationType, GGUFWriter, quants
-from truebits.cli.app import app
 
 import truebits as tb
+from truebits.cli.app import app
 from truebits.precision.findings import KINDS, LEVELS, Finding, worst_first
 
 RANDOM = np.random.default_rng(1)
