@@ -193,7 +193,7 @@ def test_names_from_files_reach_the_terminal_escaped(tmp_path):
     writer.write_tensors_to_file()
     writer.close()
     for arguments in (
-        ["show", path],
+        ["show", path, "--by-tensor"],
         ["scan", path, "--by-tensor"],
         ["scan", path, "--json"],
         ["scan", path, "-l", "x"],

@@ -19,7 +19,8 @@ from truebits import data
 def run(command: str, folder) -> subprocess.CompletedProcess[str]:
     words, _, target = command.partition(" > ")
     arguments = [sys.executable, "-m", "truebits", *shlex.split(words)[1:]]
-    done = subprocess.run(arguments, cwd=folder, capture_output=True, text=True, timeout=120)
+    wide = {**os.environ, "COLUMNS": "100"}
+    done = subprocess.run(arguments, cwd=folder, env=wide, capture_output=True, text=True, timeout=120)
     if target:
         (folder / target).write_text(done.stdout)
         done.stdout = ""

@@ -6,6 +6,7 @@ import json
 import os
 import pickle
 import random
+import re
 import subprocess
 import sys
 import zipfile
@@ -19,6 +20,7 @@ import pytest
 import truebits as tb
 from gguf_bytes import STRING, key_value, string, tensor
 from gguf_bytes import gguf as gguf_bytes
+from safetensors_bytes import Tensors, file_of, safetensors
 from truebits import errors
 from truebits.errors import ModelFileError
 from truebits.files.gguf import Limits
@@ -36,23 +38,6 @@ GOLDEN = (
     b"\0\0\x80\x3f\0\0\0\x40\0\0\x40\x40"
     b"\x80\x3f\0\x40\x40\x40\x80\x40"
 )
-
-Tensors = dict[str, tuple[str, tuple[int, ...], bytes]]
-
-
-def file_of(header: bytes, data: bytes = b"") -> bytes:
-    return pack("<Q", len(header)) + header + data
-
-
-def safetensors(tensors: Tensors, metadata: dict[str, str] | None = None, padding: int = 8) -> bytes:
-    """Return a whole file: a header padded to a multiple of `padding` bytes, and the tensors' bytes in order."""
-    entries: dict = {} if metadata is None else {"__metadata__": metadata}
-    data = b""
-    for name, (dtype, shape, raw) in tensors.items():
-        entries[name] = {"dtype": dtype, "shape": shape, "data_offsets": [len(data), len(data) + len(raw)]}
-        data += raw
-    header = json.dumps(entries).encode()
-    return file_of(header + b" " * (-len(header) % padding), data)
 
 
 def floats(*values: float) -> bytes:
@@ -903,9 +888,9 @@ def test_what_rewrites_or_runs_a_model_takes_gguf_only(pair, tmp_path):
 def test_cli(pair, folder, tmp_path):
     shown = run("show", pair[0])
     assert (shown.returncode, shown.stderr) == (0, "")
-    assert shown.stdout.startswith("model.safetensors: ")
-    assert "metadata: format = pt" in shown.stdout
-    assert "32 x 128" in shown.stdout
+    assert shown.stdout.startswith("model.safetensors · safetensors · ")
+    assert re.search(r"^format +pt$", shown.stdout, re.MULTILINE)
+    assert "32 x 128" in run("show", pair[0], "--by-tensor").stdout
     document = json.loads(run("show", folder, "--json").stdout)
     assert (document["schema"], document["format"], document["parts"]) == ("truebits.show/1", "safetensors", 2)
     assert (document["version"], document["alignment"], document["metadata"]) == (None, None, {})

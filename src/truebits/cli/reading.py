@@ -11,19 +11,39 @@ from truebits.cli.shared import Different, NotVerified, closed_pipe_is_no_error,
 
 
 @click.command()
-@options(MODEL, SELECTION, JSON, STYLE)
-def show(model: Path, include: tuple[str, ...], exclude: tuple[str, ...], as_json: bool, style: str) -> None:
-    """List tensors and types; reads the header only."""
+@options(
+    MODEL,
+    SELECTION,
+    click.option("--by-tensor", is_flag=True, help="List the tensors, as a selection does."),
+    JSON,
+    STYLE,
+)
+def show(
+    model: Path, include: tuple[str, ...], exclude: tuple[str, ...], by_tensor: bool, as_json: bool, style: str
+) -> None:
+    """Tell what a model's header says: what it is, its types, its metadata; reads nothing else."""
     opened = open_model(model)
     chosen = opened.select(include, exclude)
-    if as_json:
-        from truebits.report import json
-
-        click.echo(json.show(opened, chosen))
-        return
     from truebits.report import listing
+    from truebits.report.table import terminal_width
 
-    print_table(listing.heading(opened), listing.tensors(opened, chosen), style)
+    if as_json:
+        for piece in listing.document(opened, chosen):
+            click.echo(piece, nl=False)
+        click.echo()
+        return
+    width = terminal_width()
+    if style == "text":
+        click.echo(listing.about(opened, width))
+        for finding in listing.findings(opened):
+            click.echo(f"{finding.level}: {finding.message}")
+        click.echo()
+    if by_tensor or include or exclude:
+        click.echo(listing.tensors(chosen).render(style, width))
+        return
+    click.echo(listing.types(opened).render(style, width))
+    if opened.parts[0].header.keys:
+        click.echo(f"\n{listing.metadata(opened).render(style, width)}")
 
 
 @click.command()

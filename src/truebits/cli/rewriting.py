@@ -258,9 +258,7 @@ def synth(
     write(out, like=like, precision=precision, type=type_, size=_size(size), tensors=tensors, seed=seed, force=force)
     opened = open_model(out)
     if as_json:
-        from truebits.report import json
-
-        click.echo(json.show(opened, opened.tensors, "synth"))
+        click.echo("".join(listing.document(opened, opened.tensors, "synth")))
         return
     click.echo(f"{listing.headline(opened)}\nvalues are exact in {precision}, seed {seed}")
 

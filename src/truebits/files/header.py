@@ -5,22 +5,23 @@ from __future__ import annotations
 import mmap
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import islice, repeat
 from pathlib import Path
 from struct import Struct
 from typing import ClassVar
 
 from truebits import errors
-from truebits.errors import shortened
 from truebits.files.tensor import Finding, Tensor, named
 from truebits.files.types import BY_NUMBER
 
-U64 = Struct("<Q")
+U64, KIND = Struct("<Q"), Struct("<i")
 SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 SCALAR = {kind: Struct("<" + code) for kind, code in SCALARS.items()}
 UINT32, INT32, STRING, ARRAY, LAST_KIND = 4, 5, 8, 9, 12
 
-PIECE = 1 << 20
+LONGEST_PADDING = 16 << 20
+"""Of one file, that is looked at: an alignment may be 2^31, and nobody who means well pads so far."""
+
 MOST_TYPES = 8
 
 LLAMA_CPP_NAME, LLAMA_CPP_DIMENSIONS = 64, 4
@@ -59,13 +60,29 @@ class Header:
 
     def value(self, data: mmap.mmap | bytes, key: str) -> int | float | bool | str | None:
         """Decode one scalar or string of the file's `data`; None where the key is absent or an array."""
-        kind, offset = self.keys.get(key, (ARRAY, 0))
+        return None if self.keys.get(key, (ARRAY, 0))[0] == ARRAY else next(self.elements(data, key))
+
+    def length(self, data: mmap.mmap | bytes, key: str) -> int | None:
+        """Return how many elements an array has; None where the value is no array."""
+        kind, offset = self.keys[key]
+        return U64.unpack_from(data, offset + 4)[0] if kind == ARRAY else None
+
+    def elements(self, data: mmap.mmap | bytes, key: str) -> Iterator[int | float | bool | str]:
+        """Decode an array one by one; a scalar or string is an array of one, an absent key an empty one."""
+        kind, at = self.keys.get(key, (ARRAY, 0))
+        if key not in self.keys:
+            return
+        count = 1
         if kind == ARRAY:
-            return None
-        if kind == STRING:
-            (length,) = U64.unpack_from(data, offset)
-            return data[offset + 8 : offset + 8 + length].decode("utf-8", "surrogateescape")
-        return SCALAR[kind].unpack_from(data, offset)[0]
+            (kind,), (count,), at = KIND.unpack_from(data, at), U64.unpack_from(data, at + 4), at + 12
+        for _ in repeat(None, count):
+            if kind == STRING:
+                (length,) = U64.unpack_from(data, at)
+                yield data[at + 8 : at + 8 + length].decode("utf-8", "surrogateescape")
+                at += 8 + length
+            else:
+                yield SCALAR[kind].unpack_from(data, at)[0]
+                at += SCALAR[kind].size
 
     def findings(self, data: mmap.mmap | bytes) -> Iterator[Finding]:
         """Yield what is legal but odd: a reader warns of it, a writer refuses it."""
@@ -111,32 +128,34 @@ class Header:
 
     def _gaps(self, data: mmap.mmap | bytes) -> Iterator[Finding]:
         """Account for every byte of the data section: tensors in order, zero padding between."""
-        end, odd = self.header_bytes, []
-        for tensor in self.tensors:
-            if not tensor.nbytes:
-                continue
-            start = aligned(end, self.alignment)
-            if tensor.offset != start:
-                message = f"tensor {shortened(tensor.name)} starts at {tensor.offset}, expected {start}: "
-                yield Finding(errors.OddLayout, tensor.offset, message + "a gap, or another order", True)
+        end, looked_at = self.header_bytes, 0
+        odd: list[int] = []
+        unseen: list[int] = []
+        for offset, nbytes in [*((one.offset, one.nbytes) for one in self.tensors if one.nbytes), (None, 0)]:
+            start = min(aligned(end, self.alignment), self.size)
+            if offset not in (None, start):
+                message = f"the tensor at {offset} is expected at {start}: a gap, or another order than the header's"
+                yield Finding(errors.OddLayout, offset or 0, message, True)
                 return
-            if end != start and not is_zero(data, end, start):
+            looked_at += start - end
+            if looked_at > LONGEST_PADDING:
+                unseen.append(end)
+            elif not is_zero(data, end, start):
                 odd.append(end)
-            end = tensor.offset + tensor.nbytes
-        padded = min(aligned(end, self.alignment), self.size)
-        if end < padded and not is_zero(data, end, padded):
-            odd.append(end)
+            end = start if offset is None else start + nbytes
+        if unseen:
+            message = f"padding of {looked_at} bytes: not looked at from {unseen[0]} on"
+            yield Finding(errors.OddLayout, unseen[0], message, True)
         if odd:
             places = f"in {len(odd)} places, the first " if len(odd) > 1 else ""
             yield Finding(errors.UnexplainedBytes, odd[0], f"padding is not zero: {places}at {odd[0]}", True)
-        if padded < self.size:
-            message = f"{self.size - padded} bytes follow the last tensor"
-            yield Finding(errors.UnexplainedBytes, padded, message, True)
+        if end < self.size:
+            yield Finding(errors.UnexplainedBytes, end, f"{self.size - end} bytes follow the last tensor", True)
 
 
 def is_zero(data: mmap.mmap | bytes, start: int, stop: int) -> bool:
-    """Tell whether a range of bytes is all zeros; looks at it in pieces, as an alignment may be 2^31."""
-    return not any(data[at : min(at + PIECE, stop)].strip(b"\0") for at in range(start, stop, PIECE))
+    """Tell whether a range of bytes is all zeros."""
+    return not data[start:stop].strip(b"\0")
 
 
 def aligned(offset: int, alignment: int) -> int:

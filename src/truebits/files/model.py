@@ -28,6 +28,8 @@ class Named(Protocol):
     def name(self) -> str: ...
 
 
+LONGEST_ARCHITECTURE = 100
+
 N = TypeVar("N", bound=Named)
 
 
@@ -79,15 +81,25 @@ class Model:
         """Decode one metadata value (``general.architecture``); None if absent or an array."""
         return self.parts[0].value(key)
 
+    @property
+    def values(self) -> int:
+        """Number of weights, in all tensors."""
+        return sum(tensor.values for tensor in self.tensors)
+
+    @property
+    def bits_per_weight(self) -> float | None:
+        """Of the tensors' bytes; None where there is no weight."""
+        return 8 * sum(tensor.nbytes for tensor in self.tensors) / self.values if self.values else None
+
     def row(self, tensor: Tensor) -> int:
         """Return the length of a tensor's fastest dimension; 1 for a scalar."""
         return (tensor.shape[0] if self.format == "gguf" else tensor.shape[-1]) if tensor.shape else 1
 
     @property
     def architecture(self) -> str | None:
-        """What the file says it is, as ``llama``."""
+        """What the file says it is, as ``llama``; None if it says nothing, or too much to be a name."""
         name = self.value("general.architecture")
-        return name if isinstance(name, str) else None
+        return name if isinstance(name, str) and len(name) <= LONGEST_ARCHITECTURE else None
 
     def select(self, include: Iterable[str] | str | None, exclude: Iterable[str] | str | None) -> tuple[Tensor, ...]:
         """Pick tensors by name.

@@ -6,6 +6,7 @@ import mmap
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from truebits import errors
 from truebits.files import gguf, safetensors
@@ -57,6 +58,11 @@ class Part:
         """Decode one metadata value; None if absent or an array."""
         with self.map() as file:
             return self.header.value(file.data, key)
+
+    def elements(self, key: str) -> list[Any]:
+        """Decode an array of the metadata; a scalar or string is an array of one, an absent key an empty one."""
+        with self.map() as file:
+            return list(self.header.elements(file.data, key))
 
     def raw_value(self, data: mmap.mmap | bytes, key: str) -> tuple[int, bytes]:
         """Return GGUF's type and bytes of one metadata value: what two models' values are compared by."""

@@ -63,6 +63,15 @@ class SafetensorsHeader:
             return None
         return JsonText(data, self.path, self.keys[key][1], self.data_start).string()
 
+    def length(self, data: mmap.mmap | bytes, key: str) -> None:
+        """Return None: the format has no arrays."""
+
+    def elements(self, data: mmap.mmap | bytes, key: str) -> Iterator[str]:
+        """Decode a string as an array of one; an absent key as an empty one."""
+        text = self.value(data, key)
+        if text is not None:
+            yield text
+
     def findings(self, data: mmap.mmap | bytes) -> Iterator[Finding]:
         """Yield what the format forbids and a reader can live with: bytes of the data that are no tensor's."""
         end = self.data_start

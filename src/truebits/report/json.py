@@ -12,13 +12,11 @@ from math import isfinite
 from typing import TYPE_CHECKING, Any
 
 from truebits.errors import printable
-from truebits.files.header import Header
 from truebits.files.model import Model
 from truebits.files.tensor import Tensor
 from truebits.precision.origin import origin_of
 from truebits.precision.profile import PrecisionProfile
 from truebits.precision.scan import Report, TensorPrecision
-from truebits.report.listing import metadata
 from truebits.report.table import Table
 from truebits_native.reference import Difference
 
@@ -36,33 +34,20 @@ if TYPE_CHECKING:
 
 def document(verb: str, content: dict[str, Any]) -> str:
     """Return a document of schema ``truebits.<verb>/1``."""
-    return json.dumps({"schema": f"truebits.{verb}/1", **content})
+    whole = {"schema": f"truebits.{verb}/1", **content}
+    try:
+        return json.dumps(whole, allow_nan=False)
+    except ValueError:
+        return json.dumps(_finite(whole))
 
 
-def show(model: Model, tensors: tuple[Tensor, ...], verb: str = "show") -> str:
-    header = model.parts[0].header
-    return document(
-        verb,
-        {
-            **_about(model),
-            "version": header.version if isinstance(header, Header) else None,
-            "alignment": header.alignment if isinstance(header, Header) else None,
-            "architecture": model.value("general.architecture"),
-            "metadata": {printable(key): printable(text) for key, text in metadata(model).items()},
-            "warnings": [f"{part.path.name}: {finding.message}" for part in model.parts for finding in part.findings],
-            "tensors": [
-                {
-                    **_named(tensor),
-                    "offset": tensor.offset,
-                    "nbytes": tensor.nbytes,
-                    "part": tensor.part,
-                    "role": printable(tensor.role),
-                    "group": printable(tensor.group),
-                }
-                for tensor in tensors
-            ],
-        },
-    )
+def _finite(value: Any) -> Any:
+    """Return a document's value with null for NaN and Inf, which JSON does not have."""
+    if isinstance(value, dict):
+        return {key: _finite(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(one) for one in value]
+    return None if isinstance(value, float) and not isfinite(value) else value
 
 
 def scan(report: Report) -> str:

@@ -5,6 +5,7 @@ Text is laid out here and not by rich, whose import alone takes longer than a sc
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -15,7 +16,20 @@ class Scientific(float):
     """A number that is shown as ``3.05e-05``."""
 
 
+class Amount(int):
+    """A number of things that is shown as ``268.1 M``."""
+
+
+class Bytes(int):
+    """A number of bytes that is shown as ``638.2 MB``."""
+
+
 STYLES = ("text", "md", "csv")
+
+LONGEST_CELL = 160
+"""Characters of a cell, but in CSV: a name may have 65,535."""
+
+MOST_COLUMNS, NARROWEST = 100, 8
 
 
 @dataclass
@@ -31,21 +45,26 @@ class Table:
     columns: Sequence[str]
     rows: list[Sequence[Cell]] = field(default_factory=list)
 
-    def render(self, style: str = "text") -> str:
+    def render(self, style: str = "text", width: int | None = None) -> str:
         """Return the table, without a newline at its end.
 
         Parameters
         ----------
         style : {"text", "md", "csv"}
+        width : int, optional
+            Columns that a line of text may have: the longest texts are cut so far in their middle.
         """
         if style == "csv":
             return self._csv()
-        cells = [[_shown(cell) for cell in row] for row in self.rows]
+        cells = [[_cut(_shown(cell), LONGEST_CELL) for cell in row] for row in self.rows]
         right = [
             all(isinstance(row[i], int | float | None) or _is_share(row[i]) for row in self.rows)
             for i in range(len(self.columns))
         ]
         widths = [max(2, *(len(text) for text in column)) for column in zip(self.columns, *cells, strict=True)]
+        if width is not None and style == "text":
+            widths = _narrowed(widths, width)
+            cells = [[_cut(text, most) for text, most in zip(row, widths, strict=True)] for row in cells]
         lines = [
             [
                 text.rjust(width) if to_right else text.ljust(width)
@@ -75,6 +94,10 @@ class Table:
 def _shown(cell: Cell) -> str:
     if cell is None:
         return "-"
+    if isinstance(cell, Amount):
+        return amount(cell)
+    if isinstance(cell, Bytes):
+        return nbytes(cell)
     if isinstance(cell, int):
         return f"{cell:,}"
     if isinstance(cell, Scientific):
@@ -82,6 +105,42 @@ def _shown(cell: Cell) -> str:
     if isinstance(cell, float):
         return f"{cell:.2f}"
     return cell
+
+
+def _cut(text: str, most: int) -> str:
+    """Return a text of at most so many characters; what is cut is cut from its middle."""
+    if len(text) <= most:
+        return text
+    tail = (most - 1) // 2
+    return f"{text[: most - 1 - tail]}…{text[len(text) - tail :]}"
+
+
+def _narrowed(widths: list[int], most: int) -> list[int]:
+    """Take columns from the widest until a line fits."""
+    widths = list(widths)
+    excess = sum(widths) + 2 * (len(widths) - 1) - most
+    while excess > 0 and max(widths) > NARROWEST:
+        widest = widths.index(max(widths))
+        others = [width for i, width in enumerate(widths) if i != widest]
+        taken = min(excess, max(1, widths[widest] - max(NARROWEST, *others)))
+        widths[widest] -= taken
+        excess -= taken
+    return widths
+
+
+def terminal_width() -> int:
+    """Return how wide a table may be: as wide as the terminal, 100 columns at most."""
+    return min(MOST_COLUMNS, shutil.get_terminal_size((MOST_COLUMNS, 24)).columns)
+
+
+def amount(count: int) -> str:
+    """Return a number of things in a unit that fits: ``268.1 M``."""
+    size, unit = float(count), ""
+    for larger in ("k", "M", "G", "T"):
+        if size < 1000:
+            break
+        size, unit = size / 1000, larger
+    return f"{size:.1f} {unit}" if unit else str(count)
 
 
 def _is_share(cell: Cell) -> bool:
