@@ -11,7 +11,8 @@ import gguf
 import numpy as np
 import pytest
 
-from truebits.lineage.nearest_code import TYPES, NearestCodes
+from truebits.lineage.cells import TYPES
+from truebits.lineage.nearest_code import NearestCodes
 
 MADE = Path(__file__).with_name("data") / "quantized.npz"
 EXACT = [type for type, codes in TYPES.items() if not codes.not_nearest]

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import gguf
 import numpy as np
@@ -12,7 +13,7 @@ from gguf import GGMLQuantizationType
 import truebits as tb
 from truebits.comparing import diff as diff_module
 from truebits.errors import UsageError
-from truebits.lineage.siblings import Kin
+from truebits.lineage.kin import Kin
 from words import rounded
 
 
@@ -66,7 +67,7 @@ def kins(found, number=1):
 def test_the_same_values_in_other_types(model):
     found = tb.siblings([model("a"), model("b", matrices="BF16"), model("c", matrices="F16", tensors=checkpoint())])
     assert set(kins(found).values()) == {"same"}
-    assert found.conclusion(1) == "the same checkpoint: all 5 unquantized tensors hold the same values"
+    assert found.conclusion(1) == "the same checkpoint: all 5 tensors of the same values"
     assert kins(found, 2)["blk.0.ffn_up.weight"] in ("same", "rounded to FP16")
     assert found.is_explained
 
@@ -133,15 +134,102 @@ def test_one_value_is_enough(model, monkeypatch, small):
 
 
 def test_quantized_tensors(model):
-    paths = [model(name, matrices=type) for name, type in (("a", "Q8_0"), ("b", "Q8_0"), ("c", "Q4_0"), ("d", "F32"))]
+    """Each against each: whatever quantizers made of one matrix, and what they cannot have."""
+    types = ("Q8_0", "Q8_0", "Q4_0", "Q5_1", "MXFP4", "F16", "F32")
+    paths = [model(f"{number}", matrices=type) for number, type in enumerate(types)]
     changed = checkpoint()
     changed["blk.0.ffn_up.weight"] *= np.float32(1.1)
-    found = tb.siblings([*paths, model("e", changed, matrices="Q8_0")])
-    matrix = next(one for one in found.tensors if one.name == "blk.0.ffn_up.weight")
-    assert [relation.kin for relation in matrix.relations] == [
-        *(Kin.SAME, Kin.OTHER_TYPE, Kin.OTHER_TYPE, Kin.OTHER_BYTES)
-    ]
-    assert matrix.types == ("Q8_0", "Q8_0", "Q4_0", "F32", "Q8_0")
+    paths += [model(f"other-{type}", changed, matrices=type) for type in ("Q8_0", "F32")]
+    for number in range(len(types)):
+        found = tb.siblings([paths[number], *paths])
+        matrix = next(one for one in found.tensors if one.name == "blk.0.ffn_up.weight")
+        got = [relation.kin for relation in matrix.relations]
+        assert got[number] is Kin.SAME
+        explained = {Kin.SAME, Kin.REQUANTIZED, Kin.ROUNDED, Kin.FINER}
+        assert {*got[: len(types)]} <= explained, (types[number], got)
+        assert Kin.OTHER_VALUES in got[len(types) :]
+        assert found.coverage.is_complete
+
+
+def test_what_was_dequantized_is_the_same(model, tmp_path):
+    plain = checkpoint()
+    type = GGMLQuantizationType.MXFP4
+    packed = gguf.quants.quantize(plain["blk.0.ffn_up.weight"], type)
+    plain["blk.0.ffn_up.weight"] = gguf.quants.dequantize(packed, type)
+    found = tb.siblings([model("a", plain, matrices="BF16"), model("b", matrices="MXFP4")])
+    assert set(kins(found).values()) == {"same"}
+
+
+def low_rank(random):
+    return (random.standard_normal((32, 2)) @ random.standard_normal((2, 64))).astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    "types", [("Q8_0", "Q8_0"), ("Q8_0", "Q4_0"), ("Q4_0", "Q5_1"), ("F32", "Q8_0"), ("MXFP4", "F16")]
+)
+@pytest.mark.parametrize("how", ["lora", "swapped", "retrained", "abliterated"])
+def test_what_no_quantizer_does(model, types, how):
+    """In every direction: from coarse to fine and back."""
+    random = np.random.default_rng(8)
+    changed = checkpoint()
+    name = "blk.0.ffn_up.weight"
+    matrix = changed[name]
+    direction = random.standard_normal(64).astype(np.float32)
+    direction /= np.linalg.norm(direction)
+    changed[name] = as_bf16(
+        {
+            "lora": matrix + low_rank(random) * np.float32(0.004),
+            "swapped": matrix[::-1].copy(),
+            "retrained": random.normal(0, 0.02, matrix.shape).astype(np.float32),
+            "abliterated": matrix - np.outer(matrix @ direction, direction),
+        }[how].astype(np.float32)
+    )
+    found = tb.siblings([model("a", matrices=types[0]), model("b", changed, matrices=types[1])])
+    assert kins(found)[name] == "other values"
+    assert not found.is_explained
+    assert "cannot be one value" in next(one for one in found.tensors if one.name == name).relations[0].detail
+
+
+def test_one_flipped_bit_of_a_norm_is_no_rounding(model):
+    for bit in (0, 15, 16):
+        changed = checkpoint()
+        changed["blk.1.attn_norm.weight"].view(np.uint32)[7] ^= np.uint32(1 << bit)
+        found = tb.siblings([model("a"), model("b", changed)])
+        assert kins(found)["blk.1.attn_norm.weight"] == "other values"
+        found = tb.siblings([model("b", changed), model("a")])
+        assert kins(found)["blk.1.attn_norm.weight"] == "other values"
+
+
+def test_what_cannot_be_judged_is_not_acquitted(model, tmp_path):
+    """IQ types: which values a code stands for is not known here."""
+    paths = []
+    for name, byte in (("a", 0), ("b", 1)):
+        writer = gguf.GGUFWriter(tmp_path / f"{name}.gguf", "llama")
+        blocks = np.full((1, 98), byte, np.uint8)
+        writer.add_tensor("blk.0.ffn_up.weight", blocks, raw_dtype=GGMLQuantizationType.IQ3_XXS)
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+        writer.close()
+        paths.append(tmp_path / f"{name}.gguf")
+    found = tb.siblings(paths)
+    assert (found.is_explained, found.is_verified) == (True, False)
+    assert found.conclusion(1).startswith("not verified: ")
+    assert found.coverage.not_read[0].tensors == 1
+    assert run(*paths).returncode == 7
+    assert tb.siblings([paths[0], paths[0]]).is_verified
+
+
+def test_made_and_tied_tensors_may_lack(model):
+    with_both = checkpoint()
+    with_both["token_embd.weight"] = with_both["output.weight"] = with_both["blk.0.ffn_up.weight"]
+    with_both["rope_freqs.weight"] = np.ones(32, np.float32)
+    without = {name: values for name, values in with_both.items() if name not in ("output.weight", "rope_freqs.weight")}
+    for pair in ((with_both, without), (without, with_both)):
+        found = tb.siblings([model("a", pair[0]), model("b", pair[1])])
+        assert found.is_verified
+        assert kins(found)["rope_freqs.weight"] == "made by the converter"
+        assert kins(found)["output.weight"] == "same"
 
 
 def test_absent_extra_and_of_another_shape(model):
@@ -153,7 +241,7 @@ def test_absent_extra_and_of_another_shape(model):
     assert kins(found)["blk.2.attn_norm.weight"] == "absent"
     assert kins(found)["blk.3.attn_norm.weight"] == "extra"
     assert kins(found)["output_norm.weight"] == "other shape"
-    assert "3 tensors absent, extra or of another shape" in found.conclusion(1)
+    assert found.conclusion(1).startswith("another revision, or changed after the conversion: ")
 
 
 def test_nan_is_nan(model):
@@ -200,3 +288,24 @@ def test_command_refuses(model):
         assert done.returncode == 2
         assert words in done.stderr
         assert len(done.stderr.splitlines()) == 1
+
+
+def test_all_that_ggml_makes_of_one_matrix_meets(tmp_path):
+    """Each pair of block types, with and without an importance matrix: `tests/data/quantized.npz` is ggml's own."""
+    with np.load(Path(__file__).with_name("data") / "quantized.npz") as file:
+        made = {name: packed for name, packed in file.items() if name != "values"}
+    paths = []
+    for name, packed in made.items():
+        path = tmp_path / f"{name}.gguf"
+        writer = gguf.GGUFWriter(path, "llama")
+        type = GGMLQuantizationType[name.removesuffix("+imatrix")]
+        writer.add_tensor("blk.0.ffn_up.weight", packed.reshape(16, -1), raw_dtype=type)
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+        writer.close()
+        paths.append(path)
+    for first in paths:
+        found = tb.siblings([first, *paths])
+        got = {path.stem: relation for path, relation in zip(paths, found.tensors[0].relations, strict=True)}
+        assert found.is_verified, (first.stem, {name: one for name, one in got.items() if one.kin.is_fault})

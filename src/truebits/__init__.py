@@ -25,10 +25,10 @@ if TYPE_CHECKING:
     from truebits.experiments.synth import synth as synth
     from truebits.files.model import Model as Model
     from truebits.files.model import open_model
-    from truebits.lineage.siblings import Siblings as Siblings
+    from truebits.lineage.kin import Siblings as Siblings
     from truebits.lineage.siblings import siblings as siblings
-    from truebits.lineage.trace import Trace as Trace
     from truebits.lineage.trace import trace as trace
+    from truebits.lineage.traces import Trace as Trace
     from truebits.precision.blocks import BlockPrecision as BlockPrecision
     from truebits.precision.coverage import Coverage as Coverage
     from truebits.precision.findings import Finding as Finding
@@ -76,9 +76,9 @@ _HOMES = {
     "verify": "comparing.verify",
     "Verification": "comparing.verify",
     "trace": "lineage.trace",
-    "Trace": "lineage.trace",
+    "Trace": "lineage.traces",
     "siblings": "lineage.siblings",
-    "Siblings": "lineage.siblings",
+    "Siblings": "lineage.kin",
     "evaluate": "evaluation.evaluate",
     "Evaluation": "evaluation.evaluate",
     "experiment": "experiments.experiment",

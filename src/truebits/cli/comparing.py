@@ -106,7 +106,7 @@ def trace(
     its error. Exit code 1 if a tensor is altered, missing or extra; 7 if one could not be compared.
 
     Of several GGUFs each is compared with the first: which tensors differ, and what their values went
-    through. Exit code 1 if rounding and quantization do not explain a difference.
+    through. Exit code 1 if rounding and quantization do not explain a difference, 7 if one could not be judged.
     """
     from truebits.errors import UsageError
 
@@ -154,11 +154,15 @@ def _siblings(models: list[Model], options: dict[str, Any], as_json: bool, style
         elif style == "csv":
             click.echo(kin.tensors(found).render(style))
         else:
+            if style == "text":
+                click.echo("\n".join(kin.conclusions(found)) + "\n")
             click.echo(f"{kin.models(found).render(style)}\n\n{kin.groups(found).render(style)}")
             if style == "text":
-                click.echo("\n" + "\n".join(kin.conclusions(found)))
+                click.echo("\n" + "\n".join(kin.remarks(found)))
     if not found.is_explained:
         raise Different
+    if not found.is_verified:
+        raise NotVerified
 
 
 def _print_trace(traces: ModuleType, found: Trace, style: str) -> None:

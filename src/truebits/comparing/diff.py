@@ -322,7 +322,7 @@ def _compared(ours: Side, theirs: Side, threads: int | None) -> TensorDiff:
     with ours.map() as left, theirs.map() as right:
         ours.expect(left)
         theirs.expect(right)
-        if problem is None and a.type == b.type and _same_bytes(ours, theirs, left, right, threads):
+        if problem is None and a.type == b.type and same_bytes(ours, theirs, left, right, threads):
             return same
         if problem is None:
             return _measured(same, ours, theirs, left, right, threads)
@@ -362,7 +362,7 @@ def spans(values: int, size: int, *blocks: int) -> Iterator[tuple[int, int]]:
         yield first, min(step, values - first)
 
 
-def _same_bytes(ours: Side, theirs: Side, left: MappedFile, right: MappedFile, threads: int | None) -> bool:
+def same_bytes(ours: Side, theirs: Side, left: MappedFile, right: MappedFile, threads: int | None) -> bool:
     """Tell whether two tensors of one type are the same, byte for byte."""
     for first, count in spans(ours.tensor.values, PIECE_VALUES, ours.block[0]):
         old, new = ours.bytes(left, first, count), theirs.bytes(right, first, count)

@@ -9,9 +9,10 @@ from math import lcm
 import numpy as np
 
 from truebits.lineage.block_error import BOUNDS, BlockErrors
+from truebits.lineage.cells import TYPES
 from truebits.lineage.comparison import Comparison, Outcome
 from truebits.lineage.detours import Detour, casts, requantizations
-from truebits.lineage.nearest_code import TYPES, NearestCodes
+from truebits.lineage.nearest_code import NearestCodes
 from truebits.lineage.requantize import Requantized
 from truebits.lineage.ways import Verdict
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from truebits.comparing.verify import Verification
     from truebits.evaluation.evaluate import Evaluation
     from truebits.experiments.experiment import Candidate, Experiment
-    from truebits.lineage.siblings import Siblings
+    from truebits.lineage.kin import Siblings
     from truebits.lineage.traces import Trace
     from truebits.rewriting.fakequant import Trial
     from truebits.rewriting.operation import Rewrite
@@ -258,7 +258,16 @@ def siblings(found: Siblings) -> str:
         }
         for one in found.tensors
     ]
-    return document("trace-siblings", {"explained": found.is_explained, "models": models, "tensors": tensors})
+    return document(
+        "trace-siblings",
+        {
+            "explained": found.is_explained,
+            "verified": found.is_verified,
+            "coverage": found.coverage.to_dict(),
+            "models": models,
+            "tensors": tensors,
+        },
+    )
 
 
 def evaluation(found: Evaluation) -> str:

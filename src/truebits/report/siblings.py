@@ -6,8 +6,11 @@ from pathlib import Path
 
 from truebits.errors import printable
 from truebits.files.tensor import group_of
-from truebits.lineage.siblings import Siblings, TensorKin
+from truebits.lineage.kin import Siblings, TensorKin
 from truebits.report.table import Table
+
+MOST = 20
+"""Tensors that are told of one by one; the rest is counted."""
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
@@ -51,3 +54,15 @@ def tensors(found: Siblings) -> Table:
 def conclusions(found: Siblings) -> list[str]:
     """What each model but the first is to it."""
     return [f"{letter(number)}: {found.conclusion(number)}." for number in range(1, len(found.models))]
+
+
+def remarks(found: Siblings) -> list[str]:
+    """What differs in each tensor, and what was read."""
+    told = [
+        f"{one.name}: {letter(number + 1)} has {relation.kin}: {relation.detail}"
+        for one in found.tensors
+        for number, relation in enumerate(one.relations)
+        if relation.kin.is_fault and relation.detail
+    ]
+    more = [f"{len(told) - MOST:,} more tensors differ"] if len(told) > MOST else []
+    return [*told[:MOST], *more, str(found.coverage)]

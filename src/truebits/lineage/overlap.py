@@ -1,0 +1,102 @@
+"""Whether two tensors can be one, quantized twice: each code stands for an interval, and each two must meet.
+
+What requantizing, another importance matrix or another quantizer does is bounded so for every single value;
+what training, merging or an edit does is not. Of ggml's own quantizers no two intervals were found apart that
+should meet, but for types whose codes are not the nearest to their values by the scale as it is stored.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from truebits.comparing.diff import Side
+from truebits.files.mapping import MappedFile
+from truebits.files.types import FLOAT_FORMATS
+from truebits.lineage.cells import TYPES, Cells, CodeCells
+from truebits.numbers.formats import find
+
+TOUCHING = 1e-4
+"""Of a step. Two intervals that have less in common than this do not meet: a value would have to be on the very
+edge of both. An interval without width, of an F32, must only not be so far outside."""
+
+APART = 1e-2
+"""Of a step, from which on two intervals are apart whatever the build of ggml."""
+
+HALF_ULP_OF_FP16 = 2.0**-11
+
+CHANCE = 1e-6
+"""Share of values, at most, that may be on the edge of both intervals."""
+
+CHANCE_OF_SEARCHED = 3e-4
+"""The same for types with codes that are not always the nearest: measured 5e-5."""
+
+
+def has_cells(type: str) -> bool:
+    """Tell whether it is known which values a type's codes stand for."""
+    return type in TYPES or (type in FLOAT_FORMATS and type != "F64")
+
+
+class Overlap:
+    """How many values of two tensors cannot be one value, added up piece by piece.
+
+    Attributes
+    ----------
+    values, apart, wide_apart : int
+        Looked at, and those that do not meet, or are even `APART`.
+    """
+
+    def __init__(self, first: str, other: str):
+        self.types = first, other
+        self.cells = [CodeCells(type) if type in TYPES else None for type in self.types]
+        searched = [type for type in self.types if type in TYPES and TYPES[type].not_nearest]
+        self.chance = CHANCE_OF_SEARCHED if searched else CHANCE
+        self.is_exact = not searched
+        self.values = self.apart = self.wide_apart = 0
+
+    def add(self, sides: tuple[Side, Side], files: tuple[MappedFile, MappedFile], first: int, count: int) -> None:
+        """Take in a piece of both, whole blocks."""
+        a, b = (self._cells(number, sides[number], files[number], first, count) for number in (0, 1))
+        with np.errstate(all="ignore"):  # NaN, Inf, and scales that are 0
+            gap = np.maximum(a.least, b.least) - np.minimum(a.most, b.most)
+            step = np.fmin(np.where(a.step > 0, a.step, np.inf), np.where(b.step > 0, b.step, np.inf))
+            has_width = all(cells is not None for cells in self.cells)
+            edge = -TOUCHING if has_width else TOUCHING
+            slack = self._slack(0, a) + self._slack(1, b)
+            self.apart += int(np.count_nonzero(gap > edge * step + slack))
+            self.wide_apart += int(np.count_nonzero(gap > APART * step + slack))
+        self.values += count
+
+    def _cells(self, number: int, side: Side, file: MappedFile, first: int, count: int) -> Cells:
+        singles = side.words(file, first, count, "F32").view("<f4")
+        cells = self.cells[number]
+        if cells is not None:
+            return cells.of(side.bytes(file, first, count), singles)
+        half = _half_ulp(singles, self.types[number])
+        zeros = np.zeros_like(singles)
+        return Cells(singles - half, singles + half, zeros, zeros)
+
+    def _slack(self, number: int, cells: Cells) -> np.ndarray | float:
+        """Return how far off codes may be that were chosen for a scale (and a minimum) before FP16 rounded it."""
+        of = self.cells[number]
+        if of is None or not of.codes.not_nearest:
+            return 0.0
+        most = max(map(abs, of.codes.levels))
+        slack: np.ndarray = cells.step * (most + cells.offset) * HALF_ULP_OF_FP16
+        return slack
+
+    @property
+    def is_possible(self) -> bool:
+        """Both can be of the same values."""
+        if self.is_exact and self.wide_apart:
+            return False
+        return self.apart <= self.chance * self.values
+
+
+def _half_ulp(singles: np.ndarray, type: str) -> np.ndarray | float:
+    """Return how far a value may have been rounded to the type that it is stored in; nothing for F32."""
+    format = find(FLOAT_FORMATS[type])
+    if format.bits > 16:
+        return 0.0
+    exponent = np.maximum(np.frexp(singles)[1] - 1 - format.mantissa_bits, format.quantum_exponent)
+    half: np.ndarray = np.ldexp(np.float32(0.5), exponent)
+    return half

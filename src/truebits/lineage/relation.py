@@ -1,0 +1,138 @@
+"""One tensor against its namesake in another GGUF: the same values, rounded, quantized otherwise, or others."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+
+import numpy as np
+
+from truebits.comparing.diff import PIECE_VALUES, Side, same_bytes, spans
+from truebits.files.types import FLOAT_BYTES
+from truebits.lineage.kin import Kin, Relation
+from truebits.lineage.overlap import Overlap, has_cells
+from truebits.lineage.ways import BF16, CLIPPED, CLIPPED_TEXT, FP16, Cast, same
+from truebits.precision.undone import Change
+
+WAYS = (
+    (FP16, "FP16"),
+    (CLIPPED, f"FP16, {CLIPPED_TEXT}"),
+    (BF16, "BF16"),
+    (Cast("bf16", "truncate"), "BF16, truncated"),
+    (Cast("fp16", "truncate"), "FP16, truncated"),
+)
+"""Roundings that are tried."""
+
+CHANGED_BY_ROUNDING = 1 / 64
+"""Of values with more bits than a format has, far more than this share do not fit it; a few that do not, among
+many that do, were changed one by one."""
+
+FEW = 4
+"""So few values tell nothing of it."""
+
+SMALLEST_FP16, LARGEST_FP16 = 2.0**-14, 65504.0
+"""Outside of these FP16 does not have all BF16 values: there few values may be rounded, the rest not."""
+
+
+def relation(first: Side, other: Side, change: Change | None, threads: int | None) -> Relation:
+    """Tell what a tensor is to the first model's, of the same shape."""
+    types = first.tensor.type, other.tensor.type
+    with first.map() as left, other.map() as right:
+        if types[0] == types[1] and same_bytes(first, other, left, right, threads):
+            return Relation(Kin.SAME)
+    plain = [type in FLOAT_BYTES for type in types]
+    if all(plain):
+        return _rounded(first, other, change, threads)
+    if not all(map(_has_values, types)):
+        return Relation(Kin.UNCOMPARED, f"of {' and '.join(sorted(set(types)))} no values are known")
+    if all(same(a, b).all() for a, b in _pieces(first, other, "F32")):
+        return Relation(Kin.SAME)
+    unknown = [type for type in types if not has_cells(type)]
+    if unknown:
+        why = f"what another quantizer may do to {unknown[0]} is not known, and the values differ"
+        return Relation(Kin.UNCOMPARED, why)
+    return _requantized(first, other)
+
+
+def _has_values(type: str) -> bool:
+    import gguf
+
+    number = gguf.GGMLQuantizationType.__members__.get(type)
+    return number is not None and (type in FLOAT_BYTES or number in gguf.quants._type_traits)
+
+
+def _requantized(first: Side, other: Side) -> Relation:
+    """Tell whether two tensors, at least one of them quantized, can be of the same values."""
+    overlap = Overlap(first.tensor.type, other.tensor.type)
+    with first.map() as left, other.map() as right:
+        for at, count in spans(first.tensor.values, PIECE_VALUES // 8, first.block[0], other.block[0]):
+            overlap.add((first, other), (left, right), at, count)
+            first.forget(left, at, count)
+            other.forget(right, at, count)
+    if overlap.is_possible:
+        return Relation(Kin.REQUANTIZED)
+    return Relation(Kin.OTHER_VALUES, f"{overlap.apart:,} of {overlap.values:,} cannot be one value, quantized twice")
+
+
+def _pieces(first: Side, other: Side, type: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield both sides piece by piece, as words of a type."""
+    with ExitStack() as stack:
+        sides = [(side, stack.enter_context(side.map())) for side in (first, other)]
+        for at, count in spans(first.tensor.values, PIECE_VALUES // 4, first.block[0], other.block[0]):
+            a, b = (side.words(file, at, count, type) for side, file in sides)
+            yield a, b
+            for side, file in sides:
+                file.check()
+                side.forget(file, at, count)
+
+
+def _rounded(first: Side, other: Side, change: Change | None, threads: int | None) -> Relation:
+    """Tell what unquantized values are to others."""
+    if "F64" in (first.tensor.type, other.tensor.type):
+        equal = all(np.array_equal(*pair) for pair in _pieces(first, other, "F64"))
+        return Relation(Kin.SAME if equal else Kin.OTHER_VALUES)
+    if all(same(a, b).all() for a, b in _pieces(first, other, "F32")):
+        return Relation(Kin.SAME)
+    left = [(kin, cast, detail) for kin in (Kin.ROUNDED, Kin.FINER) for cast, detail in WAYS]
+    differing, in_range = 0, 0
+    for a, b in _pieces(first, other, "F32"):
+        left = [
+            (kin, cast, detail)
+            for kin, cast, detail in left
+            if _explains(cast, *((a, b) if kin is Kin.ROUNDED else (b, a)), change, threads)
+        ]
+        if not left:
+            return Relation(Kin.OTHER_VALUES)
+        differs = ~same(a, b)
+        differing += int(np.count_nonzero(differs))
+        magnitude = np.abs(a[differs].view("<f4"))
+        in_range += int(np.count_nonzero((magnitude >= SMALLEST_FP16) & (magnitude <= LARGEST_FP16)))
+    kin, cast, detail = left[0]
+    values = first.tensor.values
+    is_natural = values <= FEW or differing > max(1, CHANGED_BY_ROUNDING * values)
+    if is_natural or (cast.format == "fp16" and not in_range):
+        return Relation(kin, detail)
+    return Relation(Kin.OTHER_VALUES, f"{differing:,} of {values:,} differ")
+
+
+def _explains(cast: Cast, fine: np.ndarray, coarse: np.ndarray, change: Change | None, threads: int | None) -> bool:
+    """Tell whether F32 words are others, rounded: as they stand, or before a converter changed them."""
+    rounded = fine.copy()
+    cast.apply(rounded, threads)
+    if same(rounded, coarse).all():
+        return True
+    return change is not None and _explains_before(cast, fine, coarse, change, threads)
+
+
+def _explains_before(cast: Cast, fine: np.ndarray, coarse: np.ndarray, change: Change, threads: int | None) -> bool:
+    """Tell whether values were rounded before a converter changed them, which hides their last bits."""
+    stored = fine.view("<f4")
+    found = np.zeros(fine.size, bool)
+    for step in (-1, 0, 1):
+        with np.errstate(all="ignore"):  # what no converter can have written
+            hidden = stored.astype(np.float64) + step * np.spacing(np.abs(stored)).astype(np.float64)
+            source = change.back(hidden).astype("<f4").view(np.uint32)
+            cast.apply(source, threads)
+            again = change.forth(source.view("<f4")).astype("<f4").view(np.uint32)
+        found |= same(again, coarse)
+    return bool(found.all())
