@@ -27,8 +27,12 @@ HALF_ULP_OF_FP16 = 2.0**-11
 CHANCE = 1e-6
 """Share of values, at most, that may be on the edge of both intervals."""
 
+ROUND = {"MXFP4", "TQ2_0"}
+"""Types whose scales, and so the edges of their intervals, are round numbers as BF16 has them: values lie on them."""
+
 CHANCE_OF_SEARCHED = 3e-4
-"""The same for types with codes that are not always the nearest: measured 5e-5."""
+FEW = 3
+"""The same for types with codes that are not always the nearest, in two that are about as fine: measured 5e-5."""
 
 
 def has_cells(type: str) -> bool:
@@ -48,10 +52,10 @@ class Overlap:
     def __init__(self, first: str, other: str):
         self.types = first, other
         self.cells = [CodeCells(type) if type in TYPES else None for type in self.types]
-        searched = [type for type in self.types if type in TYPES and TYPES[type].not_nearest]
-        self.chance = CHANCE_OF_SEARCHED if searched else CHANCE
-        self.is_exact = not searched
+        self.not_nearest = [TYPES[type].not_nearest if type in TYPES else 0.0 for type in self.types]
+        self.is_exact = not any(self.not_nearest)
         self.values = self.apart = self.wide_apart = 0
+        self.steps = [0.0, 0.0]
 
     def add(self, sides: tuple[Side, Side], files: tuple[MappedFile, MappedFile], first: int, count: int) -> None:
         """Take in a piece of both, whole blocks."""
@@ -65,6 +69,9 @@ class Overlap:
             self.apart += int(np.count_nonzero(gap > edge * step + slack))
             self.wide_apart += int(np.count_nonzero(gap > APART * step + slack))
         self.values += count
+        self.steps = [
+            total + float(cells.step.sum(dtype=np.float64)) for total, cells in zip(self.steps, (a, b), strict=True)
+        ]
 
     def _cells(self, number: int, side: Side, file: MappedFile, first: int, count: int) -> Cells:
         singles = side.words(file, first, count, "F32").view("<f4")
@@ -87,9 +94,18 @@ class Overlap:
     @property
     def is_possible(self) -> bool:
         """Both can be of the same values."""
-        if self.is_exact and self.wide_apart:
-            return False
-        return self.apart <= self.chance * self.values
+        if self.is_exact:
+            few = FEW if set(self.types) & ROUND else 0
+            return not self.wide_apart and self.apart <= few + CHANCE * self.values
+        return self.apart <= FEW + self._chance * self.values
+
+    @property
+    def _chance(self) -> float:
+        """Return which share may be apart: codes that are not the nearest show where the other side is finer."""
+        found = CHANCE_OF_SEARCHED
+        for own, other, share in zip(self.steps, self.steps[::-1], self.not_nearest, strict=True):
+            found += share * max(0.0, 1 - 2 * other / own) if own else 0.0
+        return found
 
 
 def _half_ulp(singles: np.ndarray, type: str) -> np.ndarray | float:
