@@ -657,3 +657,24 @@ def test_digest_of_others_finds_words_that_changed_places(tmp_path):
     expected = digest_of_others(path, [])
     path.write_bytes(b"".join([words[1], words[0], *words[2:]]))
     assert digest_of_others(path, []) != expected
+
+
+NO_THREADS = """
+import sys, threading
+import truebits as tb
+def start(*arguments, **named):
+    raise RuntimeError("can't start new thread")
+threading._start_new_thread = start
+tb.truncate(sys.argv[1], sys.argv[2], bits=16)
+tb.truncate(sys.argv[1], bits=16, in_place=True, undo_file=sys.argv[3])
+print(tb.fingerprint(sys.argv[1]).whole == tb.fingerprint(sys.argv[2]).whole)
+tb.undo(sys.argv[1], sys.argv[3])
+"""
+
+
+def test_where_no_thread_can_be_started_the_work_is_done_all_the_same(path):
+    arguments = [path, path.with_name("out.gguf"), path.with_name("undo")]
+    done = subprocess.run([sys.executable, "-c", NO_THREADS, *arguments], capture_output=True, text=True, timeout=60)
+    assert (done.stdout, done.stderr) == ("True\n", "")
+    assert path.with_name("out.gguf").read_bytes() == example(cut=True)
+    assert path.read_bytes() == example()

@@ -22,10 +22,9 @@ SHA-256 because today's processors compute it, at twice the speed of BLAKE2b.
 from __future__ import annotations
 
 import os
-from collections import deque
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from hashlib import sha256
 from itertools import chain, groupby
 from operator import attrgetter
@@ -43,6 +42,7 @@ from truebits.precision.profile import LAYOUTS
 from truebits.precision.scan import RUN_GAP, Progress, Regexes
 from truebits.quantizers.quantize import to_singles
 from truebits_native import reference
+from truebits_native.pool import in_order
 
 ALGORITHM = "sha256"
 PIECE_VALUES = 1 << 20
@@ -198,16 +198,15 @@ def hashes(model: Model, tensors: Iterable[Tensor], threads: int | None, progres
     tensors = sorted(tensors, key=attrgetter("part", "offset"))
     found = {tensor.name: sha256() for tensor in tensors}
     total, done = sum(tensor.nbytes for tensor in tensors), 0
-    threads = threads or len(os.sched_getaffinity(0))
-    with ThreadPoolExecutor(threads) as pool:
-        for part, of_part in groupby(tensors, key=attrgetter("part")):
-            with model.parts[part].map() as file:
-                for piece, digest in _digests(pool, file, _jobs(of_part), 2 * threads):
+    for part, of_part in groupby(tensors, key=attrgetter("part")):
+        with model.parts[part].map() as file:
+            for hashed in in_order(partial(_hashed, file), _jobs(of_part), threads):
+                for piece, digest in hashed:
                     found[piece.tensor.name].update(digest)
                     done += piece.stop - piece.start
-                    if progress is not None:
-                        progress(done, total)
-                file.check()
+                if progress is not None:
+                    progress(done, total)
+            file.check()
     return {name: of.hexdigest() for name, of in found.items()}
 
 
@@ -232,31 +231,19 @@ def _pieces(tensor: Tensor) -> Iterator[_Piece]:
         yield _Piece(tensor, start, min(start + step, end))
 
 
-def _digests(
-    pool: ThreadPoolExecutor, file: MappedFile, jobs: Iterable[list[_Piece]], most: int
-) -> Iterator[tuple[_Piece, bytes]]:
-    """Yield what each piece adds to its tensor's hash, in order, with at most so many jobs under way."""
-    waiting: deque[tuple[list[_Piece], Future[list[bytes]]]] = deque()
-    for job in jobs:
-        file.check()
-        file.expect(job[0].start, job[-1].stop)
-        waiting.append((job, pool.submit(_hashed, file, job)))
-        if len(waiting) == most:
-            pieces, digests = waiting.popleft()
-            yield from zip(pieces, digests.result(), strict=True)
-    for pieces, digests in waiting:
-        yield from zip(pieces, digests.result(), strict=True)
-
-
-def _hashed(file: MappedFile, job: list[_Piece]) -> list[bytes]:
+def _hashed(file: MappedFile, job: list[_Piece]) -> list[tuple[_Piece, bytes]]:
+    """Return what each piece adds to its tensor's hash."""
+    file.check()
+    file.expect(job[0].start, job[-1].stop)
     digests = []
-    for tensor, start, stop in job:
+    for piece in job:
+        tensor, start, stop = piece
         data = np.frombuffer(file.data, np.uint8, stop - start, start)
         if tensor.type in FLOAT_BYTES:
             words = canonical(data.view(f"<u{FLOAT_BYTES[tensor.type]}"), tensor.type)
         else:
             words = data
-        digests.append(bytes([words.itemsize]) + sha256(words.data).digest())
+        digests.append((piece, bytes([words.itemsize]) + sha256(words.data).digest()))
     file.forget(job[0].start, job[-1].stop)
     return digests
 

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-import os
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from importlib.util import find_spec
 from math import gcd
@@ -20,6 +18,7 @@ from truebits.files.tensor import Tensor
 from truebits.numbers.formats import GgmlType
 from truebits.numbers.rounding import Rounding, Words
 from truebits.quantizers.scales import extremes
+from truebits_native.pool import in_order
 from truebits_native.reference import Difference
 
 if TYPE_CHECKING:
@@ -51,8 +50,8 @@ class GgmlQuantizer:
             with np.errstate(all="ignore"):  # a scale beyond F16 is found below
                 piece.view(np.float32)[:] = self.trip(piece.view(np.float32).reshape(-1, self.block)).ravel()
 
-        with ThreadPoolExecutor(threads or os.cpu_count()) as pool:
-            list(pool.map(change, slices))
+        for _ in in_order(change, slices, threads):
+            pass
         if words.size and np.isnan(native.extremes(words, np.array([0]), np.array([words.size]), threads)[0][0]):
             raise Refused(f"{self.tensor.label}: a block's scale is beyond F16, in which {self.name} keeps it")
         return native.compare(old, words, threads)

@@ -10,7 +10,7 @@ import errno
 import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from threading import Event
@@ -27,6 +27,7 @@ from truebits.files.tensor import Tensor
 from truebits.files.types import FLOAT_BYTES
 from truebits.rewriting import durable
 from truebits.rewriting.durable import start_writeback, write_all
+from truebits_native.pool import in_order
 
 BLOCK_BYTES = 4 << 20
 """Written at a time, from one multiple of it in the file to the next: the page cache then keeps
@@ -239,7 +240,7 @@ def write_copy(
     buffers = [np.empty(BLOCK_BYTES + longest, np.uint8) for _ in range(2)]
     writes: list[Future[None] | None] = [None, None]
     interrupted = Event()
-    with part.map() as source, ThreadPoolExecutor(1) as writer, set_on_error(interrupted):
+    with part.map() as source, durable.one_more_thread() as writer, set_on_error(interrupted):
         cloned = durable.reserve(source.descriptor, out, source.identity.size)
         at = 0
 
@@ -292,8 +293,8 @@ def _copy_range(source: MappedFile, out: int, start: int, stop: int, interrupted
 
 def flush_and_verify(descriptors: list[int], verify: Callable[[], None]) -> None:
     """Bring the files to disk while `verify` reads them. A failed fsync is final."""
-    with ThreadPoolExecutor(1) as pool:
-        flushed = [pool.submit(durable.sync, descriptor) for descriptor in descriptors]
+    with durable.one_more_thread() as thread:
+        flushed = [thread.submit(durable.sync, descriptor) for descriptor in descriptors]
         verify()
         for one in flushed:
             one.result()
@@ -353,9 +354,8 @@ def digest(descriptor: int, ranges: Iterable[tuple[int, int]]) -> str:
         In hex.
     """
     whole = hashlib.sha256()
-    with ThreadPoolExecutor(durable.cores()) as pool:
-        for part in pool.map(lambda block: _block_digest(descriptor, *block), _blocks(ranges, DIGEST_BYTES)):
-            whole.update(part)
+    for part in in_order(lambda block: _block_digest(descriptor, *block), _blocks(ranges, DIGEST_BYTES)):
+        whole.update(part)
     return whole.hexdigest()
 
 

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from ctypes import CDLL, c_int, c_int64, c_uint
 from functools import cache
 from pathlib import Path
 from threading import Event
+from typing import Any
 
 try:
     import fcntl
@@ -56,9 +58,31 @@ def _c() -> CDLL | None:
     return CDLL(None, use_errno=True) if os.name == "posix" else None
 
 
-def cores() -> int:
-    """Return how many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+# --- threads
+
+
+class _Here(Executor):
+    """Does what it is given at once, in the thread that asks."""
+
+    def submit(self, work: Callable[..., Any], /, *arguments: Any, **named: Any) -> Future:
+        future: Future = Future()
+        try:
+            future.set_result(work(*arguments, **named))
+        except BaseException as error:
+            future.set_exception(error)
+        return future
+
+
+@contextmanager
+def one_more_thread() -> Iterator[Executor]:
+    """Give a thread that works beside this one; where none can be started, this one does the work."""
+    executor: Executor = ThreadPoolExecutor(1)
+    try:
+        executor.submit(int).result()
+    except RuntimeError:
+        executor = _Here()
+    with executor:
+        yield executor
 
 
 # --- to disk
