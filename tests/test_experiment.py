@@ -12,13 +12,12 @@ from importlib.util import find_spec
 import pytest
 
 import truebits as tb
+from extras import NEEDS_EVAL
 from truebits import data
 from truebits.errors import MissingExtra, UsageError
+from truebits.quantizers import libggml
 from truebits.report import experiment as story
 
-NEEDS_EVAL = pytest.mark.skipif(
-    find_spec("llama_cpp") is None and os.environ.get("CI") != "true", reason="needs the extra eval"
-)
 QUICK = {"chunks": 4, "rounds": 0, "answer_tokens": 8}
 
 
@@ -69,7 +68,7 @@ def test_shapes_of_requests_that_are_refused(tmp_path):
 
 
 def test_without_the_extra_one_line_says_how_to_get_it(monkeypatch, tmp_path):
-    monkeypatch.setattr(sys.modules["truebits.evaluation.evaluate"], "find_spec", lambda name: None)
+    monkeypatch.setattr(libggml, "find_spec", lambda name: None)
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     with pytest.raises(MissingExtra, match=r"pip install 'truebits\[eval\]'"):
         tb.experiment(data.MODEL, bits=16, text=data.HELDOUT)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 
 import gguf
@@ -13,13 +14,14 @@ import numpy as np
 import pytest
 
 import truebits as tb
+from extras import NEEDS_EVAL
 from test_profile import representable
 from test_scan import words_for, write, write_raw
 from truebits.errors import MissingExtra, Refused
 from truebits.files.tensor import Tensor
 from truebits.numbers.formats import CATALOGUE, CLIPS, find
 from truebits.numbers.rounding import MODES, Rounding
-from truebits.quantizers import ggml
+from truebits.quantizers import libggml
 from truebits.quantizers.quantize import quantizer
 from truebits.rewriting import copy as rewrite
 from truebits_native import dispatch
@@ -543,17 +545,18 @@ def test_block_types_up_to_the_largest_f32(folder, name):
 
 @pytest.fixture(scope="module")
 def quantize_chunk():
-    """Return ``ggml_quantize_chunk`` of the library that llama-cpp-python brings."""
-    llama_cpp = pytest.importorskip("llama_cpp")
-    library = ctypes.CDLL(str(Path(llama_cpp.__file__).parent / "lib" / "libggml-base.so"))
+    """Return ``ggml_quantize_chunk`` of ggml's own package, another build than ours."""
+    folder = Path(find_spec("libggml").submodule_search_locations[0])
+    library = ctypes.CDLL(str(next(folder.glob("lib*/libggml-base.so"))))
     library.ggml_quantize_chunk.restype = ctypes.c_size_t
     pointer, number = ctypes.c_void_p, ctypes.c_int64
     library.ggml_quantize_chunk.argtypes = [ctypes.c_int, pointer, pointer, number, number, number, pointer]
     return library.ggml_quantize_chunk
 
 
+@NEEDS_EVAL
 @pytest.mark.parametrize("name", BY_GGML)
-def test_block_types_are_those_of_ggml_bit_for_bit_where_llama_cpp_is_installed(folder, quantize_chunk, name):
+def test_block_types_are_those_of_ggml_bit_for_bit(folder, quantize_chunk, name):
     type = ggml_type(name)
     values = blocks().copy()
     packed = np.zeros(gguf.quant_shape_to_byte_shape(values.shape, type), np.uint8)
@@ -565,10 +568,10 @@ def test_block_types_are_those_of_ggml_bit_for_bit_where_llama_cpp_is_installed(
 
 @pytest.fixture
 def without_llama_cpp(monkeypatch):
-    monkeypatch.setattr(ggml, "find_spec", lambda name: None)
-    ggml._library.cache_clear()
+    monkeypatch.setattr(libggml, "find_spec", lambda name: None)
+    libggml.ggml_base.cache_clear()
     yield
-    ggml._library.cache_clear()
+    libggml.ggml_base.cache_clear()
 
 
 @pytest.mark.parametrize("name", BY_GGML)

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 import shutil
 import subprocess
 import sys
-from importlib.util import find_spec
 
 import pytest
 
 import readme_blocks
 import shipped_checkpoint
+from extras import NEEDS_EVAL
 from truebits import data
 
 
@@ -44,7 +43,7 @@ def test_the_commands_print_what_the_readme_says(folder):
         assert done.stdout.rstrip("\n") == expected.rstrip("\n"), command
 
 
-@pytest.mark.skipif(find_spec("llama_cpp") is None and os.environ.get("CI") != "true", reason="needs the extra eval")
+@NEEDS_EVAL
 def test_the_commands_that_need_llama_cpp_run(folder):
     pairs = readme_blocks.console(needs_eval=True)
     assert len(pairs) >= 3

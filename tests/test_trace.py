@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import replace
-from importlib.util import find_spec
 
 import gguf
 import ml_dtypes
@@ -26,6 +24,7 @@ from converter import (
     write_gguf,
     write_safetensors,
 )
+from extras import NEEDS_EVAL
 from test_cli import run
 from truebits.errors import NeedsGGUF, NotTheSource, SelectionError, UsageError
 from truebits.lineage import layout
@@ -33,9 +32,6 @@ from truebits.lineage.block_error import BOUNDS
 from truebits.lineage.trace import trace
 from truebits.lineage.ways import Verdict
 
-NEEDS_GGML = pytest.mark.skipif(
-    find_spec("llama_cpp") is None and os.environ.get("CI") != "true", reason="needs the extra eval"
-)
 FAMILIES = ("llama", "gemma", "mixtral", "mamba2")
 MATRIX, NORM = "blk.1.ffn_down.weight", "blk.1.attn_norm.weight"
 
@@ -103,7 +99,7 @@ def test_what_was_converted_is_found_to_be_so(made, family, dtype, type):
     assert f"the {dtype} source" in found.conclusion
 
 
-@NEEDS_GGML
+@NEEDS_EVAL
 @pytest.mark.parametrize("type", ["Q4_0", "Q2_K", "Q4_K", "Q6_K"])
 def test_what_was_quantized_is_the_reference_quantizers(made, type):
     found = made(type=type)
@@ -378,7 +374,7 @@ def test_one_flipped_bit_of_a_block(made, type):
     assert found.is_faithful is False
 
 
-@NEEDS_GGML
+@NEEDS_EVAL
 @pytest.mark.parametrize(("at", "bit"), [(100, 1), (1, 0x40)])
 def test_a_flipped_bit_of_a_k_quant(made, at, bit):
     """The lowest bit of one code, and one of a scale."""
@@ -529,7 +525,7 @@ def test_a_fine_tune_that_changed_little(made, tmp_path, drawn):
     assert {*verdicts(found).values()} == {Verdict.ALTERED}
 
 
-@NEEDS_GGML
+@NEEDS_EVAL
 def test_a_fine_tune_within_the_bounds(made, tmp_path, drawn):
     """One part in 27, in Q6_K: bounds that fit all weights let it pass, the reference quantizer on these does not."""
     random = np.random.default_rng(5)

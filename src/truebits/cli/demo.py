@@ -6,11 +6,12 @@ import hashlib
 import shutil
 from collections.abc import Callable
 from contextlib import nullcontext
-from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from truebits import data
+from truebits.errors import MissingExtra
+from truebits.evaluation.llama import require_llama
 from truebits.experiments.synth import synth
 from truebits.files.model import open_model
 from truebits.lineage.siblings import siblings
@@ -106,8 +107,10 @@ def _with_a_model(say: Say, folder: Path, threads: int | None) -> None:
     _command(say, f"fakequant {model.name} --sweep bf16,fp8_e4m3fn,int8,int4,mxfp4")
     say(figures.trials(sweep(model, ["bf16", "fp8_e4m3fn", "int8", "int4", "mxfp4"], threads=threads)).render() + "\n")
     _command(say, f"experiment {model.name} --to fp8_e4m3fn --text {heldout.name}")
-    if find_spec("llama_cpp") is None:
-        say("needs llama.cpp: pip install 'truebits[eval]', then run the demo again.")
+    try:
+        require_llama()
+    except MissingExtra as missing:
+        say(f"{missing}, then run the demo again.")
         return
     from truebits.experiments.experiment import experiment
     from truebits.report import experiment as story

@@ -59,4 +59,7 @@ EVALUATION = options(
     click.option("--rounds", type=int, default=5, show_default=True, help="Of the timings; 0 for none."),
     click.option("--answer-tokens", type=int, default=48, show_default=True, help="Length of an answer, at most."),
     click.option("--seed", type=int, default=0, show_default=True, help="Of the timings' bootstrap."),
+    click.option(
+        "--backend", type=click.Choice(("wheel", "native")), help="Whose llama.cpp: of the extra eval, or eval-native."
+    ),
 )

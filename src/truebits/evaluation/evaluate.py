@@ -11,14 +11,14 @@ import os
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
-from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
 
-from truebits.errors import MissingExtra, UsageError
+from truebits.errors import UsageError
 from truebits.evaluation.dialogue import PROMPTS, Answer, compare_replies, read_text
-from truebits.evaluation.llama import Settings, Vocabulary
+from truebits.evaluation.inference import Settings, Vocabulary
+from truebits.evaluation.llama import require_llama
 from truebits.evaluation.scores import Divergence, Perplexity, Timing, divergence, perplexity, timing
 from truebits.evaluation.scoring import score_chunks, steps
 from truebits.evaluation.worker import Worker
@@ -97,6 +97,7 @@ def evaluate(
     rounds: int = 5,
     answer_tokens: int = 48,
     seed: int = 0,
+    backend: str | None = None,
     progress: Progress | None = None,
 ) -> Evaluation:
     """Compare what two models make of a text, what they answer, and how fast they are.
@@ -125,6 +126,9 @@ def evaluate(
         Length of an answer, at most.
     seed : int
         Of the bootstrap of the timings; all else is without chance.
+    backend : {"wheel", "native"}, optional
+        Whose llama.cpp: the fixed build of the extra ``eval``, or llama-cpp-python's, built on this machine. The
+        first that is installed, if not given.
     progress : callable, optional
         Called with (done, total), in steps: a chunk, an answer or a round of one model.
 
@@ -135,7 +139,7 @@ def evaluate(
     Raises
     ------
     MissingExtra
-        llama-cpp-python is not installed.
+        llama.cpp is not installed.
     UsageError
         The text is too short, the vocabularies differ, or a number is out of range.
     ModelFileError, OSError
@@ -153,6 +157,7 @@ def evaluate(
         rounds=rounds,
         answer_tokens=answer_tokens,
         seed=seed,
+        backend=backend,
         progress=progress,
     )
     return evaluation
@@ -170,6 +175,7 @@ def evaluate_many(
     rounds: int = 5,
     answer_tokens: int = 48,
     seed: int = 0,
+    backend: str | None = None,
     progress: Progress | None = None,
 ) -> list[Evaluation]:
     """Compare several candidates with one base, which decodes everything once for all of them.
@@ -181,14 +187,14 @@ def evaluate_many(
     list of Evaluation
         In the candidates' order.
     """
-    require_llama_cpp()
+    require_llama(backend)
     _check_numbers(n_ctx=n_ctx, chunks=chunks, threads=threads, rounds=rounds, answer_tokens=answer_tokens)
     asked = list(PROMPTS if prompts is None else prompts)
     contents = read_text(text)
     paths = [str(open_gguf(model).parts[0].path) for model in (base, *candidates)]
     if len(paths) == 1:
         raise UsageError("there is no candidate to evaluate")
-    settings = Settings(n_ctx, min(n_ctx, BATCH), threads or len(os.sched_getaffinity(0)))
+    settings = Settings(n_ctx, min(n_ctx, BATCH), threads or len(os.sched_getaffinity(0)), backend)
     with ExitStack() as stack:
         crew = [
             stack.enter_context(closing(Worker("candidate" if number else "base", path, settings)))
@@ -230,12 +236,6 @@ def evaluate_many(
         )
         for path, one, replies, (load, speed) in zip(paths[1:], scores, answers, timings, strict=True)
     ]
-
-
-def require_llama_cpp() -> None:
-    """Raise `MissingExtra` where llama-cpp-python is not installed."""
-    if find_spec("llama_cpp") is None:
-        raise MissingExtra("evaluating with llama.cpp", "eval")
 
 
 def _check_numbers(*, n_ctx: int, chunks: int | None, threads: int | None, rounds: int, answer_tokens: int) -> None:

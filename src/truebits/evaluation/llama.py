@@ -1,304 +1,318 @@
-"""What a child process does: load one model with llama.cpp, and answer requests about it.
+"""The binding to llama.cpp: the only place that knows which package it comes from.
 
-llama.cpp's own functions are called, one batch at a time, with a flag for each token whose logits are
-wanted. The settings are those that leave nothing to chance: no flash attention, a KV cache in F32, no GPU.
+llama-cpp-python brings the layouts of llama.cpp's structs with the build they belong to. The wheel brings
+libraries alone, and C tells nobody when a struct changes: so its defaults are read into memory filled two
+ways, which shows where a struct ends and what stands in it, before anything is passed to it.
 """
 
 from __future__ import annotations
 
 import ctypes
-import hashlib
-import mmap
-import os
 import platform
-import time
-from multiprocessing.connection import Connection
-from multiprocessing.reduction import recv_handle
-from typing import Any, NamedTuple
+from ctypes import POINTER, Structure, c_bool, c_char_p, c_float, c_int, c_int8, c_int32, c_size_t, c_uint32, c_void_p
+from types import SimpleNamespace
+from typing import Any
 
-import numpy as np
+from truebits.quantizers.libggml import PACKAGES, Package, find_package, installed_version, library
 
-from truebits._version import __version__
-from truebits.evaluation.dialogue import Reply
+NEED = "evaluating with llama.cpp"
+KNOWN = "0.2.0"
+"""Version of the wheel, pinned by the extra, that is laid out as below."""
 
-GGML_TYPE_F32 = 0
-LOG_LEVEL_ERROR = 4
-NO_VOCABULARY = 0
+_LOGS: list[Any] = []
+"""Callbacks, of which llama.cpp keeps no reference of its own."""
 
-
-class Settings(NamedTuple):
-    """How a model is loaded.
-
-    Attributes
-    ----------
-    n_ctx : int
-        Tokens of context, all of which a chunk takes.
-    batch : int
-        Tokens decoded at a time, at most.
-    threads : int
-    """
-
-    n_ctx: int
-    batch: int
-    threads: int
-
-
-class Vocabulary(NamedTuple):
-    """What has to be known of a model before it is asked anything.
-
-    Attributes
-    ----------
-    size : int
-        Tokens.
-    digest : str
-        SHA-256 of all tokens' texts and kinds.
-    bos : int or None
-        The token that begins every text; None where the model wants none.
-    trained_context : int
-        Tokens of context it was trained for.
-    """
-
-    size: int
-    digest: str
-    bos: int | None
-    trained_context: int
+ROOM = 1024
+"""Bytes, several times what the largest struct takes."""
 
 
 class LlamaError(Exception):
     """llama.cpp says no."""
 
 
-class Failure(NamedTuple):
-    """An answer that is none.
+class ModelParameters(Structure):
+    """``llama_model_params``."""
 
-    Attributes
-    ----------
-    message : str
+    _fields_ = (
+        ("devices", c_void_p),
+        ("tensor_buft_overrides", c_void_p),
+        ("n_gpu_layers", c_int32),
+        ("split_mode", c_int),
+        ("load_mode", c_int),
+        ("lazy_mode", c_int),
+        ("main_gpu", c_int32),
+        ("tensor_split", c_void_p),
+        ("progress_callback", c_void_p),
+        ("progress_callback_user_data", c_void_p),
+        ("kv_overrides", c_void_p),
+        ("vocab_only", c_bool),
+        ("check_tensors", c_bool),
+        ("use_extra_bufts", c_bool),
+        ("no_host", c_bool),
+        ("no_alloc", c_bool),
+        ("load_mtp", c_bool),
+    )
+
+
+class ContextParameters(Structure):
+    """``llama_context_params``."""
+
+    _fields_ = (
+        ("n_ctx", c_uint32),
+        ("n_batch", c_uint32),
+        ("n_ubatch", c_uint32),
+        ("n_seq_max", c_uint32),
+        ("n_rs_seq", c_uint32),
+        ("n_outputs_max", c_uint32),
+        ("n_outputs_max_per_seq", c_uint32),
+        ("n_threads", c_int32),
+        ("n_threads_batch", c_int32),
+        ("ctx_type", c_int),
+        ("rope_scaling_type", c_int),
+        ("pooling_type", c_int),
+        ("attention_type", c_int),
+        ("flash_attn_type", c_int),
+        ("rope_freq_base", c_float),
+        ("rope_freq_scale", c_float),
+        ("yarn_ext_factor", c_float),
+        ("yarn_attn_factor", c_float),
+        ("yarn_beta_fast", c_float),
+        ("yarn_beta_slow", c_float),
+        ("yarn_orig_ctx", c_uint32),
+        ("defrag_thold", c_float),
+        ("cb_eval", c_void_p),
+        ("cb_eval_user_data", c_void_p),
+        ("type_k", c_int),
+        ("type_v", c_int),
+        ("moe_cache_size", c_size_t),
+        ("abort_callback", c_void_p),
+        ("abort_callback_data", c_void_p),
+        ("embeddings", c_bool),
+        ("offload_kqv", c_bool),
+        ("no_perf", c_bool),
+        ("op_offload", c_bool),
+        ("swa_full", c_bool),
+        ("kv_unified", c_bool),
+        ("samplers", c_void_p),
+        ("n_samplers", c_size_t),
+        ("ctx_other", c_void_p),
+    )
+
+
+class Batch(Structure):
+    """``llama_batch``, which has no defaults, and has been the same since 2023."""
+
+    _fields_ = (
+        ("n_tokens", c_int32),
+        ("token", POINTER(c_int32)),
+        ("embd", POINTER(c_float)),
+        ("pos", POINTER(c_int32)),
+        ("n_seq_id", POINTER(c_int32)),
+        ("seq_id", POINTER(POINTER(c_int32))),
+        ("logits", POINTER(c_int8)),
+    )
+
+
+class ChatMessage(Structure):
+    """``llama_chat_message``."""
+
+    _fields_ = (("role", c_char_p), ("content", c_char_p))
+
+
+DEFAULTS = {
+    "llama_model_default_params": ModelParameters(
+        n_gpu_layers=-1, split_mode=1, load_mode=-1, lazy_mode=1, use_extra_bufts=True
+    ),
+    "llama_context_default_params": ContextParameters(
+        n_ctx=512,
+        n_batch=2048,
+        n_ubatch=512,
+        n_seq_max=1,
+        n_outputs_max_per_seq=1,
+        n_threads=4,
+        n_threads_batch=4,
+        rope_scaling_type=-1,
+        pooling_type=-1,
+        attention_type=-1,
+        flash_attn_type=-1,
+        yarn_ext_factor=-1,
+        yarn_attn_factor=-1,
+        yarn_beta_fast=-1,
+        yarn_beta_slow=-1,
+        defrag_thold=-1,
+        type_k=1,
+        type_v=1,
+        offload_kqv=True,
+        no_perf=True,
+        op_offload=True,
+        swa_full=True,
+    ),
+}
+"""What llama.cpp fills the structs with, in the layout that is known."""
+
+LOG_CALLBACK = ctypes.CFUNCTYPE(None, c_int, c_char_p, c_void_p)
+TEXT = (c_void_p, POINTER(c_int32), c_int32)
+
+FUNCTIONS: dict[str, tuple[Any, tuple[Any, ...]]] = {
+    "llama_backend_init": (None, ()),
+    "llama_batch_init": (Batch, (c_int32, c_int32, c_int32)),
+    "llama_chat_apply_template": (
+        c_int32,
+        (c_char_p, POINTER(ChatMessage), c_size_t, c_bool, c_char_p, c_int32),
+    ),
+    "llama_decode": (c_int32, (c_void_p, Batch)),
+    "llama_detokenize": (c_int32, (*TEXT, c_char_p, c_int32, c_bool, c_bool)),
+    "llama_free": (None, (c_void_p,)),
+    "llama_get_logits_ith": (POINTER(c_float), (c_void_p, c_int32)),
+    "llama_get_memory": (c_void_p, (c_void_p,)),
+    "llama_init_from_model": (c_void_p, (c_void_p, ContextParameters)),
+    "llama_log_set": (None, (LOG_CALLBACK, c_void_p)),
+    "llama_memory_clear": (None, (c_void_p, c_bool)),
+    "llama_model_chat_template": (c_char_p, (c_void_p, c_char_p)),
+    "llama_model_free": (None, (c_void_p,)),
+    "llama_model_get_vocab": (c_void_p, (c_void_p,)),
+    "llama_model_has_encoder": (c_bool, (c_void_p,)),
+    "llama_model_load_from_file": (c_void_p, (c_char_p, ModelParameters)),
+    "llama_model_n_ctx_train": (c_int32, (c_void_p,)),
+    "llama_print_system_info": (c_char_p, ()),
+    "llama_synchronize": (None, (c_void_p,)),
+    "llama_tokenize": (c_int32, (c_void_p, c_char_p, c_int32, POINTER(c_int32), c_int32, c_bool, c_bool)),
+    "llama_vocab_bos": (c_int32, (c_void_p,)),
+    "llama_vocab_get_add_bos": (c_bool, (c_void_p,)),
+    "llama_vocab_get_attr": (c_int, (c_void_p, c_int32)),
+    "llama_vocab_get_text": (c_char_p, (c_void_p, c_int32)),
+    "llama_vocab_is_eog": (c_bool, (c_void_p, c_int32)),
+    "llama_vocab_n_tokens": (c_int32, (c_void_p,)),
+    "llama_vocab_type": (c_int, (c_void_p,)),
+}
+"""Result and arguments of each function that is called."""
+
+
+def require_llama(backend: str | None = None) -> Package:
+    """Return the package that `load_llama` would load, without loading it.
+
+    Raises
+    ------
+    MissingExtra
+    UsageError
     """
-
-    message: str
-
-
-def serve(connection: Connection, path: str, settings: Settings) -> None:
-    """Answer requests, each a method's name and its arguments, until nobody asks any more."""
-    os.environ["GGML_NO_BACKTRACE"] = "1"  # where it aborts, one line says why
-    inference: Inference | None = None
-    while True:
-        try:
-            method, arguments = connection.recv()
-        except (EOFError, ConnectionResetError):
-            return
-        try:
-            if inference is None:
-                inference = Inference(connection, path, settings)
-            answer = getattr(inference, method)(*arguments)
-        except LlamaError as error:
-            answer = Failure(str(error))
-        except Exception as error:
-            answer = Failure(f"{type(error).__name__}: {error}")
-        try:
-            connection.send(answer)
-        except (BrokenPipeError, ConnectionResetError):
-            return
+    return find_package(backend, NEED)
 
 
-class Inference:
-    """One model in llama.cpp."""
+def load_llama(backend: str | None, on_log: Any) -> tuple[Any, dict[str, str]]:
+    """Load llama.cpp.
 
-    def __init__(self, connection: Connection, path: str, settings: Settings):
-        import llama_cpp
+    Parameters
+    ----------
+    backend : {"wheel", "native"} or None
+        As for `find_package`.
+    on_log : callable
+        Called with (level, text, None) for what it says; nothing else is printed.
 
-        self.api: Any = llama_cpp
-        self.connection = connection
-        self.path = path
-        self.settings = settings
-        self.complaints: list[str] = []
-        self.log = self.api.llama_log_callback(self._on_log)  # llama.cpp keeps no reference of its own
-        self.api.llama_log_set(self.log, None)
-        self.api.llama_backend_init()
-        self.model = self.context = None
-        self.batch = self.api.llama_batch_init(settings.batch, 0, 1)
-        self.logits = np.empty((0, 0, 0), np.float32)
+    Returns
+    -------
+    api : object
+        llama.cpp's functions and structs under the names that `llama_cpp` has for them.
+    about : dict
+        Backend, version, CPU features.
 
-    def _on_log(self, level: int, text: bytes, _: object) -> None:
-        if level == LOG_LEVEL_ERROR:
-            self.complaints.append(text.decode(errors="replace").strip())
+    Raises
+    ------
+    MissingExtra
+    LlamaError
+        The wheel's structs are not laid out as they are known.
+    """
+    package = require_llama(backend)
+    api = _native() if package == PACKAGES["native"] else _wheel(package)
+    log = api.llama_log_callback(on_log)
+    _LOGS.append(log)
+    api.llama_log_set(log, None)
+    if package == PACKAGES["wheel"]:
+        api.load_cpu()
+    api.llama_backend_init()
+    features = api.llama_print_system_info().decode().strip(" |")
+    return api, {"backend": package.name, "backend_version": installed_version(package), "cpu_features": features}
 
-    def load(self) -> float:
-        """Load the model, anew if it is loaded; return the seconds it took."""
-        if self.model is not None:
-            self.api.llama_free(self.context)
-            self.api.llama_model_free(self.model)
-            self.model = self.context = None
-        self.complaints.clear()
-        started = time.perf_counter()
-        parameters = self.api.llama_model_default_params()
-        parameters.n_gpu_layers = 0
-        self.model = self._not_null(self.api.llama_model_load_from_file(os.fsencode(self.path), parameters))
-        self.context = self._not_null(self.api.llama_init_from_model(self.model, self._context_parameters()))
-        seconds = time.perf_counter() - started
-        self.vocab = self.api.llama_model_get_vocab(self.model)
-        self.size = self.api.llama_vocab_n_tokens(self.vocab)
-        if self.api.llama_model_has_encoder(self.model) or self.api.llama_vocab_type(self.vocab) == NO_VOCABULARY:
-            raise LlamaError("it is not a model that continues text")
-        return seconds
 
-    def _context_parameters(self) -> Any:
-        parameters = self.api.llama_context_default_params()
-        parameters.n_ctx = self.settings.n_ctx
-        parameters.n_batch = parameters.n_ubatch = self.settings.batch
-        parameters.n_threads = parameters.n_threads_batch = self.settings.threads
-        parameters.type_k = parameters.type_v = GGML_TYPE_F32
-        parameters.flash_attn_type = self.api.LLAMA_FLASH_ATTN_TYPE_DISABLED
-        parameters.offload_kqv = parameters.op_offload = False
-        return parameters
+def _native() -> Any:
+    import llama_cpp
 
-    def widen(self, n_ctx: int) -> None:
-        """Make room for longer texts."""
-        self.settings = self.settings._replace(n_ctx=n_ctx)
-        self.api.llama_free(self.context)
-        self.context = self._not_null(self.api.llama_init_from_model(self.model, self._context_parameters()))
+    return llama_cpp
 
-    def _not_null(self, pointer: Any) -> Any:
-        """Return a pointer, or raise with llama.cpp's first complaint."""
-        if pointer:
-            return pointer
-        first = self.complaints[0] if self.complaints else "it does not say why"
-        raise LlamaError(f"llama.cpp refuses it: {first.partition(': ')[2] or first}")
 
-    def vocabulary(self) -> Vocabulary:
-        """Describe the vocabulary."""
-        digest = hashlib.sha256()
-        for token in range(self.size):
-            text = self.api.llama_vocab_get_text(self.vocab, token)
-            digest.update(b"%d %d %b" % (self.api.llama_vocab_get_attr(self.vocab, token), len(text), text))
-        bos = self.api.llama_vocab_bos(self.vocab) if self.api.llama_vocab_get_add_bos(self.vocab) else None
-        return Vocabulary(self.size, digest.hexdigest(), bos, self.api.llama_model_n_ctx_train(self.model))
+def _wheel(package: Package) -> Any:
+    """Give the wheel's library the interface that `llama_cpp` has."""
+    llama = ctypes.CDLL(str(library(package, "llama")))
+    api = SimpleNamespace(
+        llama_batch=Batch,
+        llama_chat_message=ChatMessage,
+        llama_log_callback=LOG_CALLBACK,
+        llama_token=c_int32,
+        LLAMA_FLASH_ATTN_TYPE_DISABLED=0,
+        load_cpu=lambda: _load_cpu(package),
+    )
+    for name, expected in DEFAULTS.items():
+        problem = layout_problem(getattr(llama, name), expected)
+        if problem:
+            raise LlamaError(
+                f"{package.name} {installed_version(package)}: {name} {problem}; "
+                f"{KNOWN} works: pip install 'truebits[{package.extra}]'"
+            )
+        setattr(api, name, _prototype(llama, name, type(expected), ()))
+    for name, (result, arguments) in FUNCTIONS.items():
+        setattr(api, name, _prototype(llama, name, result, arguments))
+    return api
 
-    def versions(self) -> dict[str, str]:
-        """Tell what runs here."""
-        return {
-            "llama_cpp_python": self.api.__version__,
-            "llama_cpp_system": self.api.llama_print_system_info().decode().strip(" |"),
-            "truebits": __version__,
-            "numpy": np.__version__,
-            "python": platform.python_version(),
-        }
 
-    def tokenize(self, text: str, special: bool = False) -> np.ndarray:
-        """Return a text's tokens, int32, BOS first if the model wants it.
+def _prototype(llama: ctypes.CDLL, name: str, result: Any, arguments: tuple[Any, ...]) -> Any:
+    function = llama[name]  # a new one each time: reading the defaults gave the attribute another prototype
+    function.restype, function.argtypes = result, arguments
+    return function
 
-        Parameters
-        ----------
-        special : bool
-            Take special tokens' names for the tokens.
-        """
-        encoded = text.encode()
-        count = 3 * len(encoded) + 16  # a space may become three bytes, each a token
-        while True:
-            tokens = np.empty(count, np.int32)
-            pointer = tokens.ctypes.data_as(ctypes.POINTER(ctypes.c_int32))
-            got = self.api.llama_tokenize(self.vocab, encoded, len(encoded), pointer, count, True, special)
-            if got >= 0:
-                return tokens[:got].copy()
-            count = -got
 
-    def prompt(self, text: str) -> tuple[np.ndarray, str]:
-        """Return a prompt's tokens, through the model's chat template, and what became of that."""
-        template = self.api.llama_model_chat_template(self.model, None)
-        if template is None:
-            return self.tokenize(text), "none"
-        message = (self.api.llama_chat_message * 1)(self.api.llama_chat_message(b"user", text.encode()))
-        size = 0
-        while True:
-            buffer = ctypes.create_string_buffer(size)
-            got = self.api.llama_chat_apply_template(template, message, 1, True, buffer, size)
-            if got < 0:
-                return self.tokenize(text), "unknown to llama.cpp"
-            if got <= size:
-                return self.tokenize(buffer.raw[:got].decode(), special=True), "applied"
-            size = got
+def _load_cpu(package: Package) -> None:
+    """Load what computes on the CPU, which the wheel keeps apart, and nothing that would compute elsewhere."""
+    load = _prototype(ctypes.CDLL(str(library(package, "ggml"))), "ggml_backend_load", c_void_p, (c_char_p,))
+    if not load(str(library(package, "ggml-cpu")).encode()):
+        raise LlamaError(f"{package.name}: its library for the CPU cannot be loaded")
 
-    def share(self, slots: int, rows: int) -> None:
-        """Take the memory that logits go to: its file descriptor follows the request."""
-        descriptor = recv_handle(self.connection)
-        try:
-            memory = mmap.mmap(descriptor, slots * rows * self.size * 4)
-        finally:
-            os.close(descriptor)
-        self.logits = np.frombuffer(memory, np.float32).reshape(slots, rows, self.size)
 
-    def score(self, tokens: np.ndarray, slot: int) -> None:
-        """Decode a chunk; leave the logits for the second half's tokens in the shared memory."""
-        self._forget()
-        first, last = len(tokens) // 2, len(tokens) - 1
-        for start in range(0, len(tokens), self.settings.batch):
-            part = tokens[start : start + self.settings.batch]
-            at = np.arange(start, start + len(part))
-            wanted = (at >= first) & (at < last)
-            self._decode(part, start, wanted)
-            for index in np.flatnonzero(wanted).tolist():
-                self.logits[slot, start + index - first] = self._logits(index)
+def layout_problem(function: Any, expected: Structure) -> str | None:
+    """Say what is wrong with the layout of a struct that a function returns, None where nothing is.
 
-    def answer(self, prompt: np.ndarray, count: int) -> Reply:
-        """Continue a prompt by the most likely token, each time."""
-        self._forget()
-        tokens: list[int] = []
-        gaps: list[float] = []
-        for start in range(0, len(prompt), self.settings.batch):
-            part = prompt[start : start + self.settings.batch]
-            self._decode(part, start, np.arange(len(part)) == len(part) - 1)
-        logits = self._logits(len(part) - 1)
-        while True:
-            second, first = np.partition(logits, -2)[-2:]
-            tokens.append(int(logits.argmax()))
-            gaps.append(float(first - second))
-            if len(tokens) == count or self.api.llama_vocab_is_eog(self.vocab, tokens[-1]):
-                return Reply(tokens, gaps, self._text(tokens))
-            self._decode(np.array(tokens[-1:]), len(prompt) + len(tokens) - 1, np.array([True]))
-            logits = self._logits(0)
+    Parameters
+    ----------
+    function : ctypes function
+        ``llama_..._default_params``.
+    expected : Structure
+        What it is to return.
+    """
+    size = ctypes.sizeof(expected)
+    if platform.machine() not in ("x86_64", "AMD64"):  # elsewhere no argument says where a struct is returned
+        function.restype = type(expected)
+        return _value_problem(bytes(function()), expected)
+    function.restype, function.argtypes = None, (c_void_p,)
+    found = []
+    for fill in (0x00, 0xFF):
+        memory = ctypes.create_string_buffer(bytes([fill]) * ROOM, ROOM)
+        function(memory)
+        found.append(memory.raw)
+    written = [index for index in range(ROOM) if found[0][index] == found[1][index]]
+    if not written or max(written) >= size or not _own_bytes(expected) <= set(written):
+        return f"fills other bytes than the {size} that are known"
+    return _value_problem(found[0][:size], expected)
 
-    def speed(self, tokens: np.ndarray) -> float:
-        """Decode one token at a time; return tokens per second, the first apart."""
-        self._forget()
-        wanted = np.array([True])
-        self._decode(tokens[:1], 0, wanted)
-        started = time.perf_counter()
-        for position in range(1, len(tokens)):
-            self._decode(tokens[position : position + 1], position, wanted)
-        self.api.llama_synchronize(self.context)
-        return (len(tokens) - 1) / (time.perf_counter() - started)
 
-    def _forget(self) -> None:
-        self.api.llama_memory_clear(self.api.llama_get_memory(self.context), True)
+def _value_problem(found: bytes, expected: Structure) -> str | None:
+    for name, *_ in expected._fields_:
+        field = getattr(type(expected), name)
+        place = slice(field.offset, field.offset + field.size)
+        if found[place] != bytes(expected)[place]:
+            return f"has another default where {name} is known to be"
+    return None
 
-    def _decode(self, tokens: np.ndarray, position: int, wanted: np.ndarray) -> None:
-        """Decode tokens that come at a position; keep the logits after those that are `wanted`."""
-        batch = self.batch
-        batch.n_tokens = len(tokens)
-        for index, (token, want) in enumerate(zip(tokens.tolist(), wanted.tolist(), strict=True)):
-            batch.token[index] = token
-            batch.pos[index] = position + index
-            batch.n_seq_id[index] = 1
-            batch.seq_id[index][0] = 0
-            batch.logits[index] = want
-        code = self.api.llama_decode(self.context, batch)
-        if code:
-            raise LlamaError(f"llama.cpp cannot decode: its llama_decode returns {code}")
 
-    def _logits(self, index: int) -> np.ndarray:
-        """Return a view of the logits after one token of the last batch."""
-        pointer = self.api.llama_get_logits_ith(self.context, index)
-        if not pointer:
-            raise LlamaError("it is not a model that continues text: llama.cpp gives no logits")
-        return np.ctypeslib.as_array(pointer, (self.size,))
-
-    def _text(self, tokens: list[int]) -> str:
-        array = (self.api.llama_token * len(tokens))(*tokens)
-        size = 0
-        while True:
-            buffer = ctypes.create_string_buffer(size)
-            got = self.api.llama_detokenize(self.vocab, array, len(tokens), buffer, size, False, False)
-            if got >= 0:
-                return buffer.raw[:got].decode(errors="replace")
-            size = -got
+def _own_bytes(structure: Structure) -> set[int]:
+    """Return the places of a struct's fields, without what pads them."""
+    fields = (getattr(type(structure), name) for name, *_ in structure._fields_)
+    return {place for field in fields for place in range(field.offset, field.offset + field.size)}

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from truebits.errors import EvaluationFailed, printable
-from truebits.evaluation.llama import Failure, Settings, serve
+from truebits.evaluation.inference import Failure, Settings, serve
 
 
 class Worker:

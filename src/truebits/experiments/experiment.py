@@ -17,7 +17,8 @@ from typing import Any, NamedTuple
 from truebits.comparing.diff import Diff, diff
 from truebits.errors import UsageError
 from truebits.evaluation.dialogue import read_text
-from truebits.evaluation.evaluate import Evaluation, evaluate, evaluate_many, require_llama_cpp
+from truebits.evaluation.evaluate import Evaluation, evaluate, evaluate_many
+from truebits.evaluation.llama import require_llama
 from truebits.files.model import Model, open_gguf
 from truebits.numbers.formats import target
 from truebits.precision.coverage import Coverage
@@ -125,7 +126,7 @@ def experiment(
     threads, progress
         As for `scan`.
     **settings
-        ``prompts n_ctx chunks rounds answer_tokens seed`` of `evaluate`.
+        ``prompts n_ctx chunks rounds answer_tokens seed backend`` of `evaluate`.
 
     Returns
     -------
@@ -146,7 +147,7 @@ def experiment(
     if not planned.changed and not anyway:
         return Experiment(*about, planned, again=0, coverage=Coverage.of(model.tensors, {}, names))
     if text is not None:
-        _check_measurable(text)
+        _check_measurable(text, settings.get("backend"))
     with _candidate(model, out) as path:
         _rewrite(model, path, planned, bits, to, rules, chosen, progress)
         again = plan(path, bits=bits, to=to, rules=rules, **chosen).changed
@@ -184,7 +185,7 @@ def sweep_experiment(
     """
     if not formats:
         raise UsageError("give formats to compare: --sweep bf16,fp8_e4m3fn,int8")
-    _check_measurable(text)
+    _check_measurable(text, settings.get("backend"))
     model = open_gguf(source)
     chosen: dict[str, Any] = {"select": select, "exclude": exclude, "threads": threads}
     with TemporaryDirectory(prefix="truebits-") as folder:
@@ -200,9 +201,9 @@ def sweep_experiment(
     return [Candidate(*one) for one in zip(names, bits, plans, found, strict=True)]
 
 
-def _check_measurable(text: str | os.PathLike[str]) -> None:
+def _check_measurable(text: str | os.PathLike[str], backend: str | None) -> None:
     """Find out before a model is written that it could not be evaluated."""
-    require_llama_cpp()
+    require_llama(backend)
     read_text(text)
 
 

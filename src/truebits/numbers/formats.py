@@ -154,7 +154,7 @@ class GgmlType:
     type : str
         ggml's name.
     by : {"gguf", "ggml"}
-        What quantizes: gguf-py, or the library that llama-cpp-python brings.
+        What quantizes: gguf-py, or ggml's own library.
     source : str
     """
 

@@ -1,22 +1,19 @@
-"""ggml's block types, by gguf-py's code or by ggml's own, from the library that llama-cpp-python brings."""
+"""ggml's block types, by gguf-py's code or by ggml's own."""
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Callable
-from functools import cache
-from importlib.util import find_spec
 from math import gcd
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 import truebits_native as native
-from truebits.errors import MissingExtra, Refused
+from truebits.errors import Refused
 from truebits.files.tensor import Tensor
 from truebits.numbers.formats import GgmlType
 from truebits.numbers.rounding import Rounding, Words
+from truebits.quantizers.libggml import ggml_base
 from truebits.quantizers.scales import extremes
 from truebits_native.pool import in_order
 from truebits_native.reference import Difference
@@ -84,7 +81,7 @@ def quantize(blocks: np.ndarray, type: GGMLQuantizationType) -> np.ndarray:
     block, nbytes = GGML_QUANT_SIZES[type]
     source = np.ascontiguousarray(blocks, np.float32)
     packed = np.empty((blocks.size // block, nbytes), np.uint8)
-    written = _library().ggml_quantize_chunk(
+    written = ggml_base().ggml_quantize_chunk(
         type.value, source.ctypes.data, packed.ctypes.data, 0, len(packed), block, None
     )
     if written != packed.nbytes:
@@ -106,24 +103,3 @@ def in_rows(flat: np.ndarray, values: int, items: int) -> np.ndarray:
     blocks = flat.size // items
     together = gcd(blocks, max(1, 4096 // values))
     return flat.reshape(-1, items * (together if together >= 8 else max(1, blocks)))
-
-
-@cache
-def _library() -> ctypes.CDLL:
-    """Load ggml without llama.cpp around it.
-
-    Raises
-    ------
-    MissingExtra
-    """
-    found = find_spec("llama_cpp")
-    folder = Path(found.origin).parent / "lib" if found and found.origin else None
-    names = ("libggml-base.so", "libggml-base.dylib")
-    path = next((folder / name for name in names if (folder / name).exists()), None) if folder else None
-    if path is None:
-        raise MissingExtra("quantizing by ggml's own rules", "eval")
-    library = ctypes.CDLL(str(path))
-    size, pointer = ctypes.c_size_t, ctypes.c_void_p
-    library.ggml_quantize_chunk.restype = size
-    library.ggml_quantize_chunk.argtypes = [ctypes.c_int, pointer, pointer, *[ctypes.c_int64] * 3, pointer]
-    return library
