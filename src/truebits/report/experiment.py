@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from truebits.errors import printable
 from truebits.evaluation.dialogue import Answer
@@ -41,7 +41,7 @@ def story(of: Experiment) -> list[Section]:
     if of.evaluation is not None or of.diff is not None:
         sections.append(Section("What was measured, before against after", [_measures(of)]))
     if of.evaluation is not None:
-        sections.append(Section("How the text was predicted", [_predictions(of.evaluation), _effect(of.evaluation)]))
+        sections.append(Section("How the text was predicted", _predicted(of.evaluation)))
         sections.append(Section("What was answered", [_answers(of.evaluation.answers)]))
     sections.append(Section("What proves it", _proofs(of)))
     sections.append(Section("Conclusion", [conclusion(of)]))
@@ -54,7 +54,7 @@ def evaluated(of: Evaluation) -> list[Section]:
     table.rows = [("perplexity", *_perplexity(of)), ("dialogue", *_dialogue(of.answers)), *_timings(of)]
     return [
         Section("What was measured, base against candidate", [table]),
-        Section("How the text was predicted", [_predictions(of), _effect(of)]),
+        Section("How the text was predicted", _predicted(of)),
         Section("What was answered", [_answers(of.answers)]),
     ]
 
@@ -142,6 +142,20 @@ def _timings(of: Evaluation) -> list[tuple[str, str, str]]:
 def _verdict(timing: Timing, unit: str, factor: float) -> str:
     interval = f"{timing.low * factor:+.1f} to {timing.high * factor:+.1f} {unit}, 99 %"
     return f"{timing.verdict}: {interval}, {len(timing.base_rounds)} rounds"
+
+
+def _predicted(of: Evaluation) -> list[str | Table]:
+    return [_predictions(of), _effect(of), _by(of.settings)]
+
+
+def _by(settings: dict[str, Any]) -> str:
+    """Say what computed the predictions."""
+    flags = (flag.split() for flag in settings["cpu_features"].removeprefix("CPU : ").split("|"))
+    on = (name for name, _, value in flags if value == "1")
+    return (
+        f"By llama.cpp from {settings['backend']} {settings['backend_version']} ({' '.join(on)}): "
+        f"{settings['chunks']:,} chunks of {settings['n_ctx']:,} tokens, {settings['threads']} threads."
+    )
 
 
 def _predictions(of: Evaluation) -> Table:
