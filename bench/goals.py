@@ -53,7 +53,10 @@ GOALS = {
     "test_low_bits_warm": Goal(
         "low bits of a 2 GiB file, warm, mapped anew", "`dd bs=1M of=/dev/null`, warm", "speed", 1.3
     ),
-    "test_header": Goal("header of 32,000 tokens and 61,249 merges", "`gguf.GGUFReader`", "speed", 250.0),
+    "test_header": Goal("header of 32,000 tokens and 61,249 merges", "`gguf.GGUFReader`", "speed", 300.0),
+    "test_safetensors_header": Goal(
+        "safetensors header of 20,000 tensors", "`json.loads` with a duplicate check", "speed", 0.5
+    ),
     "test_scan_process": Goal(
         "`truebits scan`, TinyLlama's shape, whole process", "GGUFReader + NumPy, whole process", "speed", 15.0
     ),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import struct
 import subprocess
 import sys
 from collections.abc import Callable
@@ -121,6 +122,35 @@ def test_header(benchmark, tinyllama):
     ]
     result = f"{len(got)} tensors"
     record(benchmark, ours.seconds, theirs.seconds, result, sorted(got) == sorted(expected))
+
+
+def test_safetensors_header(benchmark, tmp_path):
+    """A file with holes: 3 MB of header, 63 GB of data that nobody reads."""
+    path, nbytes = tmp_path / "model.safetensors", 2048 * 768 * 2
+    entries = {
+        f"model.layers.{i // 100}.mlp.experts.{i % 100}.down_proj.weight": {
+            "dtype": "BF16",
+            "shape": [2048, 768],
+            "data_offsets": [i * nbytes, (i + 1) * nbytes],
+        }
+        for i in range(20_000)
+    }
+    header = json.dumps(entries, separators=(",", ":")).encode()
+    path.write_bytes(struct.pack("<Q", len(header)) + header)
+    with path.open("r+b") as file:
+        file.truncate(8 + len(header) + 20_000 * nbytes)
+
+    def unique(pairs):
+        members = dict(pairs)
+        assert len(members) == len(pairs)
+        return members
+
+    ours, theirs = alternate(
+        benchmark, lambda: truebits.open(path), lambda: json.loads(header, object_pairs_hook=unique), rounds=9
+    )
+    got = [(one.name, list(one.shape), one.nbytes) for one in ours.results[-1].tensors]
+    expected = [(name, entry["shape"], nbytes) for name, entry in theirs.results[-1].items()]
+    record(benchmark, ours.seconds, theirs.seconds, f"{len(got)} tensors", got == expected)
 
 
 def test_scan_process(benchmark, tinyllama):

@@ -9,14 +9,16 @@ object that begins with ``{`` and may be padded with spaces; it maps each tensor
 from __future__ import annotations
 
 import mmap
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from math import prod
 from operator import attrgetter
 from pathlib import Path
 from typing import ClassVar
 
 from truebits import errors
-from truebits.errors import printable
+from truebits.errors import printable, shortened
 from truebits.files.gguf import LONGEST_NAME, TOO_LARGE, Limits
 from truebits.files.header import STRING, U64
 from truebits.files.json_tokens import JsonText
@@ -30,6 +32,13 @@ MOST_DIMENSIONS = 64
 """NumPy's and PyTorch's; the format has none."""
 
 FIELDS = ("dtype", "shape", "data_offsets")
+
+NUMBER = rb"(?:0|[1-9][0-9]{0,17})"
+USUAL = re.compile(
+    rb' ?"([ !#-\[\]-~]{0,65535}+)": ?(?P<value>\{"dtype": ?"([A-Z0-9_]+)", ?'
+    rb'"shape": ?\[((?:%b(?:, ?%b){0,7}+)?)\], ?"data_offsets": ?\[(%b), ?(%b)\]\})' % (NUMBER, NUMBER, NUMBER, NUMBER)
+)
+"""A tensor as the format's own writer and Python's json put it; any other goes token by token."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +86,7 @@ class SafetensorsHeader:
         end = self.data_start
         for tensor in sorted((one for one in self.tensors if one.nbytes), key=attrgetter("offset")):
             if tensor.offset != end:
-                message = f"{tensor.offset - end} bytes before tensor {tensor.label} belong to no tensor"
+                message = f"{tensor.offset - end} bytes before tensor {shortened(tensor.name)} belong to no tensor"
                 yield Finding(errors.OddLayout, end, message, True)
             end = tensor.offset + tensor.nbytes
         if end != self.size:
@@ -120,14 +129,13 @@ class _Walk(JsonText):
             self.expected("the { that every header begins with", errors.BadJson)
         keys: dict[str, tuple[int, int]] = {}
         tensors: list[Tensor] = []
-        for at, name in self.members(twice=errors.DuplicateTensor):
+        for at, name in self.members(twice=errors.DuplicateTensor, usual=USUAL):
             if name == "__metadata__":
                 keys = self.metadata()
                 continue
             if len(tensors) == self.limits.max_tensors:
                 self.fail(errors.LimitExceeded, at, f"more tensors than the limit of {len(tensors)}")
-            self.check_name(at, name)
-            tensors.append(self.tensor(at, name))
+            tensors.append(self.usual_tensor(at, name) or self.tensor(at, name))
         self.end()
         check_overlap(self.path, tensors)
         return SafetensorsHeader(self.path, self.size, keys, tuple(tensors), self.stop)
@@ -162,14 +170,27 @@ class _Walk(JsonText):
         if length > LONGEST_NAME:
             self.fail(errors.BadName, at, f"a tensor name of {length} bytes, allowed are {LONGEST_NAME}")
 
+    def usual_tensor(self, start: int, name: str) -> Tensor | None:
+        """Read a tensor that was matched as one; None, and back where it begins, if token by token is called for."""
+        whole = self.whole
+        if whole is None:
+            return None
+        dtype, dimensions, begin, end = whole.group(3, 4, 5, 6)
+        type, offsets = dtype.decode(), (int(begin), int(end))
+        if type not in BY_DTYPE or offsets[0] > offsets[1]:
+            self.at = whole.start("value")
+            return None
+        return self.placed(start, name, type, tuple(map(int, dimensions.split(b","))) if dimensions else (), offsets)
+
     def tensor(self, start: int, name: str) -> Tensor:
         """Read what stands under a tensor's name, and check that it adds up."""
+        self.check_name(start, name)
         type, offsets = "", (0, 0)
         shape: tuple[int, ...] = ()
         seen = []
         for at, key in self.members(errors.BadField):
             if key not in FIELDS:
-                message = f"tensor {printable(name)} has a field {printable(key[:64])}, allowed are {', '.join(FIELDS)}"
+                message = f"tensor {shortened(name)} has a field {printable(key[:64])}, allowed are {', '.join(FIELDS)}"
                 self.fail(errors.BadField, at, message)
             seen.append(key)
             if key == "dtype":
@@ -180,14 +201,14 @@ class _Walk(JsonText):
                 offsets = self.offsets(name)
         missing = [key for key in FIELDS if key not in seen]
         if missing:
-            self.fail(errors.BadField, start, f"tensor {printable(name)} has no {' and no '.join(missing)}")
+            self.fail(errors.BadField, start, f"tensor {shortened(name)} has no {' and no '.join(missing)}")
         return self.placed(start, name, type, shape, offsets)
 
     def dtype(self, name: str) -> str:
         at = self.skip_space()
         type = self.string(errors.BadField)
         if type not in BY_DTYPE:
-            message = f"tensor {printable(name)} has dtype {printable(type[:64])}, which safetensors does not have"
+            message = f"tensor {shortened(name)} has dtype {printable(type[:64])}, which safetensors does not have"
             self.fail(errors.BadTensorType, at, message)
         return type
 
@@ -207,34 +228,32 @@ class _Walk(JsonText):
         found: list[int] = []
         for at in self.elements(errors.BadField):
             if len(found) == 2:
-                self.fail(errors.BadField, at, f"tensor {printable(name)} has more than two data_offsets")
+                self.fail(errors.BadField, at, f"tensor {shortened(name)} has more than two data_offsets")
             found.append(self.integer(errors.BadField))
         if len(found) != 2:
-            self.fail(errors.BadField, start, f"tensor {printable(name)} has {len(found)} data_offsets, expected 2")
+            self.fail(errors.BadField, start, f"tensor {shortened(name)} has {len(found)} data_offsets, expected 2")
         begin, end = found
         if not 0 <= begin <= end:
-            message = f"tensor {printable(name)} reaches from {begin} to {end}: it would end before it begins"
+            message = f"tensor {shortened(name)} reaches from {begin} to {end}: it would end before it begins"
             self.fail(errors.BadRange, start, message)
         return begin, end
 
     def placed(self, start: int, name: str, type: str, shape: tuple[int, ...], offsets: tuple[int, int]) -> Tensor:
-        values = 1
-        for dimension in shape:
-            values *= dimension
+        values = prod(shape)
         bits = values * BY_DTYPE[type].bits
         if values >= TOO_LARGE or bits // 8 >= TOO_LARGE:
             self.fail(
-                errors.SizeOverflow, start, f"tensor {printable(name)} claims {values} values, 2^63 bytes or more"
+                errors.SizeOverflow, start, f"tensor {shortened(name)} claims {values} values, 2^63 bytes or more"
             )
         if bits % 8:
-            message = f"{values} values of tensor {printable(name)} in {type} do not fill whole bytes"
+            message = f"{values} values of tensor {shortened(name)} in {type} do not fill whole bytes"
             self.fail(errors.BadBlock, start, message)
         begin, end = offsets
         if end - begin != bits // 8:
-            message = f"tensor {printable(name)} has {end - begin} bytes, its shape and dtype need {bits // 8}"
+            message = f"tensor {shortened(name)} has {end - begin} bytes, its shape and dtype need {bits // 8}"
             self.fail(errors.SizeMismatch, start, message)
-        available = self.size - self.stop
-        if end > available:
-            message = f"tensor {printable(name)} needs bytes {begin} to {end} of a data section of {available}"
+        if end > self.size - self.stop:
+            available = self.size - self.stop
+            message = f"tensor {shortened(name)} needs bytes {begin} to {end} of a data section of {available}"
             self.fail(errors.OutOfBounds, start, message)
-        return Tensor(name, type, shape, self.stop + begin, end - begin, values, self.part)
+        return tuple.__new__(Tensor, (name, type, shape, self.stop + begin, end - begin, values, self.part, False))

@@ -73,7 +73,7 @@ def named(tensors: Sequence[Tensor]) -> str:
 def check_overlap(path: Path, tensors: Iterable[Tensor]) -> None:
     """Raise `Overlap` if two tensors of a file share bytes."""
     end, before = 0, None
-    for tensor in sorted((one for one in tensors if one.nbytes), key=attrgetter("offset")):
+    for tensor in sorted([one for one in tensors if one.nbytes], key=attrgetter("offset")):
         if tensor.offset < end:
             assert before is not None
             names = shortened(tensor.name), shortened(before.name)
