@@ -248,7 +248,7 @@ def test_tensors_go_through_several_batches(mixed_model, monkeypatch):
     model = tb.open(mixed_model)
     tensors = [tensor for tensor in model.tensors if tensor.type in LAYOUTS]
     expected = block_profiles(model, tensors)
-    monkeypatch.setattr(sys.modules["truebits.precision.scan"], "BATCH_BYTES", 500)
+    monkeypatch.setattr(sys.modules["truebits.precision.batches"], "BATCH_BYTES", 500)
     assert block_profiles(model, tensors, threads=1) == expected
 
 

@@ -60,7 +60,7 @@ def test_what_is_wrong_with_a_tensor(tmp_path, values, expected):
 
 
 def test_places_are_found_in_every_batch(tmp_path, monkeypatch):
-    monkeypatch.setattr("truebits.precision.scan.BATCH_BYTES", 4096)
+    monkeypatch.setattr("truebits.precision.batches.BATCH_BYTES", 4096)
     values = with_values((9000, np.nan), (12_000, np.nan), (3, -np.inf), (11_000, np.inf))
     report = tb.scan(write(tmp_path / "model.gguf", {"b.weight": PLAIN, "a.weight": values}))
     assert report["a.weight"].first == {"nan": 9000, "inf": 3}

@@ -13,9 +13,10 @@ from truebits.errors import SelectionError, UsageError
 from truebits.files.mapping import FileChanged
 from truebits.files.model import open_model
 from truebits.files.types import STORAGE_TYPES
-from truebits.precision import scan as scan_module
+from truebits.precision import batches as batches_module
+from truebits.precision.counting import TensorPrecision, low_bits
 from truebits.precision.origin import Origin
-from truebits.precision.scan import TensorPrecision, low_bits, scan
+from truebits.precision.scan import scan
 from truebits_native import dispatch
 from words import TYPES, grid, mixed, profile_of
 
@@ -83,7 +84,7 @@ def path(tmp_path):
 @pytest.fixture
 def small_batches(monkeypatch):
     """Read 4 KiB at a time."""
-    monkeypatch.setattr(scan_module, "BATCH_BYTES", 4_096)
+    monkeypatch.setattr(batches_module, "BATCH_BYTES", 4_096)
 
 
 @pytest.fixture
@@ -220,7 +221,7 @@ def test_alignments_of_gguf_py(tmp_path, aligned):
 @pytest.mark.parametrize("batch_bytes", [1 << 12, 32 << 20])
 def test_data_that_is_not_aligned(tmp_path, monkeypatch, aligned, shift, batch_bytes):
     """The length of the first name moves all data."""
-    monkeypatch.setattr(scan_module, "BATCH_BYTES", batch_bytes)
+    monkeypatch.setattr(batches_module, "BATCH_BYTES", batch_bytes)
     tensors = {"n" * (1 + shift): ("F16", words_for("F16", 1, 9)), **TENSORS}
     path = write_raw(tmp_path / "model.gguf", tensors, aligned)
     assert any(t.offset % 4 for t in open_model(path).tensors if t.type == "F32")
@@ -241,7 +242,7 @@ def test_data_at_every_offset(tmp_path):
 
 @pytest.mark.parametrize("batch_bytes", [8, 64, 4_096, 10_000, 1 << 20])
 def test_tensors_longer_and_shorter_than_a_batch(tmp_path, monkeypatch, batch_bytes):
-    monkeypatch.setattr(scan_module, "BATCH_BYTES", batch_bytes)
+    monkeypatch.setattr(batches_module, "BATCH_BYTES", batch_bytes)
     sizes = (1, 2, 200) if batch_bytes < 100 else (1, 7, 1_024, 1_025, 20_000, 3)
     tensors = {f"t{i}.{type}": (type, words_for(type, size, i)) for i, size in enumerate(sizes) for type in TYPES}
     path = write(tmp_path / "model.gguf", tensors)
@@ -250,7 +251,7 @@ def test_tensors_longer_and_shorter_than_a_batch(tmp_path, monkeypatch, batch_by
 
 def test_a_batch_is_not_longer_than_twice_its_size(path, small_batches):
     model = open_model(path)
-    batches = list(scan_module.batches(model, model.tensors))
+    batches = list(batches_module.batches(model, model.tensors))
     sizes = [int((batch.stops - batch.starts).sum()) * batch.words.itemsize for batch in batches]
     assert sum(sizes) == sum(t.nbytes for t in model.tensors)
     assert max(sizes) < 2 * 4_096
@@ -445,7 +446,7 @@ def test_low_bits_refuses_other_numbers_of_bits(path, bits):
 @pytest.mark.parametrize("ask", [scan, low_bits])
 @pytest.mark.parametrize("batch_bytes", [1_000, 4_096, 32 << 20])
 def test_progress_grows_to_the_total(path, monkeypatch, ask, batch_bytes):
-    monkeypatch.setattr(scan_module, "BATCH_BYTES", batch_bytes)
+    monkeypatch.setattr(batches_module, "BATCH_BYTES", batch_bytes)
     calls = []
     ask(path, progress=lambda done, total: calls.append((done, total)))
     types = ("F32",) if ask is low_bits else TYPES

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from truebits.lineage.trace import trace as trace
     from truebits.lineage.traces import Trace as Trace
     from truebits.precision.blocks import BlockPrecision as BlockPrecision
+    from truebits.precision.counting import TensorPrecision as TensorPrecision
+    from truebits.precision.counting import low_bits as low_bits
     from truebits.precision.coverage import Coverage as Coverage
     from truebits.precision.findings import Finding as Finding
     from truebits.precision.gate import Gate as Gate
@@ -37,8 +39,6 @@ if TYPE_CHECKING:
     from truebits.precision.origin import Origin as Origin
     from truebits.precision.profile import PrecisionProfile as PrecisionProfile
     from truebits.precision.scan import Report as Report
-    from truebits.precision.scan import TensorPrecision as TensorPrecision
-    from truebits.precision.scan import low_bits as low_bits
     from truebits.precision.scan import scan as scan
     from truebits.rewriting.fakequant import fakequant as fakequant
     from truebits.rewriting.fakequant import sweep as sweep
@@ -53,9 +53,9 @@ _HOMES = {
     "Model": "files.model",
     "open": "files.model",
     "Report": "precision.scan",
-    "low_bits": "precision.scan",
+    "low_bits": "precision.counting",
     "scan": "precision.scan",
-    "TensorPrecision": "precision.scan",
+    "TensorPrecision": "precision.counting",
     "PrecisionProfile": "precision.profile",
     "BlockPrecision": "precision.blocks",
     "Coverage": "precision.coverage",

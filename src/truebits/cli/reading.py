@@ -100,7 +100,7 @@ def scan(
         click.echo(view.render(style))
         return
     if low_bits_only:
-        from truebits.precision.scan import low_bits
+        from truebits.precision.counting import low_bits
 
         with progress_bar("scan") as progress:
             counts = low_bits(opened, include, exclude, bits=bits, threads=threads, progress=progress)

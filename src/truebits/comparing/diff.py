@@ -17,11 +17,11 @@ import numpy as np
 import truebits_native as native
 from truebits.errors import UsageError, printable, shortened
 from truebits.files.mapping import MappedFile
-from truebits.files.model import Model, open_model
+from truebits.files.model import Model, Regexes, open_model
 from truebits.files.tensor import Tensor
 from truebits.files.types import BY_NAME, FLOAT_BYTES, FP8_FORMATS
+from truebits.precision.batches import Progress
 from truebits.precision.coverage import Coverage
-from truebits.precision.scan import Progress, Regexes
 from truebits.quantizers.ggml import in_rows
 from truebits.quantizers.quantize import to_singles
 from truebits_native import reference

@@ -34,12 +34,12 @@ from typing import NamedTuple
 import numpy as np
 
 from truebits.files.mapping import MappedFile
-from truebits.files.model import Model, open_model
+from truebits.files.model import Model, Regexes, open_model
 from truebits.files.tensor import Tensor
 from truebits.files.types import FLOAT_BYTES
+from truebits.precision.batches import RUN_GAP, Progress
 from truebits.precision.coverage import Coverage
 from truebits.precision.profile import LAYOUTS
-from truebits.precision.scan import RUN_GAP, Progress, Regexes
 from truebits.quantizers.quantize import to_singles
 from truebits_native import reference
 from truebits_native.pool import in_order

@@ -10,10 +10,10 @@ from typing import NamedTuple
 from truebits.comparing.fingerprint import Fingerprint, TensorFingerprint, hashes, kind_of, significant
 from truebits.comparing.manifest import read_manifest
 from truebits.errors import SelectionError
-from truebits.files.model import Model, matching, open_model, patterns
+from truebits.files.model import Model, Regexes, matching, open_model, patterns
 from truebits.files.tensor import Tensor
+from truebits.precision.batches import Progress
 from truebits.precision.coverage import Coverage
-from truebits.precision.scan import Progress, Regexes
 
 VERDICTS = ("same", "changed", "requantized", "absent", "extra")
 

@@ -23,7 +23,7 @@ from truebits.evaluation.scores import Divergence, Perplexity, Timing, divergenc
 from truebits.evaluation.scoring import score_chunks, steps
 from truebits.evaluation.worker import Worker
 from truebits.files.model import Model, open_gguf
-from truebits.precision.scan import Progress
+from truebits.precision.batches import Progress
 
 BATCH = 512
 """Tokens that llama.cpp decodes at a time, at most."""

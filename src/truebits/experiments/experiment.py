@@ -19,10 +19,11 @@ from truebits.errors import UsageError
 from truebits.evaluation.dialogue import read_text
 from truebits.evaluation.evaluate import Evaluation, evaluate, evaluate_many
 from truebits.evaluation.llama import require_llama
-from truebits.files.model import Model, open_gguf
+from truebits.files.model import Model, Regexes, open_gguf
 from truebits.numbers.formats import target
+from truebits.precision.batches import Progress
 from truebits.precision.coverage import Coverage
-from truebits.precision.scan import Progress, Regexes, Report, scan
+from truebits.precision.scan import Report, scan
 from truebits.rewriting.copy import outputs
 from truebits.rewriting.fakequant import bits_per_weight, fakequant
 from truebits.rewriting.operation import Rewrite

@@ -30,6 +30,9 @@ class Named(Protocol):
 
 LONGEST_ARCHITECTURE = 100
 
+Regexes = Iterable[str] | str | None
+"""A selection of names: any of these is found in it."""
+
 N = TypeVar("N", bound=Named)
 
 
@@ -101,12 +104,12 @@ class Model:
         name = self.value("general.architecture")
         return name if isinstance(name, str) and len(name) <= LONGEST_ARCHITECTURE else None
 
-    def select(self, include: Iterable[str] | str | None, exclude: Iterable[str] | str | None) -> tuple[Tensor, ...]:
+    def select(self, select: Regexes, exclude: Regexes) -> tuple[Tensor, ...]:
         """Pick tensors by name.
 
         Parameters
         ----------
-        include, exclude : regex or regexes, optional
+        select, exclude : regex or regexes, optional
             Searched for anywhere in the name; `exclude` wins.
 
         Raises
@@ -114,7 +117,7 @@ class Model:
         SelectionError
             A regex is malformed, or nothing is left.
         """
-        wanted, unwanted = patterns(include), patterns(exclude)
+        wanted, unwanted = patterns(select), patterns(exclude)
         chosen = matching(self.tensors, wanted, unwanted)
         if not chosen and (wanted or unwanted):
             asked = " ".join(
@@ -138,7 +141,7 @@ def matching(named: Iterable[N], wanted: list[re.Pattern[str]], unwanted: list[r
     )
 
 
-def patterns(regexes: Iterable[str] | str | None) -> list[re.Pattern[str]]:
+def patterns(regexes: Regexes) -> list[re.Pattern[str]]:
     """Compile regexes for names; raises `SelectionError` if one is none."""
     if regexes is None:
         return []

@@ -12,14 +12,15 @@ from collections.abc import Iterable, Iterator, Sequence
 import truebits_native as native
 from truebits.comparing.diff import Side
 from truebits.errors import UsageError, printable
-from truebits.files.model import Model, open_gguf
+from truebits.files.model import Model, Regexes, open_gguf
 from truebits.files.tensor import Tensor
 from truebits.files.types import FLOAT_BYTES
 from truebits.lineage.kin import Kin, Relation, Sibling, Siblings, TensorKin
 from truebits.lineage.relation import relation
+from truebits.precision.batches import Progress
 from truebits.precision.converters import Kind, transforms_of
 from truebits.precision.coverage import Coverage
-from truebits.precision.scan import Progress, Regexes, scan
+from truebits.precision.scan import scan
 from truebits.precision.undone import Change, change_of
 
 

@@ -14,7 +14,7 @@ from contextlib import ExitStack, contextmanager
 import truebits_native as native
 from truebits.comparing.diff import ITEM_BYTES, Side
 from truebits.errors import UsageError, printable
-from truebits.files.model import Model, open_gguf, open_model
+from truebits.files.model import Model, Regexes, open_gguf, open_model
 from truebits.files.tensor import Tensor
 from truebits.lineage.comparison import Comparison, Outcome, Settings
 from truebits.lineage.judge import judge
@@ -24,9 +24,9 @@ from truebits.lineage.renamed import found_by_value
 from truebits.lineage.source import Expected, Files, Mapped
 from truebits.lineage.traces import LeftOut, TensorTrace, Trace
 from truebits.lineage.ways import Verdict
+from truebits.precision.batches import Progress
 from truebits.precision.converters import UNDONE, Kind, is_known
 from truebits.precision.coverage import NOT_SELECTED, Coverage
-from truebits.precision.scan import Progress, Regexes
 
 SCALES = ("_scale_inv", "_scale", "_scale_2")
 """What follows a weight's name in the name of its scales, where a checkpoint is quantized itself."""

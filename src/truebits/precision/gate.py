@@ -8,11 +8,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from truebits.errors import BadTensorType, ModelFileError, UsageError, printable
-from truebits.files.model import Model, open_model
+from truebits.files.model import Model, Regexes, open_model
 from truebits.numbers.formats import Format, find
+from truebits.precision.batches import Progress
+from truebits.precision.counting import TensorPrecision
 from truebits.precision.coverage import Coverage, count
 from truebits.precision.findings import KINDS, Finding
-from truebits.precision.scan import Progress, Regexes, Report, TensorPrecision, scan
+from truebits.precision.scan import Report, scan
 
 DEFAULT = ("header", "nan", "inf", "swapped_bytes", "codes_as_values", "missing_block", "all_zero")
 """Kinds of findings that say that a model cannot be right."""

@@ -15,14 +15,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache, cached_property
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from truebits.numbers.formats import Format, find
-
-if TYPE_CHECKING:
-    from truebits.precision.origin import Origin
 
 REPORTED_FORMATS = ("bf16", "fp16", "tf32", "fp8_e5m2", "fp8_e4m3fn")
 """The formats a report counts the exact values of."""
@@ -232,13 +228,6 @@ class PrecisionProfile:
         np.add.at(table, bins, counts)
         occurring = np.flatnonzero(table)
         return PrecisionProfile(type, occurring, table[occurring])
-
-    @property
-    def origin(self) -> Origin:
-        """The format the values came from, and how sure that is."""
-        from truebits.precision.origin import origin_of
-
-        return origin_of([self])
 
     def __add__(self, other: PrecisionProfile) -> PrecisionProfile:
         return PrecisionProfile.merge([self, other])

@@ -19,7 +19,8 @@ from truebits.precision.profile import LAYOUTS
 from truebits.precision.swapped import FEWEST
 
 if TYPE_CHECKING:
-    from truebits.precision.scan import Report, TensorPrecision
+    from truebits.precision.counting import TensorPrecision
+    from truebits.precision.scan import Report
 
 MOST_NAMED = 3
 """Of so many tensors a finding's message gives the places."""

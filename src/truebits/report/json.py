@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 from truebits.errors import printable
 from truebits.files.model import Model
 from truebits.files.tensor import Tensor
+from truebits.precision.counting import TensorPrecision
 from truebits.precision.origin import origin_of
 from truebits.precision.profile import PrecisionProfile
-from truebits.precision.scan import Report, TensorPrecision
+from truebits.precision.scan import Report
 from truebits.report.table import Table
 from truebits_native.reference import Difference
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from truebits.precision.scan import Progress
+from truebits.precision.batches import Progress
 
 PATIENCE = 0.4
 """Seconds of work before a bar appears: less than that needs none, nor the import of rich."""

@@ -17,11 +17,13 @@ import numpy as np
 
 import truebits_native as native
 from truebits.errors import Refused, UsageError, VerificationFailed
-from truebits.files.model import Model, open_gguf
+from truebits.files.model import Model, Regexes, open_gguf
 from truebits.files.tensor import Tensor
 from truebits.numbers.formats import Format, Target, target
 from truebits.numbers.rounding import Quantizer, Rounding, check
-from truebits.precision.scan import Progress, Regexes, floating, negative_zeros, scan
+from truebits.precision.batches import Progress
+from truebits.precision.counting import floating, negative_zeros
+from truebits.precision.scan import scan
 from truebits.quantizers.quantize import quantizer, to_singles
 from truebits.rewriting.copy import Piece, read_pieces, single_values
 from truebits.rewriting.operation import Request, Rewrite, TensorChange, carry_out

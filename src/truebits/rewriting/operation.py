@@ -17,7 +17,7 @@ import numpy as np
 from truebits.errors import UsageError, VerificationFailed
 from truebits.files.model import Model
 from truebits.files.tensor import Tensor
-from truebits.precision.scan import Progress
+from truebits.precision.batches import Progress
 from truebits.rewriting.copy import Piece, check_absent, check_copy, flush_and_verify, new_files, outputs, write_copy
 from truebits.rewriting.inplace import ALLOWANCES, InPlace, check_parts
 from truebits.rewriting.marker import read_marker

@@ -6,9 +6,9 @@ import os
 from collections.abc import Iterable
 
 from truebits.errors import UsageError
-from truebits.files.model import Model, open_gguf
+from truebits.files.model import Model, Regexes, open_gguf
 from truebits.numbers.rounding import Rounding
-from truebits.precision.scan import Progress, Regexes
+from truebits.precision.batches import Progress
 from truebits.rewriting.fakequant import FakeQuant
 from truebits.rewriting.operation import Rewrite
 from truebits.rewriting.rules import Rule, assign

@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from truebits.errors import SelectionError, UsageError, printable
-from truebits.files.model import Model, pattern
+from truebits.files.model import Model, Regexes, pattern
 from truebits.files.tensor import Tensor
 from truebits.files.types import FLOAT_BYTES
 from truebits.numbers.formats import Target, target
-from truebits.precision.scan import Regexes
 
 KEEP = "keep"
 """In place of a format: the tensor stays as it is."""

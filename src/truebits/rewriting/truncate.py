@@ -11,9 +11,11 @@ import numpy as np
 
 import truebits_native as native
 from truebits.errors import UsageError, VerificationFailed
-from truebits.files.model import Model, open_gguf
+from truebits.files.model import Model, Regexes, open_gguf
 from truebits.numbers.formats import LEFT_BY_CUT
-from truebits.precision.scan import Progress, Regexes, Report, floating, low_bits, scan
+from truebits.precision.batches import Progress
+from truebits.precision.counting import floating, low_bits
+from truebits.precision.scan import Report, scan
 from truebits.rewriting.copy import Piece, single_values
 from truebits.rewriting.operation import Request, Rewrite, TensorChange, carry_out
 

@@ -1,0 +1,219 @@
+"""Words -> counts: what kernels count in a model's floating-point tensors."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+import truebits_native as native
+from truebits import errors
+from truebits.files.model import Model, Regexes, open_model
+from truebits.files.tensor import Tensor
+from truebits.precision.batches import Batch, Progress, batches
+from truebits.precision.profile import APART, LAYOUTS, PrecisionProfile
+from truebits.precision.swapped import is_swapped
+
+if TYPE_CHECKING:
+    from truebits.precision.evidence import Evidence
+    from truebits.precision.origin import Origin
+
+WORDS_APART = {
+    "F32": {480.0: 0x43F00000, 65504.0: 0x477FE000},
+    "F16": {480.0: 0x5F80, 65504.0: 0x7BFF},
+    "BF16": {480.0: 0x43F0},
+    "F64": {480.0: 0x407E << 48, 65504.0: 0x40EFFC << 40},
+}
+
+Piece = tuple[np.ndarray, np.ndarray]
+
+
+@dataclass(eq=False, slots=True)
+class TensorPrecision(PrecisionProfile):
+    """The profile of one tensor of a model.
+
+    Attributes
+    ----------
+    tensor : Tensor
+    before : Evidence or None
+        Of values that converters change, unless they are BF16 as they stand: what they were before.
+    first : dict of str to int
+        Where the first ``nan`` and the first ``inf`` stand, if there are any.
+    is_swapped : bool
+        The words make weights if their bytes are swapped, and none as they stand.
+    """
+
+    tensor: Tensor
+    before: Evidence | None = None
+    first: dict[str, int] = field(default_factory=dict)
+    is_swapped: bool = False
+
+    @property
+    def is_made(self) -> bool:
+        """A converter makes the tensor, of settings and not of weights, as ``rope_freqs.weight``."""
+        from truebits.precision.converters import is_made
+
+        return is_made(self.tensor.name)
+
+    @property
+    def origin(self) -> Origin:
+        """The format the values came from, and how sure that is; before the converter changed them."""
+        from truebits.precision.origin import origin_of
+
+        return origin_of([self])
+
+
+def profiles(
+    model: Model,
+    tensors: list[Tensor],
+    architecture: str | None,
+    threads: int | None = None,
+    progress: Progress | None = None,
+) -> dict[str, TensorPrecision]:
+    """Count each of a model's floating-point tensors, in the order given."""
+    native.expect_work("profiles", sum(tensor.values for tensor in tensors))
+    pieces: dict[str, list[Piece]] = {tensor.name: [] for tensor in tensors}
+    first: dict[str, dict[str, int]] = {tensor.name: {} for tensor in tensors}
+    seen, swapped = dict.fromkeys(pieces, 0), set()
+    for batch in batches(model, tensors, progress):
+        counted = list(_pieces(batch, threads))
+        for tensor, piece in counted:
+            pieces[tensor.name].append(piece)
+        for (tensor, (bins, _)), start, stop in zip(counted, batch.starts.tolist(), batch.stops.tolist(), strict=False):
+            words = batch.words[start:stop]
+            first[tensor.name] = _special(tensor.type, bins, words, seen[tensor.name]) | first[tensor.name]
+            if not seen[tensor.name] and is_swapped(words, tensor.type, bins):
+                swapped.add(tensor.name)
+            seen[tensor.name] += stop - start
+    found = {tensor.name: _joined(tensor, pieces[tensor.name]) for tensor in tensors}
+    for name, precision in found.items():
+        precision.first, precision.is_swapped = first[name], name in swapped
+    _undo_conversion(model, found, architecture)
+    return found
+
+
+def _special(type: str, bins: np.ndarray, words: np.ndarray, before: int) -> dict[str, int]:
+    """Return where in a tensor the first NaN and Inf of a range stand, `before` values after its start."""
+    layout = LAYOUTS[type]
+    masks = {"nan": layout.is_nan, "inf": layout.is_inf}
+    return {
+        kind: before + int(mask[native.bins_of(words, type)].argmax())
+        for kind, mask in masks.items()
+        if mask[bins].any()
+    }
+
+
+def _undo_conversion(model: Model, found: dict[str, TensorPrecision], architecture: str | None) -> None:
+    """Judge the F32 tensors whose values converters change as they were before; these are small."""
+    from truebits.precision.converters import is_changed
+
+    if not is_changed(architecture):
+        return
+    from truebits.precision.evidence import Evidence
+    from truebits.precision.origin import BITS_WANTED
+    from truebits.precision.undone import before, bits_of_fp16, change_of
+
+    for name, precision in found.items():
+        if precision.type != "F32" or precision.fits("bf16") == precision.values:
+            continue
+        change = change_of(architecture, name)
+        if change is None:
+            continue
+        is_fp16, bits, parts = precision.fits("fp16") == precision.values, 0, []
+        for batch in batches(model, [precision.tensor]):
+            words = np.concatenate([batch.words[a:b] for a, b in zip(batch.starts, batch.stops, strict=True)])
+            parts.append(before(words, change))
+            bits += bits_of_fp16(words, change) if is_fp16 else 0
+        if bits < BITS_WANTED:
+            precision.before = Evidence.merge(parts)
+
+
+def low_bits(
+    source: Model | str | os.PathLike[str],
+    select: Regexes = None,
+    exclude: Regexes = None,
+    *,
+    bits: int = 16,
+    threads: int | None = None,
+    progress: Progress | None = None,
+) -> dict[str, int]:
+    """Count, in each F32 tensor, the values whose low `bits` bits are zero: one number, at memory speed.
+
+    Parameters are those of `scan`.
+
+    Returns
+    -------
+    dict of str to int
+        By tensor name, in file order.
+
+    Raises
+    ------
+    UsageError
+        `bits` is not 1 to 31, or no F32 tensor is selected.
+    """
+    if not 1 <= bits <= 31:
+        raise errors.UsageError(f"bits is {bits}, allowed are 1 to 31 of an F32's 32")
+    model = source if isinstance(source, Model) else open_model(source)
+    chosen = floating(model.select(select, exclude), ("F32",), asked=True)
+    native.expect_work("matching_counts", sum(tensor.values for tensor in chosen))
+    counts = {tensor.name: 0 for tensor in chosen}
+    for batch in batches(model, chosen, progress):
+        found = native.low_zero_counts(batch.words, batch.starts, batch.stops, bits, threads)
+        for tensor, count in zip(batch.tensors, found.tolist(), strict=True):
+            counts[tensor.name] += count
+    return counts
+
+
+def negative_zeros(model: Model, tensors: Iterable[Tensor], threads: int | None = None) -> dict[str, int]:
+    """Count, in each tensor, the values that are -0: a profile does not tell them from 0."""
+    counts = {tensor.name: 0 for tensor in tensors}
+    for batch in batches(model, tensors):
+        bits = LAYOUTS[batch.tensors[0].type].word_bits
+        whole = (1 << bits) - 1
+        found = native.matching_counts(batch.words, batch.starts, batch.stops, whole, 1 << (bits - 1), threads)
+        for tensor, count in zip(batch.tensors, found.tolist(), strict=True):
+            counts[tensor.name] += count
+    return counts
+
+
+def floating(tensors: Iterable[Tensor], types: Iterable[str], asked: bool) -> list[Tensor]:
+    """Keep the tensors of the given types; if none is left and some were `asked` for, refuse."""
+    tensors, types = list(tensors), tuple(types)
+    kept = [tensor for tensor in tensors if tensor.type in types]
+    if not kept and asked:
+        others = ", ".join(sorted({tensor.type for tensor in tensors})) or "no tensor at all"
+        raise errors.SelectionError(f"no {' or '.join(types)} tensor is selected, only {others}")
+    return kept
+
+
+def _pieces(batch: Batch, threads: int | None) -> Iterator[tuple[Tensor, Piece]]:
+    """Count each range of a batch; further pieces move values that are counted apart to their own bins."""
+    type = batch.tensors[0].type
+    layout = LAYOUTS[type]
+    bins, counts, splits = native.profiles(batch.words, batch.starts, batch.stops, type, threads)
+    borders = splits.tolist()
+    for tensor, a, b in zip(batch.tensors, borders, borders[1:], strict=False):
+        yield tensor, (bins[a:b], counts[a:b])
+    for magnitude, word in WORDS_APART[type].items():
+        suspect, own = layout.bin_of(*APART[magnitude]), layout.bin_apart(magnitude)
+        owners = np.searchsorted(splits, np.flatnonzero(bins == suspect), "right") - 1
+        if owners.size:
+            without_sign = (1 << (layout.word_bits - 1)) - 1
+            ranges = batch.starts[owners], batch.stops[owners]
+            found = native.matching_counts(batch.words, *ranges, without_sign, word, threads)
+            for owner, count in zip(owners.tolist(), found.tolist(), strict=True):
+                yield batch.tensors[owner], (np.array([suspect, own]), np.array([-count, count]))
+
+
+def _joined(tensor: Tensor, pieces: list[Piece]) -> TensorPrecision:
+    """Add up the pieces of one tensor; most have one, an empty tensor none."""
+    if len(pieces) == 1:
+        return TensorPrecision(tensor.type, *pieces[0], tensor)
+    nothing = np.empty(0, np.int64)
+    bins = np.concatenate([nothing, *(bins for bins, _ in pieces)])
+    counts = np.concatenate([nothing, *(counts for _, counts in pieces)])
+    whole = PrecisionProfile.of(tensor.type, bins, counts)
+    return TensorPrecision(whole.type, whole.bins, whole.counts, tensor)
