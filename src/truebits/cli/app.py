@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import traceback
+from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
 
@@ -21,6 +22,9 @@ from truebits.cli.reading import scan, show, verify
 from truebits.cli.rewriting import fakequant, synth, truncate, undo
 from truebits.cli.shared import Verdict
 from truebits.errors import TruebitsError, printable
+
+MOST_CHARACTERS = 980
+"""Of an error: what comes from a file or a path may be as long as it likes."""
 
 EXIT_CODES = """\b
 Exit codes: 0 done, 1 difference found or gate failed, 2 wrong usage, 3 not a valid model file,
@@ -76,41 +80,40 @@ def main() -> NoReturn:
         error.show()
         code = error.exit_code
     except click.Abort:
-        click.echo(f"truebits: interrupted{_what_is_left()}", err=True)
+        _say(f"interrupted; {_what_is_left()}")
         code = 130
     except TruebitsError as error:
-        click.echo(f"truebits: {printable(str(error))}", err=True)
+        _say(str(error))
         code = error.exit_code
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
     except OSError as error:
-        where = f"{printable(str(error.filename))}: " if error.filename else ""
-        click.echo(f"truebits: {where}{error.strerror or error}", err=True)
+        _say(f"{error.filename}: {error.strerror}" if error.filename else error.strerror or str(error))
         code = 4
     except MemoryError:
-        click.echo("truebits: out of memory", err=True)
+        _say("out of memory")
         code = 4
     except Exception as error:
         if os.environ.get("TRUEBITS_TRACEBACK"):
             click.echo(traceback.format_exc(), err=True)
-        click.echo(f"truebits: a bug of ours: {_told(error)}; TRUEBITS_TRACEBACK=1 shows where", err=True)
+        _say(f"a bug of ours (TRUEBITS_TRACEBACK=1 shows where): {type(error).__name__}: {error}")
         code = 70
     sys.exit(code)
+
+
+def _say(message: str) -> None:
+    """Print an error: one line of bounded length, to a stderr that may be closed."""
+    text = printable(message)
+    with suppress(OSError, ValueError):
+        click.echo(f"truebits: {text if len(text) < MOST_CHARACTERS else text[:MOST_CHARACTERS] + ' ...'}", err=True)
 
 
 def _what_is_left() -> str:
     """Say what an interrupted command leaves behind: nothing, or the names that were to go again."""
     durable = sys.modules.get("truebits.rewriting.durable")
     left = durable.left_behind() if durable is not None else []
-    return (
-        "; left behind: " + ", ".join(printable(str(path)) for path in left) if left else "; nothing is left half done"
-    )
-
-
-def _told(error: Exception) -> str:
-    """Return an exception in one line of bounded length."""
-    return printable(f"{type(error).__name__}: {error}")[:500]
+    return f"left behind: {', '.join(map(str, left))}" if left else "nothing is left half done"
 
 
 if __name__ == "__main__":

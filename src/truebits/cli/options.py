@@ -39,7 +39,7 @@ ALLOW = click.option(
     "--allow",
     multiple=True,
     type=click.Choice(("symlink", "hardlink", "cache", "open", "layout")),
-    help="Change in place what is refused otherwise; repeatable.",
+    help="Write what is refused otherwise; all but `layout` in place only; repeatable.",
 )
 
 IN_PLACE = options(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from truebits.errors import Refused, UsageError, VerificationFailed, printable
+from truebits.errors import ModelFileError, Refused, UsageError, VerificationFailed, printable
 from truebits.files.mapping import MappedFile
 from truebits.files.model import Model
 from truebits.files.part import Part
@@ -185,6 +185,19 @@ def check_absent(path: Path, force: bool) -> None:
         raise Refused(f"{printable(str(path))} is not a regular file: it is never replaced")
     if not force and os.path.lexists(path):
         raise Refused(f"{printable(str(path))} exists; --force replaces it")
+
+
+def check_layout(part: Part, allow: Collection[str]) -> None:
+    """Refuse to write a file whose layout does not add up, or has what truebits does not know.
+
+    It can be read, so it is no broken file: `layout` allows it, and the bytes in question are written as they are.
+    """
+    if "layout" in allow:
+        return
+    try:
+        part.check_layout()
+    except ModelFileError as error:
+        raise Refused(f"{error}; --allow layout writes all the same") from error
 
 
 def outputs(model: Model, out: Path) -> list[Path]:

@@ -14,13 +14,13 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
-from truebits.errors import ModelFileError, Refused, Unfinished, VerificationFailed
+from truebits.errors import Refused, Unfinished, VerificationFailed
 from truebits.files.mapping import FileChanged
 from truebits.files.model import Model
 from truebits.files.part import Part
 from truebits.files.tensor import Tensor
 from truebits.files.types import FLOAT_BYTES
-from truebits.rewriting.copy import Blocks, Change, digest, others, pieces, single_values, words_of
+from truebits.rewriting.copy import Blocks, Change, check_layout, digest, others, pieces, single_values, words_of
 from truebits.rewriting.durable import sync, write_all
 from truebits.rewriting.locks import locked
 from truebits.rewriting.marker import clear_marker, find_marker, marker_path, set_marker
@@ -204,13 +204,7 @@ def check_allowed(part: Part, allow: set[str]) -> None:
                 f"{path}: tensor {tensor.label} is not aligned to its {FLOAT_BYTES[tensor.type]}-byte values: "
                 "in place a crash could leave half a value; write a new file"
             )
-    if "layout" not in allow:
-        try:
-            part.check_layout()
-        except ModelFileError as error:
-            error.message += "; --allow layout writes in place all the same"
-            error.exit_code = Refused.exit_code  # readable, so not a broken file: a refusal, with its flag
-            raise
+    check_layout(part, allow)
 
 
 def describe(parts: dict[int, Part], descriptors: dict[int, int], operation: dict, undo: dict | None = None) -> dict:

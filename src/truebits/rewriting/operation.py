@@ -18,7 +18,16 @@ from truebits.errors import UsageError, VerificationFailed
 from truebits.files.model import Model
 from truebits.files.tensor import Tensor
 from truebits.precision.batches import Progress
-from truebits.rewriting.copy import Piece, check_absent, check_copy, flush_and_verify, new_files, outputs, write_copy
+from truebits.rewriting.copy import (
+    Piece,
+    check_absent,
+    check_copy,
+    check_layout,
+    flush_and_verify,
+    new_files,
+    outputs,
+    write_copy,
+)
 from truebits.rewriting.inplace import ALLOWANCES, InPlace, check_parts
 from truebits.rewriting.marker import read_marker
 from truebits_native.reference import Difference, merged
@@ -162,9 +171,9 @@ def carry_out(operation: Operation, request: Request) -> Rewrite:
         check_absent(path, request.force)
     if request.in_place:
         _check_in_place(operation, request, allow)
-    elif "layout" not in allow:
+    else:
         for part in model.parts:
-            part.check_layout()
+            check_layout(part, allow)
     planned = operation.plan(request.progress)
     unfinished = request.in_place and any(read_marker(part.path) is not None for part in model.parts)
     if request.dry_run or not (planned.changed or unfinished):
