@@ -739,7 +739,10 @@ def test_heads_are_taken_from_the_config_where_the_gguf_has_none(tmp_path, drawn
     assert trace(model, folders["llama", "BF16"]).is_faithful
     path = tmp_path / "alone.safetensors"
     write_safetensors(path, drawn["llama", "BF16"])
-    got = of(trace(model, path), "blk.0.attn_q.weight")
+    assert trace(model, path).is_verified  # values tell it
+    blocks = write_gguf(tmp_path / "blocks.gguf", "llama", made, "Q8_0", **none)
+    got = of(trace(blocks, path), "blk.0.attn_q.weight")
+    assert got.verdict is Verdict.UNCOMPARED
     assert got.detail == "the number of its heads is not known: the GGUF has no attention.head_count"
 
 
@@ -802,6 +805,77 @@ def test_nans_and_infinities(tmp_path, drawn):
         *(Verdict.ALTERED, 0),
         *("7fc00000", "7fc00001"),
     )
+
+
+def test_an_adapter(tmp_path):
+    """PEFT's two halves of each change; of the second the rows are permuted as those of the weight."""
+    random = np.random.default_rng(2)
+    start = "base_model.model.model.layers.0.self_attn"
+    halves = {
+        f"{start}.{name}_proj.lora_{half}.weight": random.standard_normal(shape).astype(np.float32)
+        for name in "qv"
+        for half, shape in (("A", (8, HIDDEN)), ("B", (HIDDEN, 8)))
+    }
+    halves[f"{start}.v_proj.lora_B.weight"][:] = 0
+    made = {
+        f"blk.0.attn_{name}.weight.lora_{half.lower()}": halves[f"{start}.{name}_proj.lora_{half}.weight"]
+        for name in "qv"
+        for half in "AB"
+    }
+    made["blk.0.attn_q.weight.lora_b"] = permuted(made["blk.0.attn_q.weight.lora_b"], 4)
+    source = tmp_path / "adapter_model.safetensors"
+    write_safetensors(source, halves)
+    none = {"attention.head_count": None, "attention.head_count_kv": None, "block_count": None}
+    for type in ("F32", "F16"):
+        found = trace(write_gguf(tmp_path / f"{type}.gguf", "llama", made, type, **none), source)
+        assert found.is_verified
+        assert of(found, "blk.0.attn_q.weight.lora_b").transforms == ("permuting heads",)
+        assert of(found, "blk.0.attn_v.weight.lora_b").detail == "all zero: the adapter does nothing there"
+    made["blk.0.attn_v.weight.lora_a"][3, 3] += 1
+    found = trace(write_gguf(tmp_path / "changed.gguf", "llama", made, **none), source)
+    assert faults(found) == {"blk.0.attn_v.weight.lora_a": Verdict.ALTERED}
+
+
+def test_a_block_that_is_promised_and_not_there(made):
+    def change(tensors):
+        for name in [name for name in tensors if name.startswith("blk.1.")]:
+            del tensors[name]
+
+    found = made(change=change)
+    assert faults(found)["blk.1"] is Verdict.MISSING
+    assert "block_count is 2, but blk.1 has no tensor" in of(found, "blk.1").detail
+
+
+def test_tensors_without_a_known_name_are_found_by_value(tmp_path, drawn, folders):
+    """And where they are not, nothing is said of them."""
+    tensors = converted("llama", drawn["llama", "BF16"])
+    norms = {f"blk.0.{name}": tensors.pop(f"blk.{name}") for name in ("0.attn_norm.weight", "1.attn_norm.weight")}
+    plain = {**drawn["llama", "BF16"]}
+    for block in (0, 1):
+        plain[f"model.layers.{block}.strange"] = plain.pop(f"model.layers.{block}.input_layernorm.weight")
+    source = write_folder(tmp_path / "strange", plain)
+    found = trace(write_gguf(tmp_path / "a.gguf", "llama", {**tensors, **norms}), source)
+    assert found.is_verified
+    assert of(found, "blk.0.0.attn_norm.weight").detail == "known by its values, not by its name"
+    norms["blk.0.0.attn_norm.weight"][0] *= 2
+    found = trace(write_gguf(tmp_path / "b.gguf", "llama", {**tensors, **norms}), source)
+    assert found.is_faithful
+    assert not found.is_verified
+    assert found.unmatched == ("model.layers.0.strange",)
+    assert found.conclusion.startswith("not verified, 0.1 % of the values were not compared; of the rest: ")
+
+
+def test_an_unknown_architecture_is_not_accused(tmp_path, drawn):
+    """What differs much may be its converter's doing; one value may not."""
+    tensors = converted("llama", drawn["llama", "BF16"])
+    source = write_folder(tmp_path / "plain", drawn["llama", "BF16"])
+    found = trace(write_gguf(tmp_path / "a.gguf", "afmoe", tensors), source)
+    assert not found.is_known
+    assert of(found, "blk.0.attn_q.weight").verdict is Verdict.UNCOMPARED
+    assert (found.is_faithful, found.is_verified) == (True, False)
+    tensors[NORM] = flipped(tensors[NORM], 3, 20)
+    found = trace(write_gguf(tmp_path / "b.gguf", "afmoe", tensors), source)
+    assert faults(found) == {NORM: Verdict.ALTERED}
 
 
 def test_the_command(tmp_path, drawn, folders):

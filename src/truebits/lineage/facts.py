@@ -60,6 +60,12 @@ class Facts:
         raise ValueError(f"config.json has no {' and no '.join(keys)}")
 
     @cached_property
+    def family(self) -> str:
+        """The architecture, and of a projector whose it is: converters do to each what its model needs."""
+        projector = self.model.value("clip.projector_type") or self.model.value("clip.vision.projector_type")
+        return f"clip:{projector}" if self.architecture == "clip" else self.architecture
+
+    @cached_property
     def blocks(self) -> int | None:
         return self.number("block_count")
 
@@ -115,6 +121,9 @@ class Facts:
     def heads(self, name: str) -> int | None:
         """Return the number of heads of a query or key tensor; 0 where the GGUF says that its block has none."""
         block = block_of(name)
+        groups = self._counts.get("attention.head_count_kv", [])
+        if len(groups) > 1 and block is not None and groups[min(block, len(groups) - 1)] == 0:
+            return 0
         keys = ("attention.head_count_kv", "attention.head_count") if "attn_k." in name else ("attention.head_count",)
         for key in keys:
             count = self._counts.get(key)

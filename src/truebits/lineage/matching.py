@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from math import prod
 from typing import NamedTuple
@@ -22,6 +23,8 @@ from truebits.precision.converters import Kind, Transform, is_known, transforms_
 
 PLAUSIBLE = 0.5
 """Of a GGUF's tensors, so many must have a namesake of their shape in the checkpoint."""
+
+HEAD_SIZES = (64, 128, 32, 80, 96, 256, 48, 112, 160, 192, 16, 8)
 
 CUT_AT_THE_END = ("token_embd.weight", "output.weight")
 CUT_AT_THE_START = ("position_embd.weight",)
@@ -69,6 +72,8 @@ class Pair:
         What converters do to it is not known for certain: where much differs, it may be their doing.
     is_renamed : bool
         It was found by its values.
+    candidates : tuple of tuple of Strip
+        Where the number of heads is not known: what each would make of it.
     rows_left_out : int
         Rows of the source that converters leave out: tokens that the vocabulary does not have, and positions.
     """
@@ -81,6 +86,7 @@ class Pair:
     is_unsure: bool = False
     rows_left_out: int = 0
     is_renamed: bool = False
+    candidates: tuple[tuple[Strip, ...], ...] = field(default=(), repr=False)
 
     def has(self, kind: Kind) -> bool:
         return _has(self.transforms, kind)
@@ -102,11 +108,14 @@ class Matching:
         GGUF name and source of tensors that the GGUF should have.
     left_out : tuple of LeftOut
         Of the checkpoint, with names that have no place in this GGUF.
+    family : str
+        The architecture, and of a projector whose it is.
     """
 
     pairs: tuple[Pair, ...]
     missing: tuple[tuple[str, Tensor], ...]
     left_out: tuple[LeftOut, ...]
+    family: str
 
 
 def match(model: Model, source: Model, tensors: Sequence[Tensor] | None = None) -> Matching:
@@ -150,11 +159,11 @@ def match(model: Model, source: Model, tensors: Sequence[Tensor] | None = None) 
             continue
         if facts.may_lack(name):
             left_out.append(LeftOut(first.tensor, "the same as the embedding"))
-        elif is_known(facts.architecture):
+        elif is_known(facts.family):
             missing.append((name, first.tensor))
         else:
             left_out += [LeftOut(home.tensor, None) for home in of.values()]
-    return Matching(pairs, tuple(missing), tuple(left_out))
+    return Matching(pairs, tuple(missing), tuple(left_out), facts.family)
 
 
 def _places(tensor: Tensor, names: Names, known: set[str], facts: Facts) -> dict[tuple[str, int], Home] | str:
@@ -176,7 +185,7 @@ def _pair(tensor: Tensor, homes: Mapping[str, Mapping[int, Home]], facts: Facts)
     of = homes.get(tensor.name)
     if not of and tensor.name == "output.weight":  # embeddings that are the output, too
         of = homes.get("token_embd.weight")
-    transforms = transforms_of(facts.architecture, tensor.name)
+    transforms = _transforms(tensor.name, facts)
     if not of:
         return Pair(tensor, (), transforms)
     found = [of[number] for number in sorted(of)]
@@ -191,7 +200,7 @@ def _pair(tensor: Tensor, homes: Mapping[str, Mapping[int, Home]], facts: Facts)
         transforms = tuple(row for row in transforms if row.kind not in (Kind.SPLIT, *done))
     if len(sources) > 1 and not _has(transforms, Kind.STACKED):
         transforms = (*transforms, _STACKED)
-    is_unsure = not is_known(facts.architecture) or (arrange is whole and _has(transforms, Kind.REARRANGED))
+    is_unsure = not is_known(facts.family) or (arrange is whole and _has(transforms, Kind.REARRANGED))
     pair = Pair(tensor, sources, transforms, is_unsure=is_unsure)
     return _laid_out(pair, arrange, facts)
 
@@ -200,11 +209,16 @@ _STACKED = Transform(Kind.STACKED, (), "", "one matrix of each expert")
 _UNNAMED = Transform(Kind.REARRANGED, (), "", "split or reordered")
 
 
+def _transforms(name: str, facts: Facts) -> tuple[Transform, ...]:
+    """Return what converters do: to an adapter's second half what they do to the rows of what it changes."""
+    stem, _, half = name.partition(".lora_")
+    rows = transforms_of(facts.family, stem)
+    return tuple(row for row in rows if not half or (half == "b" and row.kind is Kind.PERMUTED))
+
+
 def _is_of_halves(sources: Sequence[Tensor]) -> bool:
     """Tell whether heads are in Hugging Face's order: Mistral's own files have wq, wk in ggml's order already."""
-    return all(
-        source.name.endswith(("q_proj.weight", "k_proj.weight", "q_proj.bias", "k_proj.bias")) for source in sources
-    )
+    return all(re.search(r"[qk]_proj(\.lora_B(\.\w+)?)?\.(weight|bias)$", source.name) for source in sources)
 
 
 def _laid_out(pair: Pair, arrange: Arrange, facts: Facts) -> Pair:
@@ -218,7 +232,7 @@ def _laid_out(pair: Pair, arrange: Arrange, facts: Facts) -> Pair:
         heads = facts.heads(pair.tensor.name)
         if heads is None:
             problem = "the number of its heads is not known: the GGUF has no attention.head_count"
-            return replace(pair, problem=problem, is_unsure=True)
+            return replace(pair, problem=problem, is_unsure=True, candidates=_candidates(shapes))
         arrange_all: Arrange = partial(_permuted, heads=heads) if heads else whole
     elif pair.has(Kind.TRANSPOSED) and arrange is whole:
         arrange_all = _transposed
@@ -235,6 +249,13 @@ def _laid_out(pair: Pair, arrange: Arrange, facts: Facts) -> Pair:
     if wrong is not None:
         return replace(pair, problem=wrong, is_unsure=pair.is_unsure or arrange is not whole)
     return replace(pair, strips=laid, rows_left_out=left_out)
+
+
+def _candidates(shapes: Sequence[tuple[int, ...]]) -> tuple[tuple[Strip, ...], ...]:
+    """Lay sources out for each number of heads of a usual size; first as they are."""
+    rows = shapes[0][0] if shapes[0] else 0
+    heads = [rows // size for size in HEAD_SIZES if rows % size == 0 and rows >= size]
+    return (strips(shapes, whole), *(strips(shapes, partial(_permuted, heads=number)) for number in heads))
 
 
 def _permuted(outline: np.ndarray, heads: int) -> list[np.ndarray]:

@@ -52,6 +52,9 @@ SUFFIXES = ("", ".weight", ".bias")
 
 NUMBERED = re.compile(r"\.(experts|norms|altup_projections|altup_unembed_projections)\.(\d{1,6})(?=\.)")
 
+ADAPTED = re.compile(r"(?:base_model\.model\.)?(.+?)\.lora_(?:embedding_)?([AB])(?:\.\w+)?(?:\.weight)?")
+"""Halves of a low-rank change, as PEFT names them; GGUF has the name of what they change, and ``.lora_a``."""
+
 PREDICTING = {
     "fc": "eh_proj",
     "pre_fc_norm_embedding": "enorm",
@@ -90,6 +93,11 @@ class Names:
 
         Of several readings, one that the GGUF has (`known`) is taken.
         """
+        if adapter := ADAPTED.fullmatch(name):
+            suffix = f".lora_{adapter[2].lower()}"
+            stems = {other.removesuffix(suffix) for other in known if other.endswith(suffix)}
+            found, number = self.find(f"{adapter[1]}.weight", stems)
+            return found and found + suffix, number
         number = 0
         name = self._in_a_layer(name)
         if re.search(r"\.experts\.\w+_proj$", name):  # parameters, not modules

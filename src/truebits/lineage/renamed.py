@@ -1,17 +1,19 @@
-"""Tensors whose names tell nothing: found in the checkpoint by their values."""
+"""What names and sizes do not tell and values do: whose a tensor is, and how many heads it has."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
+
 from truebits.comparing.diff import Side, spans
 from truebits.files.mapping import MappedFile
 from truebits.files.model import Model
-from truebits.files.types import FLOAT_BYTES
+from truebits.files.types import FLOAT_BYTES, FLOAT_FORMATS
 from truebits.lineage.layout import PIECE_VALUES, strips, whole
 from truebits.lineage.matching import Matching, Pair
-from truebits.lineage.source import Files
-from truebits.lineage.ways import same
+from truebits.lineage.source import Expected, Files, Mapped
+from truebits.lineage.ways import Cast, same
 from truebits.precision.converters import Kind
 
 FIRST_VALUES = 256
@@ -25,6 +27,8 @@ def found_by_value(matching: Matching, model: Model, source: Model, ours: Files,
     pairs = []
     for pair in matching.pairs:
         found = None
+        if pair.candidates:
+            pair = _with_heads(pair, model, source, ours, theirs)
         if _is_nameless(pair):
             side = Side(model, pair.tensor)
             file = ours[pair.tensor.part]
@@ -35,7 +39,29 @@ def found_by_value(matching: Matching, model: Model, source: Model, ours: Files,
             del left[found.name]
             pair = replace(pair, sources=(found,), strips=strips([found.shape], whole), is_renamed=True)
         pairs.append(pair)
-    return Matching(tuple(pairs), matching.missing, tuple(left.values()))
+    return replace(matching, pairs=tuple(pairs), left_out=tuple(left.values()))
+
+
+def _with_heads(pair: Pair, model: Model, source: Model, ours: Files, theirs: Files) -> Pair:
+    """Lay a pair out as the first candidate has it of which every value is the GGUF's; else leave it as it is."""
+    side, file = Side(model, pair.tensor), ours[pair.tensor.part]
+    readers = [Mapped(source, theirs, tensor) for tensor in pair.sources]
+    if pair.tensor.type not in FLOAT_BYTES or any(reader.type not in FLOAT_BYTES for reader in readers):
+        return pair
+    cast = Cast(FLOAT_FORMATS[pair.tensor.type])
+    for candidate in pair.candidates:
+        laid = replace(pair, strips=candidate, problem=None, candidates=())
+        expected = Expected(readers, laid)
+        if all(_is_rounded(expected, cast, side.words(file, *span, "F32"), *span) for span in expected.spans(1)):
+            return laid
+    return pair
+
+
+def _is_rounded(expected: Expected, cast: Cast, stored: np.ndarray, first: int, count: int) -> bool:
+    words = expected.singles(expected.words(first, count))
+    if cast.format != "f32":
+        cast.apply(words, None)
+    return bool(same(stored, words).all())
 
 
 def _is_nameless(pair: Pair) -> bool:

@@ -14,6 +14,7 @@ from contextlib import ExitStack, contextmanager
 import truebits_native as native
 from truebits.comparing.diff import ITEM_BYTES, Side
 from truebits.errors import UsageError, printable
+from truebits.files.claims import missing_blocks
 from truebits.files.model import Model, Regexes, open_gguf, open_model
 from truebits.files.tensor import Tensor
 from truebits.lineage.comparison import Comparison, Outcome, Settings
@@ -30,6 +31,8 @@ from truebits.precision.coverage import NOT_SELECTED, Coverage
 
 SCALES = ("_scale_inv", "_scale", "_scale_2")
 """What follows a weight's name in the name of its scales, where a checkpoint is quantized itself."""
+
+ALL_ZERO = "all zero: the adapter does nothing there"
 
 UNRELATED = 0.7
 """Relative error from which on values have nothing to do with each other: in another order it is about 1.4."""
@@ -85,12 +88,12 @@ def trace(
     is_whole = not (select or exclude)
     if is_whole:
         found += [_missing(name, tensor) for name, tensor in matching.missing]
-    architecture = str(model.value("general.architecture"))
+        found += _promised(model)
     return Trace(
         str(model.path),
         str(checkpoint.path),
-        printable(architecture),
-        is_known(architecture),
+        printable(matching.family),
+        is_known(matching.family),
         tuple(found),
         tuple(one.tensor.label for one in matching.left_out if one.why is None),
         tuple(LeftOut(one.tensor.label, one.why) for one in matching.left_out if one.why is not None),
@@ -137,10 +140,12 @@ class Work:
     def _compared(self, pair: Pair, advance: Callable[[int], None]) -> Outcome:
         side = Side(self.model, pair.tensor)
         expected = Expected([Mapped(self.source, self.theirs, tensor) for tensor in pair.sources], pair)
-        outcome = judge(Comparison(expected, side, self.ours[pair.tensor.part], self.settings, advance))
+        file = self.ours[pair.tensor.part]
+        outcome = judge(Comparison(expected, side, file, self.settings, advance))
         if outcome.verdict is Verdict.ALTERED and pair.is_unsure and _is_unrelated(outcome, pair):
             return Outcome(Verdict.UNCOMPARED, _reason(pair))
-        return outcome
+        is_zero = pair.tensor.name.endswith(".lora_b") and not side.words(file, 0, pair.tensor.values, "F32").any()
+        return outcome._replace(detail=ALL_ZERO) if is_zero and not outcome.verdict.is_fault else outcome
 
     def _outside(self, pair: Pair) -> Outcome | None:
         """Say what becomes of a tensor that is not compared; None if it is."""
@@ -201,6 +206,13 @@ def _missing(name: str, tensor: Tensor) -> TensorTrace:
     return TensorTrace(
         printable(name), None, (tensor.label,), tensor.type, tensor.values, Verdict.MISSING, is_matrix=is_matrix
     )
+
+
+def _promised(model: Model) -> Iterator[TensorTrace]:
+    """Yield the first block that the metadata promises and that has no tensor."""
+    blocks = missing_blocks(model)
+    if blocks is not None:
+        yield TensorTrace(blocks.first, None, (), None, 0, Verdict.MISSING, blocks.message)
 
 
 def _coverage(matching: Matching, found: Iterable[TensorTrace], is_whole: bool) -> Coverage:

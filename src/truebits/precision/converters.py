@@ -55,7 +55,7 @@ class Transform:
     ----------
     kind : Kind
     architectures : tuple of str
-        As ``general.architecture`` spells them; empty means all.
+        As ``general.architecture`` spells them; ``clip:`` and the type of a projector; empty means all.
     names : str
         Regex for whole GGUF names.
     source : str
@@ -97,6 +97,7 @@ TABLE = (
     _added("plamo3", rf"output_norm\.weight|{BLOCK}(attn|ffn|attn_[qk])_norm\.weight", "plamo.py, Plamo3Model"),
     _added("plamo2 plamo3", BLOCK + r"post_attention_norm(\.weight)?", "plamo.py: post_mixer_norm", 1 / 5),
     _added("plamo2 plamo3", BLOCK + r"post_ffw_norm(\.weight)?", "plamo.py: post_mlp_norm", 1 / 5**1.5),
+    _added("clip:gemma3", r"mm\.soft_emb_norm\.weight", "gemma.py, Gemma3VisionModel: the vision tower's as they are"),
     # A of state space models, kept as its logarithm.
     _row(Kind.EXPONENTIAL, "mamba", BLOCK + "ssm_a", "mamba.py, MambaModel"),
     _row(Kind.EXPONENTIAL, "mamba2", BLOCK + "ssm_a", "mamba.py, Mamba2Model"),

@@ -84,6 +84,7 @@ def remarks(found: Trace) -> list[str]:
         of = [one.name for one in found.tensors if one.verdict is verdict]
         if of:
             lines.append(f"{verdict}: {_listed(of)}")
+    lines += [f"{one.name}: {one.detail}" for one in found.tensors if one.verdict is Verdict.MISSING and one.detail]
     altered = found.counts.get(Verdict.ALTERED, 0)
     if altered > MOST:
         lines.append(f"{altered - MOST:,} more tensors are altered")
