@@ -49,7 +49,7 @@ def test_small_work_imports_no_numba(command, exact):
         "from truebits.cli.app import main\n"
         "try: main()\n"
         "except SystemExit as stop: assert stop.code == 0\n"
-        "heavy = {'numba', 'gguf', 'rich'} | ({'numpy'} if sys.argv[1] in ('--help', 'show') else set())\n"
+        "heavy = {'numba', 'gguf', 'tqdm'} | ({'numpy'} if sys.argv[1] in ('--help', 'show') else set())\n"
         "loaded = heavy & set(sys.modules)\n"
         "assert not loaded, loaded\n"
     )

@@ -27,7 +27,7 @@ from truebits.files.gguf import Limits
 from truebits.files.model import open_model
 from truebits.files.safetensors import read_header
 from truebits.files.types import FP8_FORMATS
-from truebits.numbers.fp8 import single_words
+from truebits.numbers.words import single_words
 from truebits.precision.profile import PrecisionProfile
 
 GOLDEN = (

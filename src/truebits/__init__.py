@@ -7,32 +7,45 @@ from truebits._version import __version__
 
 if TYPE_CHECKING:
     from truebits.comparing.diff import Diff as Diff
+    from truebits.comparing.diff import Place as Place
+    from truebits.comparing.diff import TensorDiff as TensorDiff
     from truebits.comparing.diff import diff as diff
     from truebits.comparing.fingerprint import Fingerprint as Fingerprint
     from truebits.comparing.fingerprint import fingerprint as fingerprint
     from truebits.comparing.verify import Verification as Verification
     from truebits.comparing.verify import verify as verify
+    from truebits.errors import EvaluationFailed as EvaluationFailed
+    from truebits.errors import MissingExtra as MissingExtra
     from truebits.errors import ModelFileError as ModelFileError
+    from truebits.errors import NeedsGGUF as NeedsGGUF
+    from truebits.errors import NotTheSource as NotTheSource
     from truebits.errors import Refused as Refused
+    from truebits.errors import SelectionError as SelectionError
     from truebits.errors import TruebitsError as TruebitsError
     from truebits.errors import Unfinished as Unfinished
     from truebits.errors import UsageError as UsageError
     from truebits.errors import VerificationFailed as VerificationFailed
     from truebits.evaluation.evaluate import Evaluation as Evaluation
     from truebits.evaluation.evaluate import evaluate as evaluate
+    from truebits.experiments.experiment import Candidate as Candidate
     from truebits.experiments.experiment import Experiment as Experiment
     from truebits.experiments.experiment import experiment as experiment
     from truebits.experiments.synth import synth as synth
     from truebits.files.model import Model as Model
     from truebits.files.model import open_model
+    from truebits.files.tensor import Tensor as Tensor
     from truebits.lineage.kin import Siblings as Siblings
     from truebits.lineage.siblings import siblings as siblings
     from truebits.lineage.trace import trace as trace
+    from truebits.lineage.traces import TensorTrace as TensorTrace
     from truebits.lineage.traces import Trace as Trace
+    from truebits.numbers.rounding import Rounding as Rounding
     from truebits.precision.blocks import BlockPrecision as BlockPrecision
+    from truebits.precision.blocks import BlockProfile as BlockProfile
     from truebits.precision.counting import TensorPrecision as TensorPrecision
     from truebits.precision.counting import low_bits as low_bits
     from truebits.precision.coverage import Coverage as Coverage
+    from truebits.precision.coverage import NotRead as NotRead
     from truebits.precision.findings import Finding as Finding
     from truebits.precision.gate import Gate as Gate
     from truebits.precision.gate import check as check
@@ -40,6 +53,8 @@ if TYPE_CHECKING:
     from truebits.precision.profile import PrecisionProfile as PrecisionProfile
     from truebits.precision.scan import Report as Report
     from truebits.precision.scan import scan as scan
+    from truebits.report.progress import progress_bar as progress_bar
+    from truebits.rewriting.fakequant import Trial as Trial
     from truebits.rewriting.fakequant import fakequant as fakequant
     from truebits.rewriting.fakequant import sweep as sweep
     from truebits.rewriting.operation import Rewrite as Rewrite
@@ -49,48 +64,42 @@ if TYPE_CHECKING:
 
     open = open_model
 
-_HOMES = {
-    "Model": "files.model",
-    "open": "files.model",
-    "Report": "precision.scan",
-    "low_bits": "precision.counting",
-    "scan": "precision.scan",
-    "TensorPrecision": "precision.counting",
-    "PrecisionProfile": "precision.profile",
-    "BlockPrecision": "precision.blocks",
-    "Coverage": "precision.coverage",
-    "Finding": "precision.findings",
-    "Gate": "precision.gate",
-    "check": "precision.gate",
-    "Origin": "precision.origin",
-    "Rewrite": "rewriting.operation",
-    "plan": "rewriting.plan",
-    "truncate": "rewriting.truncate",
-    "fakequant": "rewriting.fakequant",
-    "sweep": "rewriting.fakequant",
-    "undo": "rewriting.undo",
-    "diff": "comparing.diff",
-    "Diff": "comparing.diff",
-    "fingerprint": "comparing.fingerprint",
-    "Fingerprint": "comparing.fingerprint",
-    "verify": "comparing.verify",
-    "Verification": "comparing.verify",
-    "trace": "lineage.trace",
-    "Trace": "lineage.traces",
-    "siblings": "lineage.siblings",
-    "Siblings": "lineage.kin",
-    "evaluate": "evaluation.evaluate",
-    "Evaluation": "evaluation.evaluate",
-    "experiment": "experiments.experiment",
-    "Experiment": "experiments.experiment",
-    "synth": "experiments.synth",
-    "TruebitsError": "errors",
-    "ModelFileError": "errors",
-    "UsageError": "errors",
-    "Refused": "errors",
-    "Unfinished": "errors",
-    "VerificationFailed": "errors",
+_NAMES = {
+    "files.model": ("Model", "open"),
+    "files.tensor": ("Tensor",),
+    "numbers.rounding": ("Rounding",),
+    "precision.scan": ("scan", "Report"),
+    "precision.counting": ("low_bits", "TensorPrecision"),
+    "precision.profile": ("PrecisionProfile",),
+    "precision.blocks": ("BlockPrecision", "BlockProfile"),
+    "precision.coverage": ("Coverage", "NotRead"),
+    "precision.findings": ("Finding",),
+    "precision.gate": ("check", "Gate"),
+    "precision.origin": ("Origin",),
+    "rewriting.operation": ("Rewrite",),
+    "rewriting.plan": ("plan",),
+    "rewriting.truncate": ("truncate",),
+    "rewriting.fakequant": ("fakequant", "sweep", "Trial"),
+    "rewriting.undo": ("undo",),
+    "comparing.diff": ("diff", "Diff", "TensorDiff", "Place"),
+    "comparing.fingerprint": ("fingerprint", "Fingerprint"),
+    "comparing.verify": ("verify", "Verification"),
+    "lineage.trace": ("trace",),
+    "lineage.traces": ("Trace", "TensorTrace"),
+    "lineage.siblings": ("siblings",),
+    "lineage.kin": ("Siblings",),
+    "evaluation.evaluate": ("evaluate", "Evaluation"),
+    "experiments.experiment": ("experiment", "Experiment", "Candidate"),
+    "experiments.synth": ("synth",),
+    "report.progress": ("progress_bar",),
+    "errors": (
+        *("TruebitsError", "UsageError", "SelectionError", "NeedsGGUF", "NotTheSource", "MissingExtra"),
+        *("ModelFileError", "Refused", "Unfinished", "VerificationFailed", "EvaluationFailed"),
+    ),
 }
+"""Public names, by the module that they stand in."""
+
+_HOMES = {name: home for home, names in _NAMES.items() for name in names}
 
 __all__ = ["__version__", *_HOMES]
 

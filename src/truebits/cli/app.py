@@ -20,7 +20,7 @@ from truebits.cli.gate import check
 from truebits.cli.options import THREADS, options
 from truebits.cli.reading import scan, show, verify
 from truebits.cli.rewriting import fakequant, synth, truncate, undo
-from truebits.cli.shared import Verdict
+from truebits.cli.shared import Ended
 from truebits.errors import TruebitsError, printable
 
 MOST_CHARACTERS = 980
@@ -70,7 +70,7 @@ def main() -> NoReturn:
         if sys.stdout is not None:
             sys.stdout.flush()
         code = 0
-    except Verdict as verdict:
+    except Ended as verdict:
         code = verdict.exit_code
     except SystemExit as end:
         if not isinstance(end.__context__, BrokenPipeError):  # click ends so where whoever reads stops

@@ -18,19 +18,19 @@ if TYPE_CHECKING:
     from truebits.report.table import Table
 
 
-class Verdict(Exception):
+class Ended(Exception):
     """The command has done its work and printed what it found; the exit code says the same."""
 
     exit_code: int
 
 
-class Different(Verdict):
+class Different(Ended):
     """A difference was found, or a gate failed."""
 
     exit_code = 1
 
 
-class NotVerified(Verdict):
+class NotVerified(Ended):
     """Something that decides could not be compared: neither pass nor fail."""
 
     exit_code = 7

@@ -20,10 +20,10 @@ from truebits.files.mapping import MappedFile
 from truebits.files.model import Model, Regexes, open_model
 from truebits.files.tensor import Tensor
 from truebits.files.types import BY_NAME, FLOAT_BYTES, FP8_FORMATS
+from truebits.numbers.words import to_singles
 from truebits.precision.batches import Progress
 from truebits.precision.coverage import Coverage
 from truebits.quantizers.ggml import in_rows
-from truebits.quantizers.quantize import to_singles
 from truebits_native import reference
 from truebits_native.reference import Difference, merged
 

@@ -37,10 +37,10 @@ from truebits.files.mapping import MappedFile
 from truebits.files.model import Model, Regexes, open_model
 from truebits.files.tensor import Tensor
 from truebits.files.types import FLOAT_BYTES
+from truebits.numbers.words import to_singles
 from truebits.precision.batches import RUN_GAP, Progress
 from truebits.precision.coverage import Coverage
 from truebits.precision.profile import LAYOUTS
-from truebits.quantizers.quantize import to_singles
 from truebits_native import reference
 from truebits_native.pool import in_order
 

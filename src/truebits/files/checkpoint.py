@@ -14,7 +14,7 @@ from truebits.errors import printable, shortened
 from truebits.files.json_tokens import JsonText
 from truebits.files.mapping import MappedFile
 from truebits.files.sniff import PICKLE_SUFFIXES, pickle_refused
-from truebits.files.tensor import Finding, Tensor, named
+from truebits.files.tensor import Oddity, Tensor, named
 
 INDEX_SUFFIX = ".safetensors.index.json"
 SHARD_NAME = re.compile(r"(?P<stem>.*)-(?P<number>\d{5})-of-(?P<count>\d{5})\.safetensors")
@@ -54,7 +54,7 @@ class Index(NamedTuple):
                 raise errors.BadShardSet(self.path, at, message)
         return tuple(self.path.with_name(name) for name in sorted(first))
 
-    def check(self, files: Iterable[tuple[Path, tuple[Tensor, ...]]]) -> dict[str, Finding]:
+    def check(self, files: Iterable[tuple[Path, tuple[Tensor, ...]]]) -> dict[str, Oddity]:
         """Compare the index with its files; return what is odd, a tensor that it leaves out, by file.
 
         Raises
@@ -73,7 +73,7 @@ class Index(NamedTuple):
             if name not in self.places:
                 unnamed.setdefault(file, []).append(tensor)
         return {
-            file: Finding(errors.BadIndex, tensors[0].offset, f"{self.path.name} does not name {named(tensors)}", False)
+            file: Oddity(errors.BadIndex, tensors[0].offset, f"{self.path.name} does not name {named(tensors)}", False)
             for file, tensors in unnamed.items()
         }
 

@@ -11,7 +11,7 @@ from struct import Struct
 from typing import ClassVar
 
 from truebits import errors
-from truebits.files.tensor import Finding, Tensor, named
+from truebits.files.tensor import Oddity, Tensor, named
 from truebits.files.types import BY_NUMBER
 
 U64, KIND = Struct("<Q"), Struct("<i")
@@ -84,29 +84,29 @@ class Header:
                 yield SCALAR[kind].unpack_from(data, at)[0]
                 at += SCALAR[kind].size
 
-    def findings(self, data: mmap.mmap | bytes) -> Iterator[Finding]:
+    def findings(self, data: mmap.mmap | bytes) -> Iterator[Oddity]:
         """Yield what is legal but odd: a reader warns of it, a writer refuses it."""
         yield from self._names()
         yield from self._dimensions()
         yield from self._opaque()
         yield from self._gaps(data)
 
-    def _names(self) -> Iterator[Finding]:
+    def _names(self) -> Iterator[Oddity]:
         for tensor in self.tensors:
             if not tensor.name:
-                yield Finding(errors.BadName, tensor.offset, "a tensor has an empty name", True)
+                yield Oddity(errors.BadName, tensor.offset, "a tensor has an empty name", True)
         long = [one for one in self.tensors if len(one.name.encode("utf-8", "surrogateescape")) >= LLAMA_CPP_NAME]
         if long:
             message = f"{named(long)}: a name of {LLAMA_CPP_NAME} bytes or more; llama.cpp reads fewer"
-            yield Finding(errors.BadName, long[0].offset, message, False)
+            yield Oddity(errors.BadName, long[0].offset, message, False)
 
-    def _dimensions(self) -> Iterator[Finding]:
+    def _dimensions(self) -> Iterator[Oddity]:
         many = [one for one in self.tensors if len(one.shape) > LLAMA_CPP_DIMENSIONS]
         if many:
             message = f"{named(many)}: more than {LLAMA_CPP_DIMENSIONS} dimensions: llama.cpp does not read such a file"
-            yield Finding(errors.TooManyDimensions, many[0].offset, message, True)
+            yield Oddity(errors.TooManyDimensions, many[0].offset, message, True)
 
-    def _opaque(self) -> Iterator[Finding]:
+    def _opaque(self) -> Iterator[Oddity]:
         """One finding for each type that is not read."""
         types: dict[str, list[Tensor]] = {}
         for tensor in self.tensors:
@@ -121,12 +121,12 @@ class Header:
                 else "which ggml does not define now"
             )
             message = f"{named(tensors)}: type {type}, {why}; not read"
-            yield Finding(errors.BadTensorType, tensors[0].offset, message, True)
+            yield Oddity(errors.BadTensorType, tensors[0].offset, message, True)
         if len(types) > MOST_TYPES:
             message = f"{len(types) - MOST_TYPES} more types that ggml does not define now: their bytes are not read"
-            yield Finding(errors.BadTensorType, tensors[0].offset, message, True)
+            yield Oddity(errors.BadTensorType, tensors[0].offset, message, True)
 
-    def _gaps(self, data: mmap.mmap | bytes) -> Iterator[Finding]:
+    def _gaps(self, data: mmap.mmap | bytes) -> Iterator[Oddity]:
         """Account for every byte of the data section: tensors in order, zero padding between."""
         end, looked_at = self.header_bytes, 0
         odd: list[int] = []
@@ -135,7 +135,7 @@ class Header:
             start = min(aligned(end, self.alignment), self.size)
             if offset not in (None, start):
                 message = f"the tensor at {offset} is expected at {start}: a gap, or another order than the header's"
-                yield Finding(errors.OddLayout, offset or 0, message, True)
+                yield Oddity(errors.OddLayout, offset or 0, message, True)
                 return
             looked_at += start - end
             if looked_at > LONGEST_PADDING:
@@ -145,12 +145,12 @@ class Header:
             end = start if offset is None else start + nbytes
         if unseen:
             message = f"padding of {looked_at} bytes: not looked at from {unseen[0]} on"
-            yield Finding(errors.OddLayout, unseen[0], message, True)
+            yield Oddity(errors.OddLayout, unseen[0], message, True)
         if odd:
             places = f"in {len(odd)} places, the first " if len(odd) > 1 else ""
-            yield Finding(errors.UnexplainedBytes, odd[0], f"padding is not zero: {places}at {odd[0]}", True)
+            yield Oddity(errors.UnexplainedBytes, odd[0], f"padding is not zero: {places}at {odd[0]}", True)
         if end < self.size:
-            yield Finding(errors.UnexplainedBytes, end, f"{self.size - end} bytes follow the last tensor", True)
+            yield Oddity(errors.UnexplainedBytes, end, f"{self.size - end} bytes follow the last tensor", True)
 
 
 def is_zero(data: mmap.mmap | bytes, start: int, stop: int) -> bool:

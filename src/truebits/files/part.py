@@ -15,7 +15,7 @@ from truebits.files.header import STRING, U64, Header
 from truebits.files.mapping import Identity, MappedFile
 from truebits.files.safetensors import SafetensorsHeader
 from truebits.files.sniff import HEAD_BYTES, format_of
-from truebits.files.tensor import Finding
+from truebits.files.tensor import Oddity
 
 READERS: dict[str, Callable[[mmap.mmap | bytes, Path, int, Limits], Header | SafetensorsHeader]] = {
     "gguf": gguf.read_header,
@@ -29,7 +29,7 @@ class Part:
 
     header: Header | SafetensorsHeader
     identity: Identity
-    findings: tuple[Finding, ...] = field(repr=False)
+    findings: tuple[Oddity, ...] = field(repr=False)
 
     @property
     def path(self) -> Path:
@@ -44,7 +44,7 @@ class Part:
         header = replace(self.header, path=path)
         return replace(self, header=header, identity=Identity.of(path.stat()))
 
-    def with_finding(self, finding: Finding | None) -> Part:
+    def with_finding(self, finding: Oddity | None) -> Part:
         """Return the part with one more oddity, if there is one."""
         return self if finding is None else replace(self, findings=(*self.findings, finding))
 

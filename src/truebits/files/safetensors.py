@@ -22,7 +22,7 @@ from truebits.errors import printable, shortened
 from truebits.files.gguf import LONGEST_NAME, TOO_LARGE, Limits
 from truebits.files.header import STRING, U64
 from truebits.files.json_tokens import JsonText
-from truebits.files.tensor import Finding, Tensor, check_overlap
+from truebits.files.tensor import Oddity, Tensor, check_overlap
 from truebits.files.types import BY_DTYPE
 
 LONGEST_HEADER = 100_000_000
@@ -81,16 +81,16 @@ class SafetensorsHeader:
         if text is not None:
             yield text
 
-    def findings(self, data: mmap.mmap | bytes) -> Iterator[Finding]:
+    def findings(self, data: mmap.mmap | bytes) -> Iterator[Oddity]:
         """Yield what the format forbids and a reader can live with: bytes of the data that are no tensor's."""
         end = self.data_start
         for tensor in sorted((one for one in self.tensors if one.nbytes), key=attrgetter("offset")):
             if tensor.offset != end:
                 message = f"{tensor.offset - end} bytes before tensor {shortened(tensor.name)} belong to no tensor"
-                yield Finding(errors.OddLayout, end, message, True)
+                yield Oddity(errors.OddLayout, end, message, True)
             end = tensor.offset + tensor.nbytes
         if end != self.size:
-            yield Finding(errors.UnexplainedBytes, end, f"{self.size - end} bytes follow the last tensor", True)
+            yield Oddity(errors.UnexplainedBytes, end, f"{self.size - end} bytes follow the last tensor", True)
 
 
 def read_header(data: mmap.mmap | bytes, path: Path, part: int, limits: Limits) -> SafetensorsHeader:

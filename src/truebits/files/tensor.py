@@ -82,7 +82,7 @@ def check_overlap(path: Path, tensors: Iterable[Tensor]) -> None:
         end, before = tensor.offset + tensor.nbytes, tensor
 
 
-class Finding(NamedTuple):
+class Oddity(NamedTuple):
     """Something odd in a readable file: `error` is what a writer would raise.
 
     `stops_writing` is False where only some readers stumble.

@@ -13,8 +13,8 @@ from truebits.files.model import Model
 from truebits.files.tensor import Tensor
 from truebits.lineage.layout import Strip
 from truebits.lineage.matching import Pair
+from truebits.numbers.words import to_singles
 from truebits.precision.converters import Kind
-from truebits.quantizers.quantize import to_singles
 
 Files = Mapping[int, MappedFile]
 

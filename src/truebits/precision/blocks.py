@@ -18,13 +18,13 @@ from truebits.files.mapping import MappedFile
 from truebits.files.model import Model
 from truebits.files.tensor import Tensor
 from truebits.files.types import FLOAT_BYTES
+from truebits.numbers.words import to_singles
 from truebits.precision.batches import Progress, batches
 from truebits.precision.counting import floating, profiles
 from truebits.precision.dequantized import judge_blocks, judge_values, sample
 from truebits.precision.origin import Origin
 from truebits.precision.profile import LAYOUTS as FLOAT_LAYOUTS
 from truebits.precision.scan import Report
-from truebits.quantizers.quantize import to_singles
 from truebits_native.reference.blocks import (
     CODES,
     DEAD,

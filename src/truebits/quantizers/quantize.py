@@ -14,10 +14,10 @@ import numpy as np
 import truebits_native as native
 from truebits.errors import UsageError
 from truebits.files.tensor import Tensor
-from truebits.files.types import FLOAT_FORMATS, FP8_FORMATS
+from truebits.files.types import FLOAT_FORMATS
 from truebits.numbers.formats import Format, Integer, Shared, Target, find
-from truebits.numbers.fp8 import single_words
 from truebits.numbers.rounding import MODES, Quantizer, Rounding, Words, grid_of, key_of
+from truebits.numbers.words import to_singles
 from truebits.quantizers.ggml import GgmlQuantizer
 from truebits.quantizers.scales import IntegerQuantizer, Q8Quantizer, SharedQuantizer
 from truebits_native import reference
@@ -113,13 +113,3 @@ def in_singles(
     words[:] = native.narrowed(new, type, threads)
     measured = native.compare(old, new, threads)
     return measured._replace(saturated=saturated, max_ulp=reference.half_distance(before, words, type))
-
-
-def to_singles(words: np.ndarray, type: str, threads: int | None = None) -> np.ndarray:
-    """Return a tensor's values as F32 words; those of F64 are rounded."""
-    if type == "F64":
-        with np.errstate(over="ignore", invalid="ignore"):  # a signaling NaN is invalid
-            return words.view("<f8").astype("<f4").view("<u4")
-    if type in FP8_FORMATS:
-        return single_words(type)[words]
-    return words if type == "F32" else native.widened(words, type, threads)

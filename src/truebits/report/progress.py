@@ -1,4 +1,4 @@
-"""Progress of long work, on stderr when that is a terminal."""
+"""Progress of long work, on stderr when that is a terminal, and in notebooks."""
 
 from __future__ import annotations
 
@@ -11,43 +11,47 @@ from typing import Any
 from truebits.precision.batches import Progress
 
 PATIENCE = 0.4
-"""Seconds of work before a bar appears: less than that needs none, nor the import of rich."""
+"""Seconds of work before a bar appears: less than that needs none, nor the import of tqdm."""
 
 
 @contextmanager
 def progress_bar(what: str, in_bytes: bool = True) -> Iterator[Progress | None]:
-    """Give a callback for `scan` and the like; None where nobody would see the bar."""
-    if not sys.stderr.isatty():
+    """Give a callback for `scan` and the like; None where nobody would see the bar.
+
+    Parameters
+    ----------
+    what : str
+        What is done, before the bar.
+    in_bytes : bool
+        What is counted are bytes.
+    """
+    if not (sys.stderr.isatty() or in_notebook()):
         yield None
         return
     started = time.monotonic()
     bar: Any = None
-    task: Any = None
 
     def advance(done: int, total: int) -> None:
-        nonlocal bar, task
+        nonlocal bar
         if bar is None:
             if time.monotonic() - started < PATIENCE:
                 return
-            from rich.console import Console
-            from rich.progress import (
-                BarColumn,
-                DownloadColumn,
-                MofNCompleteColumn,
-                Progress,
-                TextColumn,
-                TimeRemainingColumn,
-            )
-
-            count = DownloadColumn() if in_bytes else MofNCompleteColumn()
-            columns = (TextColumn("{task.description}"), BarColumn(), count, TimeRemainingColumn())
-            bar = Progress(*columns, console=Console(stderr=True), transient=True)
-            bar.start()
-            task = bar.add_task(what, total=total)
-        bar.update(task, completed=done, total=total)
+            if in_notebook():
+                from tqdm.notebook import tqdm
+            else:
+                from tqdm import tqdm
+            bar = tqdm(desc=what, total=total, leave=False, unit="B" if in_bytes else "", unit_scale=in_bytes)
+        if done > bar.n:  # it does not jump back
+            bar.update(done - bar.n)
 
     try:
         yield advance
     finally:
         if bar is not None:
-            bar.stop()
+            bar.close()
+
+
+def in_notebook() -> bool:
+    """Tell whether a notebook's kernel runs this; imports nothing for it."""
+    shell = sys.modules.get("IPython")
+    return shell is not None and "IPKernelApp" in getattr(shell.get_ipython(), "config", {})

@@ -1,6 +1,6 @@
 """Aligned tables, as text for a terminal, as Markdown, or as CSV.
 
-Text is laid out here and not by rich, whose import alone takes longer than a scan of small work.
+Text is laid out here: the import of a library for it takes longer than a scan of small work.
 """
 
 from __future__ import annotations

@@ -21,10 +21,11 @@ from truebits.files.model import Model, Regexes, open_gguf
 from truebits.files.tensor import Tensor
 from truebits.numbers.formats import Format, Target, target
 from truebits.numbers.rounding import Quantizer, Rounding, check
+from truebits.numbers.words import to_singles
 from truebits.precision.batches import Progress
 from truebits.precision.counting import floating, negative_zeros
 from truebits.precision.scan import scan
-from truebits.quantizers.quantize import quantizer, to_singles
+from truebits.quantizers.quantize import quantizer
 from truebits.rewriting.copy import Piece, read_pieces, single_values
 from truebits.rewriting.operation import Request, Rewrite, TensorChange, carry_out
 from truebits.rewriting.rules import Rule, assign

@@ -1,4 +1,4 @@
-"""FP8 values as F32, through a table of all 256 codes."""
+"""Stored words -> F32 words of the same values."""
 
 from __future__ import annotations
 
@@ -6,13 +6,37 @@ from functools import cache
 
 import numpy as np
 
+import truebits_native as native
 from truebits.files.types import FP8_FORMATS
 from truebits.numbers.formats import find
 
 
+def to_singles(words: np.ndarray, type: str, threads: int | None = None) -> np.ndarray:
+    """Return a tensor's values as F32 words; those of F64 are rounded.
+
+    Parameters
+    ----------
+    words : ndarray
+        Unsigned, of the type's size.
+    type : str
+        F32, F16, BF16, F64 or one of `FP8_FORMATS`.
+
+    Returns
+    -------
+    ndarray of uint32
+        `words` themselves if they are F32.
+    """
+    if type == "F64":
+        with np.errstate(over="ignore", invalid="ignore"):  # a signaling NaN is invalid
+            return words.view("<f8").astype("<f4").view("<u4")
+    if type in FP8_FORMATS:
+        return single_words(type)[words]
+    return words if type == "F32" else native.widened(words, type, threads)
+
+
 @cache
 def single_words(type: str) -> np.ndarray:
-    """Return the F32 word of every code of an FP8 dtype, exact; a NaN keeps its sign and payload.
+    """Return the F32 word of each of the 256 codes of an FP8 dtype, exact; a NaN keeps its sign and payload.
 
     Parameters
     ----------
