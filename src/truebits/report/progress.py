@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from truebits.precision.batches import Progress
+from truebits.report.table import terminal_width
 
 PATIENCE = 0.4
 """Seconds of work before a bar appears: less than that needs none, nor the import of tqdm."""
@@ -40,7 +41,8 @@ def progress_bar(what: str, in_bytes: bool = True) -> Iterator[Progress | None]:
                 from tqdm.notebook import tqdm
             else:
                 from tqdm import tqdm
-            bar = tqdm(desc=what, total=total, leave=False, unit="B" if in_bytes else "", unit_scale=in_bytes)
+            unit = "B" if in_bytes else ""
+            bar = tqdm(desc=what, total=total, leave=False, unit=unit, unit_scale=in_bytes, ncols=terminal_width())
         if done > bar.n:  # it does not jump back
             bar.update(done - bar.n)
 
