@@ -334,6 +334,11 @@ def test_empty_file(refused):
         (b"lmgg\x20\0\0\0", "old GGML"),
         (b"fmgg\x01\0\0\0", "old GGML"),
         (b"algg\x01\0\0\0", "old GGML"),
+        (b"lmgg" + bytes(44), "whisper.cpp"),
+        (b"\x89HDF\r\n\x1a\n", "HDF5"),
+        (b"\x93NUMPY\x01\0", "NumPy array"),
+        (b"\x1c\0\0\0TFL3", "TensorFlow Lite"),
+        (b'{"schemaVersion":2,"mediaType":"application/vnd.docker.distribution.manifest.v2+json"', "ollama:NAME"),
         (b"\xef\xbb\xbfGGUF", "byte-order mark"),
         (bytes(3), "unfinished download"),
         (bytes(5000), "unfinished download"),
@@ -645,6 +650,34 @@ def test_overlap_of_opaque_tensors(refused, types, offsets):
 def test_zero_length_tensor_overlaps_nothing(opened):
     infos = [tensor(b"long", (32,)), tensor(b"empty", (0,), offset=64), tensor(b"same", (0,), offset=64)]
     assert len(opened(gguf_bytes([], infos, bytes(128))).tensors) == 3
+
+
+@pytest.mark.parametrize("missing", [1, 64, 100, 192])
+def test_a_file_that_is_cut_off_is_perhaps_an_incomplete_download(opened, missing):
+    with pytest.raises(errors.OutOfBounds) as caught:
+        opened(VALID[:-missing])
+    expected = f"an incomplete download? {len(VALID) - missing:,} of {len(VALID):,} bytes are here"
+    assert caught.value.message.endswith(expected)
+
+
+@pytest.mark.parametrize("length", [30, 100, 300, len(VALID) - 192 - 120])
+def test_a_header_that_is_cut_off_is_perhaps_an_incomplete_download(opened, length):
+    with pytest.raises(ModelFileError, match="incomplete download"):
+        opened(VALID[:length])
+
+
+def test_a_tensor_that_lies_anywhere_is_no_incomplete_download(opened):
+    data = gguf_bytes([], [tensor(b"a"), tensor(b"b", offset=2**40)], bytes(32))
+    with pytest.raises(errors.OutOfBounds) as caught:
+        opened(data)
+    assert "download" not in caught.value.message
+
+
+def test_onnx_by_its_name(tmp_path):
+    path = tmp_path / "model.onnx"
+    path.write_bytes(b"\x08\x08\x12\x07pytorch")
+    with pytest.raises(errors.NotGGUF, match=r"ONNX model.*exported from"):
+        open_model(path)
 
 
 @pytest.mark.parametrize(("offset", "aligned"), [(4, 32), (33, 32), (31, 32), (32, 64), (1, 2)])

@@ -358,6 +358,13 @@ def test_truncation_at_every_byte():
     assert len(read_header(GOLDEN, Path("whole"), 0, Limits()).tensors) == 2
 
 
+@pytest.mark.parametrize("missing", [1, 10, 20])
+def test_a_file_that_is_cut_off_is_perhaps_an_incomplete_download(missing):
+    with pytest.raises(errors.OutOfBounds) as caught:
+        read_header(GOLDEN[:-missing], Path("cut"), 0, Limits())
+    assert caught.value.message.endswith(f"an incomplete download? {220 - missing} of 220 bytes are here")
+
+
 FRAGMENTS = rb'{ } [ ] " , : \ -1 1e9 2 99999999999999999999 null NaN "t": __metadata__ \ud800 \u0000 F64 F4'.split()
 
 
@@ -478,6 +485,17 @@ def write_index(folder: Path, places: dict[str, int | str], **more: object) -> P
 
 def names_and_parts(model) -> list[tuple[str, int]]:
     return [(tensor.name, tensor.part) for tensor in model.tensors]
+
+
+def test_a_diffusers_pipeline_names_its_models(tmp_path):
+    (tmp_path / "model_index.json").write_text('{"_class_name": "FluxPipeline"}')
+    for part in ("vae", "transformer", "scheduler"):
+        (tmp_path / part).mkdir()
+    for part in ("vae", "transformer"):
+        (tmp_path / part / "diffusion_pytorch_model.safetensors").write_bytes(part_of("a"))
+    with pytest.raises(IsADirectoryError, match="open one of its models, transformer, vae"):
+        open_model(tmp_path)
+    assert len(open_model(tmp_path / "vae").tensors) == 1
 
 
 def test_folder_with_an_index(folder):

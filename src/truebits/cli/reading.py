@@ -12,16 +12,23 @@ from truebits.cli.shared import Different, NotVerified, closed_pipe_is_no_error,
 
 @click.command()
 @options(
-    MODEL,
+    click.argument("model", type=click.Path(path_type=Path), required=False),
     SELECTION,
     click.option("--by-tensor", is_flag=True, help="List the tensors, as a selection does."),
     JSON,
     STYLE,
 )
 def show(
-    model: Path, include: tuple[str, ...], exclude: tuple[str, ...], by_tensor: bool, as_json: bool, style: str
+    model: Path | None, include: tuple[str, ...], exclude: tuple[str, ...], by_tensor: bool, as_json: bool, style: str
 ) -> None:
-    """Tell what a model's header says: what it is, its types, its metadata; reads nothing else."""
+    """Tell what a model's header says: what it is, its types, its metadata; reads nothing else.
+
+    MODEL is a file, a folder, or ollama:NAME. Without it, lists the models of Ollama, the Hugging Face cache,
+    LM Studio and llama.cpp on this machine.
+    """
+    if model is None:
+        _show_stores(as_json, style)
+        return
     opened = open_model(model)
     chosen = opened.select(include, exclude)
     from truebits.report import listing
@@ -44,6 +51,20 @@ def show(
     click.echo(listing.types(opened).render(style, width))
     if opened.parts[0].header.keys:
         click.echo(f"\n{listing.metadata(opened).render(style, width)}")
+
+
+def _show_stores(as_json: bool, style: str) -> None:
+    """List the models that were found where people keep them."""
+    from truebits.files.stores import find_all
+    from truebits.report import json, listing
+
+    found = find_all()
+    if as_json:
+        click.echo(json.document("stores", {"models": [one._asdict() for one in found]}))
+    elif found or style != "text":
+        click.echo(listing.stores(found).render(style))
+    else:
+        click.echo("No model of Ollama, the Hugging Face cache, LM Studio or llama.cpp on this machine: name a file.")
 
 
 @click.command()

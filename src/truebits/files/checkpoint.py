@@ -101,6 +101,12 @@ def find_files(folder: Path) -> Path | tuple[Path, ...]:
         return (folder / found[0],)
     if found:
         return _shards(folder, found)
+    if "model_index.json" in names:
+        parts = [entry.name for entry in sorted(folder.iterdir()) if any(entry.glob("*.safetensors"))]
+        message = (
+            f"is a diffusers pipeline: open one of its models, {', '.join(map(shortened, parts[:6])) or 'none here'}"
+        )
+        raise IsADirectoryError(errno.EISDIR, message, str(folder))
     pickles = [name for name in names if name.endswith(PICKLE_SUFFIXES)]
     if pickles:
         raise pickle_refused(folder / pickles[0])

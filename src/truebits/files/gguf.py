@@ -34,6 +34,9 @@ MOST_DIMENSIONS = 8
 SHAPE_TYPE_OFFSET = tuple(Struct(f"<{n_dims}QiQ") for n_dims in range(MOST_DIMENSIONS + 1))
 
 
+CUT = ": damaged, or an incomplete download?"
+
+
 class Limits(NamedTuple):
     """What a header may ask of the reader; more raises `LimitExceeded`."""
 
@@ -118,7 +121,7 @@ class _Walk:
         end = at + kind.size
         if end > self.end:
             self.check_length(kind.size)
-            message = f"the header ends here: {kind.size} bytes needed, {self.size - at} left"
+            message = f"the header ends here: {kind.size} bytes needed, {self.size - at} left{CUT}"
             self.fail(errors.HeaderTruncated, at, message)
         self.at = end
         return kind.unpack_from(self.data, at)
@@ -139,7 +142,7 @@ class _Walk:
         start = self.at
         if length > self.end - start:
             if length > self.size - start:
-                message = f"a string of {length} bytes where {self.size - start} are left"
+                message = f"a string of {length} bytes where {self.size - start} are left{CUT}"
                 self.fail(errors.BadStringLength, start - 8, message)
             self.check_length(length)
         self.at = start + length
@@ -148,7 +151,7 @@ class _Walk:
     def check_count(self, what: str, count: int, smallest: int, limit: int, offset: int) -> None:
         possible = (self.size - self.at) // smallest
         if count > possible:
-            self.fail(errors.BadCount, offset, f"{count} {what} claimed, {possible} could fit in the file")
+            self.fail(errors.BadCount, offset, f"{count} {what} claimed, {possible} could fit in the file{CUT}")
         if count > limit:
             self.fail(errors.LimitExceeded, offset, f"{count} {what}, the limit is {limit}")
 
@@ -197,7 +200,7 @@ class _Walk:
         smallest = STRING_BYTES if kind == STRING else SCALAR[kind].size
         left = self.size - self.at
         if count > left // smallest:
-            message = f"an array of {count} elements of at least {smallest} bytes where {left} bytes are left"
+            message = f"an array of {count} elements of at least {smallest} bytes where {left} bytes are left{CUT}"
             self.fail(errors.BadArrayLength, count_at, message)
         if kind == STRING:
             self.skip_strings(count)

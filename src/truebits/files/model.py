@@ -14,6 +14,7 @@ from truebits import errors
 from truebits.errors import printable
 from truebits.files import checkpoint
 from truebits.files.gguf import Limits
+from truebits.files.locate import locate
 from truebits.files.mapping import MappedFile
 from truebits.files.part import Part, read_part
 from truebits.files.shards import check_unique, is_shard, open_shards
@@ -161,7 +162,8 @@ def open_model(path: str | os.PathLike[str], **limits: int) -> Model:
 
     What a file is, its contents tell. One shard of a GGUF stands for its whole set; one safetensors file for
     itself; an index (``model.safetensors.index.json``) for the files that it names, and a folder for
-    its index, or for its safetensors files if it has none.
+    its index, or for its safetensors files if it has none. A model of Ollama's is named ``ollama:llama3.2``, one in
+    the Hugging Face cache by its folder (``models--ORG--NAME``).
 
     Parameters
     ----------
@@ -183,7 +185,8 @@ def open_model(path: str | os.PathLike[str], **limits: int) -> Model:
     """
     path = Path(path)
     checked = Limits(**limits)
-    parts = _folder_parts(path, checked) if path.is_dir() else _file_parts(path, checked)
+    place = locate(path)
+    parts = _folder_parts(place, checked) if place.is_dir() else _file_parts(place, checked)
     tensors = tuple(tensor for part in parts for tensor in part.header.tensors)
     return Model(path, parts, tensors)
 

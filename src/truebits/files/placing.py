@@ -60,11 +60,12 @@ def place(
         _, name, shape, number, offset = info
         if number in opaque:
             type = OPAQUE_NAMES.get(number, f"type_{number}")
-            nbytes = ends[offset] - offset if values else 0
+            nbytes = max(0, ends[offset] - offset) if values else 0
         else:
             type = BY_NUMBER[number].name
-        if nbytes > available - offset:
-            _fail(path, errors.OutOfBounds, info, f"needs {nbytes} bytes at {offset} of a data section of {available}")
+        if offset > available or nbytes > available - offset:
+            message = f"needs {nbytes} bytes at {offset} of a data section of {available}"
+            _fail(path, errors.OutOfBounds, info, message + _incomplete(infos, sizes, data_start, size, alignment))
         tensors.append(Tensor(name, type, shape, data_start + offset, nbytes, values, part, number in opaque))
     check_overlap(path, tensors)
     return tuple(tensors)
@@ -88,9 +89,19 @@ def _measure(path: Path, info: Info, alignment: int, available: int) -> tuple[in
         nbytes = values // block.values * block.nbytes
         if nbytes >= TOO_LARGE:
             _fail(path, errors.SizeOverflow, info, f"claims {nbytes} bytes, 2^63 or more")
-    if info.offset > available:
-        _fail(path, errors.OutOfBounds, info, f"needs {nbytes} bytes at {info.offset} of a data section of {available}")
     return values, nbytes
+
+
+def _incomplete(
+    infos: Sequence[Info], sizes: Sequence[tuple[int, int]], data_start: int, size: int, alignment: int
+) -> str:
+    """Say how much of a file is here, where its tensors lie one behind the other, as writers put them."""
+    padded = [nbytes + -nbytes % alignment for _, nbytes in sizes]
+    end = max(info.offset + nbytes for info, nbytes in zip(infos, padded, strict=True))
+    if end != sum(padded):
+        return ""
+    whole = data_start + max(info.offset + nbytes for info, (_, nbytes) in zip(infos, sizes, strict=True))
+    return f"; an incomplete download? {size:,} of {whole:,} bytes are here"
 
 
 def _any_unclear(infos: Iterable[Info]) -> bool:
@@ -100,14 +111,14 @@ def _any_unclear(infos: Iterable[Info]) -> bool:
 def _misfits(infos: Sequence[Info], sizes: Sequence[tuple[int, int]], ends: dict[int, int], alignment: int) -> set[int]:
     """Return the known types, of those that forks have numbered, whose size few tensors' places have.
 
-    Room behind the last tensor says nothing: any file may have trailing bytes.
+    Room behind the last tensor says nothing: a file may have trailing bytes, or be cut off.
     """
     last = max(ends, default=0)
     fits: dict[int, int] = {}
     for info, (_, nbytes) in zip(infos, sizes, strict=True):
         if info.number in BY_NUMBER and info.number >= FIRST_CLAIMED_TWICE and nbytes:
             room = ends[info.offset] - info.offset - nbytes
-            if room < alignment or info.offset != last:
+            if info.offset != last:
                 fits[info.number] = fits.get(info.number, 0) + (1 if 0 <= room < alignment else -1)
     return {number for number, surplus in fits.items() if surplus < 0}
 

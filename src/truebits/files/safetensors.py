@@ -122,6 +122,7 @@ class _Walk(JsonText):
         self.part = part
         self.limits = limits
         self.size = len(data)
+        self.beyond: tuple[int, str] | None = None
 
     def header(self) -> SafetensorsHeader:
         self.find_end()
@@ -137,8 +138,20 @@ class _Walk(JsonText):
                 self.fail(errors.LimitExceeded, at, f"more tensors than the limit of {len(tensors)}")
             tensors.append(self.usual_tensor(at, name) or self.tensor(at, name))
         self.end()
+        self.check_bounds(tensors)
         check_overlap(self.path, tensors)
         return SafetensorsHeader(self.path, self.size, keys, tuple(tensors), self.stop)
+
+    def check_bounds(self, tensors: list[Tensor]) -> None:
+        """Raise `OutOfBounds` if a tensor leaves the file; where the tensors have no holes, say how much is here."""
+        if self.beyond is None:
+            return
+        at, message = self.beyond
+        message += str(self.size - self.stop)
+        end = max(tensor.offset + tensor.nbytes for tensor in tensors)
+        if end - self.stop == sum(tensor.nbytes for tensor in tensors):
+            message += f"; an incomplete download? {self.size:,} of {end:,} bytes are here"
+        self.fail(errors.OutOfBounds, at, message)
 
     def find_end(self) -> None:
         """Read the header's length, and check it before anything else is read."""
@@ -252,8 +265,6 @@ class _Walk(JsonText):
         if end - begin != bits // 8:
             message = f"tensor {shortened(name)} has {end - begin} bytes, its shape and dtype need {bits // 8}"
             self.fail(errors.SizeMismatch, start, message)
-        if end > self.size - self.stop:
-            available = self.size - self.stop
-            message = f"tensor {shortened(name)} needs bytes {begin} to {end} of a data section of {available}"
-            self.fail(errors.OutOfBounds, start, message)
+        if end > self.size - self.stop and self.beyond is None:
+            self.beyond = start, f"tensor {shortened(name)} needs bytes {begin} to {end} of a data section of "
         return tuple.__new__(Tensor, (name, type, shape, self.stop + begin, end - begin, values, self.part, False))

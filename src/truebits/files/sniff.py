@@ -21,14 +21,27 @@ PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 LOOKALIKES = (
     (rb"version https://git-lfs", "a Git-LFS pointer: run `git lfs pull` to get the file itself"),
     (rb"\s*<(!doctype|html|\?xml|head|body|Error)", "an HTML or XML page: the download saved an error page"),
+    (
+        rb'(?s)\s*\{.{0,120}"mediaType":\s*"application/vnd\.(docker|oci)',
+        "an Ollama or OCI manifest, which names the model's blob: open it as ollama:NAME (`truebits show` lists them)",
+    ),
     (rb"\s*[\[{]", "JSON text: the download saved an error answer"),
     (rb"\x1f\x8b", "a gzip archive: unpack it first"),
     (rb"PK\x03\x04", "a zip archive (a llamafile?)"),
     (rb"\x7fELF|MZ", "an executable (a llamafile?)"),
-    (rb"lmgg|fmgg|tjgg|algg|ggml|ggmf|ggjt|ggla", "an old GGML file: convert it with llama.cpp's tools"),
+    (
+        rb"lmgg|fmgg|tjgg|algg|ggml|ggmf|ggjt|ggla",
+        "an old GGML file, as whisper.cpp's models still are: take the checkpoint that it was made from, "
+        "or convert it to GGUF with llama.cpp's tools",
+    ),
+    (rb"\x89HDF", "an HDF5 file, as Keras writes: save the weights as safetensors"),
+    (rb"\x93NUMPY", "one NumPy array: save it as safetensors (safetensors.numpy.save_file)"),
+    (rb"(?s)....TFL3", "a TensorFlow Lite model, which is not read: take the checkpoint that it was exported from"),
     (rb"\xef\xbb\xbf", "text with a UTF-8 byte-order mark"),
     (rb"\x00+\Z", "all zeros: an unfinished download"),
 )
+
+EXPORTED = "take the checkpoint that it was exported from, as safetensors"
 
 SORTS: dict[str, tuple[type[errors.ModelFileError], str, str, int]] = {
     ".gguf": (errors.NotGGUF, "GGUF", "47 47 55 46 (GGUF)", 24),
@@ -82,6 +95,8 @@ def refuse(head: bytes, path: Path) -> NoReturn:
         raise errors.EmptyFile(path, 0, f"the file is empty: 0 bytes, a {named} has at least {least}")
     if head[:4] == b"FUGG":
         raise errors.BigEndian(path, 0, "starts with FUGG: a big-endian file")
+    if suffix == ".onnx" and head[:1] == b"\x08":
+        raise error(path, 0, "not a GGUF file; it looks like an ONNX model, which is not read: " + EXPORTED)
     for pattern, looks_like in LOOKALIKES:
         if re.match(pattern, head, re.IGNORECASE):
             raise error(path, 0, f"not a {named} file; it looks like {looks_like}")

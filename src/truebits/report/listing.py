@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from itertools import islice
 from math import isfinite
+from pathlib import Path
 from typing import Any
 
 from truebits.errors import printable, shortened
@@ -13,6 +14,7 @@ from truebits.files.claims import label_of, missing_blocks
 from truebits.files.header import Header
 from truebits.files.model import Model
 from truebits.files.part import Part
+from truebits.files.stores import Found
 from truebits.files.tensor import Tensor
 from truebits.precision.findings import Finding
 from truebits.report.table import Amount, Bytes, Table, amount, nbytes, percent
@@ -114,6 +116,19 @@ def _value(part: Part, data: Any, key: str) -> str:
 def _number(value: Any) -> str:
     """Return a number or truth value; of a float the digits that an F32 has."""
     return f"{value:.7g}" if isinstance(value, float) else str(value)
+
+
+def stores(found: list[Found]) -> Table:
+    """A row per model that was found where people keep them: what opens it, its bytes, the store."""
+    home = str(Path.home())
+    table = Table(("model", "bytes", "in"))
+    for one in found:
+        source = one.source.replace(home, "~", 1) if one.source.startswith(home + "/") else one.source
+        size = Bytes(one.size) if one.size is not None else None
+        table.rows.append(
+            (printable(source), size, f"{one.store}: {shortened(one.problem)}" if one.problem else one.store)
+        )
+    return table
 
 
 def tensors(chosen: tuple[Tensor, ...]) -> Table:

@@ -1,0 +1,49 @@
+"""Where a model is that somebody names: a path, an Ollama name, a repository of the Hugging Face cache, a URL."""
+
+from __future__ import annotations
+
+import errno
+import re
+from pathlib import Path
+
+from truebits.errors import UsageError, shortened
+from truebits.files import stores
+
+URL = re.compile(r"(?P<scheme>https?|hf|s3|gs|ftp):/{1,2}(?=[^/])")
+"""A `Path` of a URL has one slash."""
+
+PLAIN_NAME = re.compile(r"[\w.-]+(?::[\w.-]+)?")
+REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
+
+
+def locate(path: Path) -> Path:
+    """Return the file or folder that a model is in.
+
+    Raises
+    ------
+    FileNotFoundError
+        There is none; says what may have been meant.
+    UsageError
+        A URL of a kind that is not read.
+    """
+    if path.exists():
+        return stores.find_snapshot(path) if stores.is_cached_repository(path) else path
+    text = str(path)
+    if text.startswith(stores.OLLAMA):
+        return stores.find_ollama(text)
+    if URL.match(text):
+        raise UsageError(f"{shortened(text)} is a URL: download the file first")
+    raise FileNotFoundError(errno.ENOENT, f"no such file or folder{_meant(text)}", text)
+
+
+def _meant(text: str) -> str:
+    """Say what somebody may have meant by a path that is not there."""
+    if PLAIN_NAME.fullmatch(text):
+        known = {found.source for found in stores.find_all() if found.store == "Ollama"}
+        if stores.OLLAMA + text in known:
+            return f"; Ollama has a model of this name: {stores.OLLAMA}{text}"
+        if ":" in text:
+            return f"; a model of Ollama's is named {stores.OLLAMA}{text}"
+    if REPOSITORY.fullmatch(text):
+        return f"; a repository of huggingface.co is named hf://{text}"
+    return ""
