@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from goals import GOALS, MEASURES
 
 SETTLE_SECONDS = 0.01
-"""OpenMP's threads spin a while after a loop; the next one should not have to share a core with them."""
+"""The C loops' threads spin a while after a loop: ours should not have to share a core with them."""
 
 
 class Runs(NamedTuple):

@@ -50,11 +50,11 @@ def words(scale: float) -> np.ndarray:
 @pytest.fixture(scope="session")
 def threads() -> int:
     """How many threads the kernels run on, compiled and loaded."""
-    import numba
-
     import truebits_native
     from truebits_native.reference import Grid
 
+    for work in truebits_native.dispatch.WORK:
+        truebits_native.expect_work(work, 1 << 40)
     some = np.zeros(truebits_native.dispatch.LOADED_WORDS, np.uint32)
     truebits_native.low_zero_count(some, 16)
     truebits_native.profile(some)
@@ -62,7 +62,7 @@ def threads() -> int:
     truebits_native.compare(some, some)
     for measured in (False, True):
         truebits_native.round_floats(some, Grid(7, -126, 1.0, 1.0, 1.0, 7), measured=measured)
-    return numba.get_num_threads()
+    return truebits_native.pool.cores()
 
 
 @pytest.fixture(scope="session")
@@ -129,15 +129,6 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
         NOT_MEASURED[name] = report.longrepr[2].removeprefix("Skipped: ")
 
 
-def _threading_layer() -> str:
-    import numba
-
-    try:
-        return numba.threading_layer()
-    except ValueError:  # no kernel has run
-        return "none"
-
-
 def pytest_benchmark_update_machine_info(machine_info: dict) -> None:
     kind = subprocess.run(["stat", "-f", "-c", "%T", parent_folder()], capture_output=True, text=True, check=True)
     machine_info["truebits_bench"] = {
@@ -145,7 +136,6 @@ def pytest_benchmark_update_machine_info(machine_info: dict) -> None:
         "cores": len(os.sched_getaffinity(0)),
         "file system": kind.stdout.strip(),
         "compiler": yardstick.compile_yardstick()[1],
-        "threading layer": _threading_layer(),
         **{package: version(package) for package in ("numba", "numpy", "gguf")},
     }
 

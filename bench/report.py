@@ -56,7 +56,7 @@ def machine(results: dict) -> str:
     lines = [
         f"Measured {results['datetime'][:10]} on {processor}, {more['cores']} cores, "
         f"{more['memory'] / 2**30:.0f} GiB; {info['system']} {info['release']}, files on {more['file system']}; "
-        f"Python {info['python_version']}, numba {more['numba']} (threads: {more['threading layer']}), "
+        f"Python {info['python_version']}, numba {more['numba']}, "
         f"numpy {more['numpy']}, gguf {more['gguf']}; C: {more['compiler']}.",
         "The two sides of a row ran in turn; times are medians, the ratio is the median of the rounds' ratios.",
     ]

@@ -9,7 +9,7 @@ from goals import GOALS
 
 
 def results(benchmarks: list[dict], not_measured: dict[str, str] | None = None) -> dict:
-    more = {"memory": 2**34, "cores": 2, "file system": "ext4", "compiler": "no C compiler", "threading layer": "omp"}
+    more = {"memory": 2**34, "cores": 2, "file system": "ext4", "compiler": "no C compiler"}
     versions = {"numba": "0.60", "numpy": "2.0", "gguf": "0.17"}
     return {
         "datetime": "2025-11-22T10:00:00",

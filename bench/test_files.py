@@ -15,7 +15,9 @@ import numpy as np
 import pytest
 
 import truebits
+import truebits_native
 from compare import alternate, record
+from first_use import first_and_second, processor_seconds
 
 BITS = 16
 MASK = np.uint32((1 << BITS) - 1)
@@ -103,6 +105,61 @@ def test_low_bits_warm(benchmark, threads, two_gib):
 def test_scan_warm(benchmark, threads, two_gib):
     truebits.scan(two_gib)
     scan_against_dd(benchmark, two_gib, 7, prepare=lambda: None)
+
+
+def against_memory(benchmark, path, words, of_file, of_words):
+    """A file of twice as many bytes as the words: they are counted twice, so that both fit in memory."""
+    of_file()
+    of_words()
+    ours, theirs = alternate(benchmark, of_file, lambda: [of_words(), of_words()], rounds=9)
+    record(benchmark, ours.seconds, theirs.seconds, f"{path.stat().st_size:,} and 2 x {words.nbytes:,} bytes", None)
+
+
+def test_scan_against_memory(benchmark, threads, two_gib, words):
+    against_memory(benchmark, two_gib, words, lambda: truebits.scan(two_gib), lambda: truebits_native.profile(words))
+
+
+def test_low_bits_against_memory(benchmark, threads, two_gib, words):
+    against_memory(
+        *(benchmark, two_gib, words),
+        lambda: truebits.low_bits(two_gib, bits=BITS),
+        lambda: truebits_native.low_zero_count(words, BITS),
+    )
+
+
+def test_scan_blocks(benchmark, threads, folder, cold_file, scale):
+    """Random codes, scales of any size: none is spared."""
+    path = packed(folder / "q4_k.gguf", {"Q4_K": cold_file.stat().st_size})
+    ours, theirs = alternate(
+        benchmark, lambda: truebits.scan(path, blocks=True), lambda: truebits.scan(cold_file), rounds=7
+    )
+    found = ours.results[-1].blocks["Q4_K"]
+    record(benchmark, ours.seconds, theirs.seconds, f"{found.blocks:,} blocks, {found.special:,} Inf or NaN", None)
+
+
+@pytest.mark.slow
+def test_first_scan_blocks(benchmark, folder, scale):
+    path = packed(folder / "four.gguf", dict.fromkeys(("Q4_0", "Q8_0", "Q4_K", "Q6_K"), int(62.5e6 * scale)))
+    ours, theirs = first_and_second(benchmark, "-m", "truebits", "scan", str(path), "--blocks")
+    result = ours.results[-1].partition("processor")[0]
+    record(
+        *(benchmark, processor_seconds(ours), processor_seconds(theirs), f"{path.stat().st_size:,} bytes"),
+        result == theirs.results[-1].partition("processor")[0],
+    )
+
+
+def packed(path: Path, sizes: dict[str, int]) -> Path:
+    """Write a tensor of random bytes of each block type."""
+    writer, random = gguf.GGUFWriter(path, "llama"), np.random.default_rng(2)
+    for name, size in sizes.items():
+        type = gguf.GGMLQuantizationType[name]
+        _, nbytes = gguf.GGML_QUANT_SIZES[type]
+        writer.add_tensor(name, random.integers(0, 256, (max(1, size // nbytes), nbytes), np.uint8), raw_dtype=type)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
 
 
 def test_low_bits_cold(benchmark, threads, cold_file):

@@ -2,31 +2,17 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import subprocess
-import sys
-import tempfile
-
 import numpy as np
 import pytest
 
 import truebits_native
 import yardstick
 from compare import alternate, record
-from goals import BLOCK_TYPES
+from first_use import first_and_second, processor_seconds
 from truebits_native import reference
-from truebits_native.reference.blocks import LAYOUTS, block_counts
 
 BITS = 16
 MASK = np.uint32((1 << BITS) - 1)
-
-FIRST_USE = """
-import numba, numpy, truebits_native
-words = numpy.arange(1 << 20, dtype=numpy.uint32)
-print(truebits_native.low_zero_count(words, 16), truebits_native.profile(words)[:2].tolist())
-"""
-"""Importing numba first lets small work go to the kernels."""
 
 
 def ours_against(benchmark, words, theirs, rounds):
@@ -106,39 +92,9 @@ def test_truncate_numpy(benchmark, words, threads):
     truncate_against(benchmark, words, lambda array: np.bitwise_and(array, ~MASK, out=array), rounds=7)
 
 
-@pytest.mark.parametrize("type", BLOCK_TYPES)
-def test_block_counts(benchmark, words, threads, type):
-    """Blocks of random bytes: no code and no scale is spared."""
-    raw = np.random.default_rng(1).integers(0, 256, words.nbytes // 4, np.uint8)
-    whole = np.array([0]), np.array([raw.size - raw.size % LAYOUTS[type].nbytes])
-    some = raw[: raw.size - raw.size % 4].view(np.uint32)
-    first = np.array([0]), np.array([min(100_000 * LAYOUTS[type].nbytes, int(whole[1][0]))])
-    truebits_native.block_counts(raw, *first, type)
-    ours, theirs = alternate(
-        benchmark,
-        lambda: truebits_native.block_counts(raw, *whole, type),
-        lambda: truebits_native.low_zero_count(some, BITS),
-        rounds=9,
-    )
-    got, expected = truebits_native.block_counts(raw, *first, type), block_counts(raw, *first, type)
-    equal = all(np.array_equal(one, other) for one, other in zip(got, expected, strict=True))
-    record(benchmark, ours.seconds, theirs.seconds, f"{ours.results[-1].distinct.sum():,} groups", equal)
-
-
 @pytest.mark.slow
 def test_compile(benchmark):
-    """A process that compiles what it needs into an empty cache, against one that finds it there."""
-    with tempfile.TemporaryDirectory() as filled, tempfile.TemporaryDirectory() as emptied:
-
-        def first_use(cache: str) -> str:
-            environment = {**os.environ, "NUMBA_CACHE_DIR": cache}
-            command = [sys.executable, "-c", FIRST_USE]
-            return subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
-
-        def empty() -> None:
-            shutil.rmtree(emptied, ignore_errors=True)
-
-        first_use(filled)
-        ours, theirs = alternate(benchmark, lambda: first_use(emptied), lambda: first_use(filled), 3, prepare=empty)
-    got, expected = ours.results[-1], theirs.results[-1]
-    record(benchmark, ours.seconds, theirs.seconds, f"{got.split()[0]} of 1,048,576", got == expected)
+    """All kernels into an empty cache: processor seconds of the whole process."""
+    ours, theirs = first_and_second(benchmark, "-m", "truebits_native")
+    compiled, kept = ours.results[-1].count(": compiled"), theirs.results[-1].count(": from the cache")
+    record(benchmark, *map(processor_seconds, (ours, theirs)), f"{compiled} kernels", compiled == kept)

@@ -18,10 +18,10 @@ from click.testing import CliRunner
 import truebits as tb
 import truebits_native as native
 from truebits.cli.app import app
-from truebits.precision.blocks import BlockProfile, block_profiles
-from truebits_native import dispatch
-from truebits_native.reference import blocks as reference_blocks
-from truebits_native.reference.blocks import FACTS, LAYOUTS, unpack
+from truebits.precision.blocks import BlockProfile, scale_facts
+from truebits_native import dispatch, reference
+from truebits_native.codes import code_counts, unpack
+from truebits_native.types import FACTS, LAYOUTS
 from words import assert_same_bits
 
 WITHOUT_COMPILER = os.environ.get("NUMBA_DISABLE_JIT") == "1"
@@ -79,7 +79,7 @@ def test_layouts_are_gguf_s(type):
     assert (LAYOUTS[type].values, LAYOUTS[type].nbytes) == (values, nbytes)
 
 
-def facts_by_hand(raw, type):
+def codes_by_hand(raw, type):
     """Count group by group in plain Python, from the values that gguf dequantizes and from the codes."""
     layout = LAYOUTS[type]
     parts, values = unpack(raw, type), dequantized(raw, type)
@@ -97,19 +97,17 @@ def facts_by_hand(raw, type):
 @pytest.mark.parametrize("type", TYPES)
 def test_twin_is_the_definition(type):
     raw = random_blocks(type, 500, seed=1).ravel()
-    counts = reference_blocks.block_counts(raw, np.array([0]), np.array([raw.size]), type)
-    got = dict(zip(FACTS, counts.facts[0].tolist(), strict=True))
-    distinct, dead, codes = facts_by_hand(raw, type)
-    assert counts.distinct[0].tolist() == distinct
-    assert got["dead"] == dead
-    assert got["codes"] % 2**64 == codes
+    (facts,) = reference.block_counts(raw, np.array([0]), np.array([raw.size]), type)
+    got, codes = dict(zip(FACTS, facts.tolist(), strict=True)), code_counts(raw, type)
+    assert (codes.distinct.tolist(), codes.dead, codes.used) == codes_by_hand(raw, type)
+    assert got["blocks"] == 500
     if HALF_AT[type]:
         halves = [raw.reshape(500, -1)[:, at : at + 2].copy().view(np.float16)[:, 0] for at in HALF_AT[type]]
         usual = [float(abs(half)) for half in halves[0] if np.isfinite(half) and half != 0]
         assert got["special"] == sum(not all(np.isfinite(pair)) for pair in zip(*halves, strict=True))
         assert got["zero"] == np.count_nonzero(halves[0] == 0)
         assert got["usual"] == len(usual)
-        assert BlockProfile(type, counts.distinct[0], counts.facts[0]).scale_range == (min(usual), max(usual))
+        assert BlockProfile(type, facts, *codes).scale_range == (min(usual), max(usual))
 
 
 @pytest.mark.parametrize("type", TYPES)
@@ -120,9 +118,7 @@ def test_kernel_is_its_twin_wherever_blocks_start(kernels, type, count):
         raw = np.concatenate([np.full(offset, 77, np.uint8), blocks.ravel(), np.full(5, 99, np.uint8)])
         ranges = np.array([offset]), np.array([offset + blocks.size])
         got = native.block_counts(raw, *ranges, type)
-        expected = reference_blocks.block_counts(raw, *ranges, type)
-        assert_same_bits(got.distinct, expected.distinct)
-        assert_same_bits(got.facts, expected.facts)
+        assert_same_bits(got, reference.block_counts(raw, *ranges, type))
 
 
 @pytest.mark.parametrize("type", ["Q4_0", "Q6_K"])
@@ -133,10 +129,9 @@ def test_kernel_on_many_ranges_of_many_chunks(kernels, monkeypatch, type):
     starts = np.array([0, 0, 7, 5 * layout.nbytes, 9])
     stops = starts + np.array([0, 60, 40, 55, 1]) * layout.nbytes
     one, two = (native.block_counts(raw, starts, stops, type, threads) for threads in (1, None))
-    expected = reference_blocks.block_counts(raw, starts, stops, type)
+    expected = reference.block_counts(raw, starts, stops, type)
     for got in (one, two):
-        assert_same_bits(got.distinct, expected.distinct)
-        assert_same_bits(got.facts, expected.facts)
+        assert_same_bits(got, expected)
 
 
 def test_ranges_have_to_be_whole_blocks():
@@ -158,8 +153,9 @@ def test_everything_holds_without_the_compiler():
 
 
 def profile_of(raw, type):
-    counts = native.block_counts(raw.ravel(), np.array([0]), np.array([raw.size]), type)
-    return BlockProfile(type, counts.distinct[0], counts.facts[0])
+    raw = raw.ravel()
+    (facts,) = native.block_counts(raw, np.array([0]), np.array([raw.size]), type)
+    return BlockProfile(type, facts, *code_counts(raw, type))
 
 
 def test_profiles_add_up():
@@ -236,7 +232,31 @@ def test_scan_reads_both_kinds(mixed_model):
     data = mixed_model.read_bytes()
     for name, got in report.blocks.items():
         raw = np.frombuffer(data, np.uint8, got.tensor.nbytes, got.tensor.offset)
-        assert BlockProfile(got.type, got.distinct, got.facts) == profile_of(raw, got.type), name
+        assert BlockProfile(got.type, got.facts, got.distinct, got.dead, got.used) == profile_of(raw, got.type), name
+
+
+def test_scales_of_all_blocks_are_read_and_codes_of_a_sample(tmp_path):
+    """One bad scale among 100,000 blocks is found wherever it is; what half of the groups do shows in the sample."""
+    path, count = tmp_path / "model.gguf", 100_000
+    blocks = np.random.default_rng(5).integers(0, 256, (count, 18), np.uint8)
+    blocks[:, :2] = np.float16(0.5).tobytes()[0], np.float16(0.5).tobytes()[1]
+    blocks[77_777, :2] = 0x00, 0x7E
+    blocks[66_666, :2] = 0x00, 0x00
+    blocks[::2, 2:] = 0x88
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_tensor("w", blocks.reshape(100, -1), raw_dtype=gguf.GGMLQuantizationType.Q4_0)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    got, whole = tb.scan(path, blocks=True).blocks["w"], code_counts(blocks.ravel(), "Q4_0")
+    assert (got.blocks, got.groups, got.special, got.zero_scales) == (count, count, 1, 1)
+    assert got.sampled_blocks == got.sampled_groups == 2_048
+    for name, expected in (("dead", whole.dead), ("degenerate", whole.distinct[1])):
+        assert getattr(got, name) / got.sampled_groups == pytest.approx(expected / count, abs=0.02)
+    assert got.codes == whole.used.bit_count() == 16
+    assert "Scales are those of all 100,000 blocks" in run("scan", path, "--blocks").output
+    assert "2,048 of them, at equal distances" in run("scan", path, "--blocks").output
 
 
 def test_scan_without_blocks_reads_none(mixed_model):
@@ -247,9 +267,10 @@ def test_scan_without_blocks_reads_none(mixed_model):
 def test_tensors_go_through_several_batches(mixed_model, monkeypatch):
     model = tb.open(mixed_model)
     tensors = [tensor for tensor in model.tensors if tensor.type in LAYOUTS]
-    expected = block_profiles(model, tensors)
+    expected = scale_facts(model, tensors)
     monkeypatch.setattr(sys.modules["truebits.precision.batches"], "BATCH_BYTES", 500)
-    assert block_profiles(model, tensors, threads=1) == expected
+    for got, facts in zip(scale_facts(model, tensors, threads=1), expected, strict=True):
+        assert_same_bits(got, facts)
 
 
 def test_a_selection_without_either_kind_is_an_error(tmp_path):
@@ -292,7 +313,7 @@ def test_json_has_blocks(mixed_model):
     assert document["schema"] == "truebits.scan/1"
     one = next(block for block in document["blocks"] if block["name"] == "blk.1.q4_0.weight")
     assert (one["blocks"], one["groups"], one["levels"], one["special_scales"]) == (32, 32, 16, 0)
-    assert sum(one["distinct"].values()) == 32
+    assert sum(one["distinct"].values()) == one["sampled_groups"] == one["sampled_blocks"] == 32
     assert one["made_from"]["format"] == "direct"
     assert json.loads(run("scan", mixed_model, "--json").output)["blocks"] == []
 

@@ -7,6 +7,7 @@ Small work goes to the twin, because importing Numba and loading a kernel takes 
 
 from truebits_native.blocks import block_counts
 from truebits_native.chunks import CHUNK
+from truebits_native.codes import code_counts
 from truebits_native.counting import (
     bins_of,
     low_zero_count,
@@ -31,6 +32,7 @@ __all__ = [
     "CHUNK",
     "bins_of",
     "block_counts",
+    "code_counts",
     "compare",
     "differing_count",
     "expect_work",

@@ -9,8 +9,9 @@ import time
 
 import numpy as np
 
+from truebits_native.blocks import layout_numbers
 from truebits_native.dispatch import kernel
-from truebits_native.types import Grid, word_grid
+from truebits_native.types import FACTS, LAYOUTS, Grid, word_grid
 
 
 def arguments() -> dict[str, list[tuple]]:
@@ -23,7 +24,9 @@ def arguments() -> dict[str, list[tuple]]:
     mask, lookup = np.uint32(1), np.zeros(0, np.uint16)
     single, half, changed, changed_half = singles[0], halves[0], singles[1], halves[1]
     table = none, changed_half, changed, none
+    layout = layout_numbers(LAYOUTS["Q4_K"])
     return {
+        "blocks.count_scales": [(words(np.uint8)[0], *range_, layout, np.zeros((0, len(FACTS)), np.int64))],
         "lowbits.count_matching": [(single, *range_, mask, mask, none), (half, *range_, mask, mask, none)],
         "histogram.count_single_bins": [(single, *range_, *table)],
         "histogram.count_half_bins": [(half, *range_, lookup, *table)],

@@ -52,10 +52,7 @@ COSTS = {
     "halves.widen_bfloats": Costs(0.3, 200),
     "halves.narrow_to_bfloats": Costs(0.3, 200),
     "halves.narrow_to_halves": Costs(0.3, 200),
-    "blocks.count_few": Costs(4, 200),
-    "blocks.count_fours": Costs(4, 200),
-    "blocks.count_fives": Costs(4, 200),
-    "blocks.count_wide": Costs(4, 200),
+    "blocks.count_scales": Costs(0.5, 30),
 }
 
 WORK = {
@@ -64,7 +61,7 @@ WORK = {
     "profiles": ("histogram.count_single_bins", "histogram.count_half_bins"),
     "truncate": ("rounding.cut_low_bits",),
     "rounding": tuple(name for name in COSTS if name.split(".")[0] in ("difference", "rounding", "scaling", "halves")),
-    "blocks": tuple(name for name in COSTS if name.startswith("blocks.")),
+    "blocks": ("blocks.count_scales",),
 }
 """The kernels that each kind of work may call."""
 

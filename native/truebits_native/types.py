@@ -215,3 +215,107 @@ def merged(parts: Iterable[Difference]) -> Difference:
         sums = (a + b for a, b in zip(whole[7:], part[7:], strict=True))
         whole = Difference(*counts, *most, *sums)
     return whole
+
+
+FACTS = ("blocks", "special", "zero", "negative", "usual", "least", "greatest", "exponents")
+"""What a row of facts about blocks holds: how many there are; of their floating-point scales, those that are Inf or
+NaN (or whose offset is), zero, negative, and finite but not zero; of these last, the bits of the least and the
+greatest magnitude (`NO_SCALE` and 0 if none), and the sum of the exponents."""
+
+BLOCKS, SPECIAL, ZERO, NEGATIVE, USUAL, LEAST, GREATEST, EXPONENTS = range(len(FACTS))
+
+NO_SCALE = 1 << 16
+"""The least scale where no scale is finite and not zero."""
+
+
+def add_facts(into: np.ndarray, more: np.ndarray) -> None:
+    """Merge rows of facts, in place; shape (..., len(FACTS))."""
+    least = np.minimum(into[..., LEAST], more[..., LEAST])
+    greatest = np.maximum(into[..., GREATEST], more[..., GREATEST])
+    into += more
+    into[..., LEAST], into[..., GREATEST] = least, greatest
+
+
+FLOAT_POINT_FOUR = np.array([0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12], np.int16)
+"""What the codes of FP4 E2M1 stand for, doubled, as ggml keeps them."""
+
+
+class ScaleFormat(NamedTuple):
+    """How to read the bits of a scale.
+
+    Attributes
+    ----------
+    nbytes : int
+    magnitude : int
+        Mask of the bits but the sign.
+    special : int
+        Least magnitude that is Inf or NaN.
+    shift, bias : int
+        The magnitude's bits from `shift` on are the exponent, with this bias.
+    first : int
+        Added to a magnitude, so that 0 is the value 0 only: E8M0 has none.
+    """
+
+    nbytes: int
+    magnitude: int
+    special: int
+    shift: int
+    bias: int
+    first: int = 0
+
+
+HALF = ScaleFormat(2, 0x7FFF, 0x7C00, 10, 15)
+E8M0 = ScaleFormat(1, 0xFF, 256, 0, 128, first=1)
+UE4M3 = ScaleFormat(1, 0x7F, 0x7F, 3, 7)
+
+
+class BlockLayout(NamedTuple):
+    """One block type.
+
+    Attributes
+    ----------
+    values, nbytes, groups : int
+        Per block.
+    levels : ndarray of int16
+        What each code stands for, before it is scaled.
+    scale_at : int
+        Byte of the scale that a block stores in floating point; all follow where there are several `scales`.
+    offset_at : int or None
+        Byte of the FP16 that offsets are multiples of.
+    scale : ScaleFormat
+    scales : int
+    cell : int
+        How many neighbouring codes are counted as one.
+    """
+
+    values: int
+    nbytes: int
+    groups: int
+    levels: np.ndarray
+    scale_at: int = 0
+    offset_at: int | None = None
+    scale: ScaleFormat = HALF
+    scales: int = 1
+    cell: int = 1
+
+
+def _levels(count: int, zero: int = 0) -> np.ndarray:
+    return np.arange(count, dtype=np.int16) - np.int16(zero)
+
+
+LAYOUTS = {
+    "Q4_0": BlockLayout(32, 18, 1, _levels(16, 8)),
+    "Q4_1": BlockLayout(32, 20, 1, _levels(16), offset_at=2),
+    "Q5_0": BlockLayout(32, 22, 1, _levels(32, 16)),
+    "Q5_1": BlockLayout(32, 24, 1, _levels(32), offset_at=2),
+    "Q8_0": BlockLayout(32, 34, 1, np.arange(256).astype(np.uint8).view(np.int8).astype(np.int16), cell=4),
+    "Q2_K": BlockLayout(256, 84, 16, _levels(4), 80, 82),
+    "Q3_K": BlockLayout(256, 110, 16, _levels(8, 4), 108),
+    "Q4_K": BlockLayout(256, 144, 8, _levels(16), offset_at=2),
+    "Q5_K": BlockLayout(256, 176, 8, _levels(32), offset_at=2),
+    "Q6_K": BlockLayout(256, 210, 16, _levels(64, 32), 208),
+    "TQ1_0": BlockLayout(256, 54, 1, _levels(3, 1), 52),
+    "TQ2_0": BlockLayout(256, 66, 1, _levels(4, 1), 64),
+    "MXFP4": BlockLayout(32, 17, 1, FLOAT_POINT_FOUR, scale=E8M0),
+    "NVFP4": BlockLayout(64, 36, 4, FLOAT_POINT_FOUR, scale=UE4M3, scales=4),
+}

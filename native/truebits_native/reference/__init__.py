@@ -3,6 +3,7 @@
 Each function has the name and the signature of the front door that it stands behind, but for the number of threads.
 """
 
+from truebits_native.reference.blocks import block_counts
 from truebits_native.reference.difference import compare, differing_count, half_distance
 from truebits_native.reference.halves import half_singles, narrowed, widened
 from truebits_native.reference.histogram import bfloat_bins, double_bins, half_bins, profile, profiles, single_bins
@@ -39,6 +40,7 @@ __all__ = [
     "TABLE",
     "TRUNCATE",
     "bfloat_bins",
+    "block_counts",
     "compare",
     "differing_count",
     "double_bins",

@@ -18,7 +18,7 @@ from truebits.files.model import Model
 from truebits.files.tensor import Tensor
 from truebits.files.types import FLOAT_BYTES
 from truebits_native.chunks import cut
-from truebits_native.reference.blocks import LAYOUTS as BLOCK_LAYOUTS
+from truebits_native.types import LAYOUTS as BLOCK_LAYOUTS
 
 BATCH_BYTES = 32 << 20
 """Read per kernel call: about a millisecond of work when the file is in memory."""

@@ -3,6 +3,10 @@
 A *code* is the number a value is stored as; a *group* is what has a scale of its own: a block of Q4_0, an eighth of
 one of Q4_K. A group that uses few of the codes it could use, or only one, wastes bits or was made from something
 coarser; one whose values are all zero is dead. Counts add up: chunks to tensors, tensors to groups of tensors.
+
+The scales of all blocks are read: one NaN, Inf or zero may hide anywhere. Codes are those of a sample, the blocks that
+the verdict on what was quantized before looks at: a kind of block that makes up a share p is missed with a chance
+near (1 - p)^2048, if such blocks lie singly.
 """
 
 from __future__ import annotations
@@ -25,15 +29,14 @@ from truebits.precision.dequantized import judge_blocks, judge_values, sample
 from truebits.precision.origin import Origin
 from truebits.precision.profile import LAYOUTS as FLOAT_LAYOUTS
 from truebits.precision.scan import Report
-from truebits_native.reference.blocks import (
-    CODES,
-    DEAD,
+from truebits_native.codes import MOST_CODES, CodeCounts, cells, code_counts
+from truebits_native.types import (
+    BLOCKS,
     EXPONENTS,
     FACTS,
     GREATEST,
     LAYOUTS,
     LEAST,
-    MOST_CODES,
     NEGATIVE,
     NO_SCALE,
     SPECIAL,
@@ -41,7 +44,6 @@ from truebits_native.reference.blocks import (
     ZERO,
     BlockLayout,
     add_facts,
-    cells,
 )
 
 
@@ -53,22 +55,28 @@ class BlockProfile:
     ----------
     type : str
         Storage type, a block type of ggml.
+    facts : ndarray of int64, shape (8,)
+        About the scales of all blocks: see `truebits_native.types.FACTS`.
     distinct : ndarray of int64, shape (33,)
-        Groups by the number of distinct codes of their values. Neighbouring codes of Q8_0 are counted as
-        one, four by four.
-    facts : ndarray of int64
-        See `truebits_native.reference.blocks.BlockCounts`.
+        Of the sampled blocks, groups by the number of distinct codes of their values. Neighbouring codes of Q8_0
+        are counted as one, four by four.
+    dead : int
+        Of the sampled blocks, the groups whose values are all zero.
+    used : int
+        Of the sampled blocks, a mask of the codes that occur, the lowest in bit 0.
     """
 
     type: str
-    distinct: np.ndarray
     facts: np.ndarray
+    distinct: np.ndarray
+    dead: int
+    used: int
 
     @classmethod
     def empty(cls, type: str) -> BlockProfile:
         facts = np.zeros(len(FACTS), np.int64)
         facts[LEAST] = NO_SCALE
-        return cls(type, np.zeros(MOST_CODES + 1, np.int64), facts)
+        return cls(type, facts, np.zeros(MOST_CODES + 1, np.int64), 0, 0)
 
     @classmethod
     def merge(cls, profiles: Iterable[BlockProfile]) -> BlockProfile:
@@ -85,8 +93,10 @@ class BlockProfile:
             raise ValueError(f"profiles of one type can be merged, not of {', '.join(types) or 'none'}")
         whole = cls.empty(types[0])
         for profile in profiles:
-            whole.distinct += profile.distinct
             add_facts(whole.facts, profile.facts)
+            whole.distinct += profile.distinct
+            whole.dead += profile.dead
+            whole.used |= profile.used
         return whole
 
     def __add__(self, other: BlockProfile) -> BlockProfile:
@@ -95,10 +105,23 @@ class BlockProfile:
     def __eq__(self, other: object) -> bool:
         return (
             isinstance(other, BlockProfile)
-            and self.type == other.type
-            and np.array_equal(self.distinct, other.distinct)
+            and (self.type, self.dead, self.used) == (other.type, other.dead, other.used)
             and np.array_equal(self.facts, other.facts)
+            and np.array_equal(self.distinct, other.distinct)
         )
+
+    @property
+    def blocks(self) -> int:
+        return int(self.facts[BLOCKS])
+
+    @property
+    def sampled_groups(self) -> int:
+        """Number of groups that `typical`, `codes`, `dead` and `degenerate` are about."""
+        return int(self.distinct.sum())
+
+    @property
+    def sampled_blocks(self) -> int:
+        return self.sampled_groups // self.layout.groups
 
     @property
     def layout(self) -> BlockLayout:
@@ -106,11 +129,7 @@ class BlockProfile:
 
     @property
     def groups(self) -> int:
-        return int(self.distinct.sum())
-
-    @property
-    def blocks(self) -> int:
-        return self.groups // self.layout.groups
+        return self.blocks * self.layout.groups
 
     @property
     def levels(self) -> int:
@@ -124,23 +143,18 @@ class BlockProfile:
 
     @property
     def typical(self) -> int | None:
-        """Median over all groups of the number of distinct codes; None if there are no groups."""
-        total = self.groups
+        """Median over the sampled groups of the number of distinct codes; None if there are no groups."""
+        total = self.sampled_groups
         return int(np.searchsorted(self.distinct.cumsum(), (total + 1) // 2)) if total else None
 
     @property
     def codes(self) -> int:
-        """Number of different codes (cells of four, for Q8_0) that occur anywhere."""
-        return (int(self.facts[CODES]) & (2**64 - 1)).bit_count()
-
-    @property
-    def dead(self) -> int:
-        """Number of groups whose values are all zero."""
-        return int(self.facts[DEAD])
+        """Number of different codes (cells of four, for Q8_0) that occur in the sampled blocks."""
+        return self.used.bit_count()
 
     @property
     def degenerate(self) -> int:
-        """Number of groups whose values have one and the same code (for Q8_0: the same cell)."""
+        """Number of sampled groups whose values have one and the same code (for Q8_0: the same cell)."""
         return int(self.distinct[1])
 
     @property
@@ -185,6 +199,8 @@ class BlockProfile:
         return {
             "blocks": self.blocks,
             "groups": self.groups,
+            "sampled_blocks": self.sampled_blocks,
+            "sampled_groups": self.sampled_groups,
             "codes": self.codes,
             "levels": self.levels,
             "possible": self.possible,
@@ -230,26 +246,28 @@ def scan_with_blocks(
 
     architecture = model.architecture
     tensors = profiles(model, plain, architecture, threads, partial(moved, 0))
-    counted = block_profiles(model, packed, threads, partial(moved, before))
-    verdicts = judged(model, [*(tensor for tensor in plain if _is_matrix(model, tensor)), *packed])
-    blocks = {
-        tensor.name: BlockPrecision(of.type, of.distinct, of.facts, tensor, verdicts.pop(tensor.name))
-        for tensor, of in zip(packed, counted, strict=True)
-    }
-    return Report(model, tensors, architecture, blocks, verdicts)
+    scales = scale_facts(model, packed, threads, partial(moved, before))
+    looks = looked_at(model, [*(tensor for tensor in plain if _is_matrix(model, tensor)), *packed])
+    blocks = {}
+    for tensor, facts in zip(packed, scales, strict=True):
+        codes, made_from = looks.pop(tensor.name)
+        assert codes is not None
+        blocks[tensor.name] = BlockPrecision(
+            tensor.type, facts, codes.distinct, codes.dead, codes.used, tensor, made_from
+        )
+    return Report(model, tensors, architecture, blocks, {name: made_from for name, (_, made_from) in looks.items()})
 
 
-def block_profiles(
+def scale_facts(
     model: Model, tensors: Sequence[Tensor], threads: int | None = None, progress: Progress | None = None
-) -> list[BlockProfile]:
-    """Count each of a model's block-quantized tensors, in the order given."""
-    found = {tensor.name: BlockProfile.empty(tensor.type) for tensor in tensors}
-    native.expect_work("blocks", sum(tensor.nbytes for tensor in tensors))
+) -> list[np.ndarray]:
+    """Count the scales of each of a model's block-quantized tensors, in the order given."""
+    found = {tensor.name: BlockProfile.empty(tensor.type).facts for tensor in tensors}
+    native.expect_work("blocks", sum(tensor.nbytes // LAYOUTS[tensor.type].nbytes for tensor in tensors))
     for batch in batches(model, tensors, progress):
         counted = native.block_counts(batch.words, batch.starts, batch.stops, batch.tensors[0].type, threads)
-        for tensor, distinct, facts in zip(batch.tensors, *counted, strict=True):
-            found[tensor.name].distinct += distinct
-            add_facts(found[tensor.name].facts, facts)
+        for tensor, facts in zip(batch.tensors, counted, strict=True):
+            add_facts(found[tensor.name], facts)
     return [found[tensor.name] for tensor in tensors]
 
 
@@ -262,24 +280,28 @@ STORED = ("F32", "F16", "BF16")
 """Types whose values are looked at for what they were dequantized from."""
 
 
-def judged(model: Model, tensors: Sequence[Tensor]) -> dict[str, Origin]:
-    """Tell what tensors were quantized to before, from the blocks that `dequantized.sample` names."""
-    verdicts = {}
+Look = tuple[CodeCounts | None, Origin]
+"""What the sampled blocks of a tensor show: codes, if it is of a block type, and what was quantized before."""
+
+
+def looked_at(model: Model, tensors: Sequence[Tensor]) -> dict[str, Look]:
+    """Look at the blocks of each tensor that `dequantized.sample` names."""
+    looks = {}
     for part in sorted({tensor.part for tensor in tensors}):
         with model.parts[part].map() as file:
             for tensor in tensors:
                 if tensor.part == part:
-                    verdicts[tensor.name] = _verdict(file, tensor, model.row(tensor))
-    return {tensor.name: verdicts[tensor.name] for tensor in tensors}
+                    looks[tensor.name] = _look(file, tensor, model.row(tensor))
+    return {tensor.name: looks[tensor.name] for tensor in tensors}
 
 
-def _verdict(file: MappedFile, tensor: Tensor, row: int) -> Origin:
+def _look(file: MappedFile, tensor: Tensor, row: int) -> Look:
     size = LAYOUTS[tensor.type].nbytes if tensor.type in LAYOUTS else 32 * FLOAT_BYTES[tensor.type]
     at = sample(tensor.nbytes // size) * size + tensor.offset
     raw = np.frombuffer(b"".join(file.data[start : start + size] for start in at.tolist()), np.uint8)
     file.forget(tensor.offset, tensor.offset + tensor.nbytes)
     if tensor.type in LAYOUTS:
-        return judge_blocks(raw, tensor.type)
+        return code_counts(raw, tensor.type), judge_blocks(raw, tensor.type)
     words = raw.view(f"<u{FLOAT_BYTES[tensor.type]}")
     values = to_singles(words, tensor.type).view(np.float32)
-    return judge_values(values.reshape(-1, 32), FLOAT_LAYOUTS[tensor.type].mantissa_bits, row)
+    return None, judge_values(values.reshape(-1, 32), FLOAT_LAYOUTS[tensor.type].mantissa_bits, row)

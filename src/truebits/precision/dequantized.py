@@ -27,7 +27,8 @@ from typing import NamedTuple
 import numpy as np
 
 from truebits.precision.origin import ODDS_WANTED, Origin
-from truebits_native.reference.blocks import LAYOUTS, unpack
+from truebits_native.codes import unpack
+from truebits_native.types import LAYOUTS
 
 SHARE_WANTED = 0.999
 """Of the blocks, at least so many have to lie on the levels."""

@@ -19,7 +19,7 @@ from truebits.precision.batches import Progress, batches
 from truebits.precision.counting import TensorPrecision, floating, profiles
 from truebits.precision.coverage import NO_WEIGHTS, WHOLE_NUMBERS, Coverage
 from truebits.precision.profile import PrecisionProfile
-from truebits_native.reference.blocks import LAYOUTS as BLOCK_LAYOUTS
+from truebits_native.types import LAYOUTS as BLOCK_LAYOUTS
 
 if TYPE_CHECKING:
     from truebits.precision.blocks import BlockPrecision

@@ -80,7 +80,7 @@ def codes(report: Report, by_tensor: bool) -> Table:
 
 def counts(report: Report, by_tensor: bool) -> Table:
     """The same as plain numbers, for CSV."""
-    keys = ("blocks", "groups", "codes", "levels", "possible", "typical", "dead", "degenerate")
+    keys = ("blocks", "groups", "sampled_groups", "codes", "levels", "possible", "typical", "dead", "degenerate")
     scales = ("special_scales", "zero_scales", "negative_scales", "scale_exponent")
     table = Table(("tensors", "type", "n", *keys, *scales, "least_scale", "greatest_scale", "made_from"))
     for row in rows_of(report, by_tensor):
@@ -105,6 +105,13 @@ def conclusion(report: Report) -> str:
         lines.append(f"{special:,} scales are Inf or NaN: the values of their blocks are lost.")
     if len(lines) == (1 if report.tensors else 0):
         lines.append("No tensor shows that it was quantized to a coarser format before.")
+    blocks = sum(one.blocks for one in report.blocks.values())
+    sampled = sum(one.sampled_blocks for one in report.blocks.values())
+    if sampled < blocks:
+        lines.append(
+            f"Scales are those of all {blocks:,} blocks; codes used, typical, dead and degenerate are of "
+            f"{sampled:,} of them, at equal distances."
+        )
     return "\n".join(lines)
 
 

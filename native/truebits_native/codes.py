@@ -1,0 +1,255 @@
+"""The codes of block-quantized bytes, taken apart in NumPy: what wants them looks at a sample. No numba import.
+
+A *block* is what ggml stores a run of values in; a *group* is the part of a block that has a scale of its
+own: 32 values of Q4_K's 256, 16 of Q6_K's, the whole block where there is only one scale. A *code* is the
+unsigned number a value is stored as. Layouts are those of ggml-common.h, as `gguf.quants` unpacks them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+from truebits_native.types import LAYOUTS, UE4M3, BlockLayout
+
+MOST_CODES = 32
+"""Most values of a group that are looked at one by one: a histogram of distinct codes ends here."""
+
+
+class Unpacked(NamedTuple):
+    """Blocks taken apart: the values are ``scale * levels[codes] + offset``.
+
+    Attributes
+    ----------
+    codes : ndarray of uint8, shape (blocks, groups, values per group)
+    scale, offset : ndarray of float32, shape (blocks, groups)
+    stored : ndarray of uint16, shape (blocks, scales)
+        Bits of the floating-point scales, as `ScaleFormat` reads them.
+    stored_offset : ndarray of uint16, shape (blocks, 1)
+        Bits of the FP16 number that offsets are multiples of; 0 where a type has none.
+    """
+
+    codes: np.ndarray
+    scale: np.ndarray
+    offset: np.ndarray
+    stored: np.ndarray
+    stored_offset: np.ndarray
+
+    def values(self, levels: np.ndarray) -> np.ndarray:
+        """Return the values, float32 of shape (blocks, values)."""
+        with np.errstate(invalid="ignore", over="ignore"):
+            scaled = self.scale[..., None] * levels[self.codes].astype(np.float32)
+            return (scaled + self.offset[..., None]).reshape(len(self.codes), -1)
+
+
+class CodeCounts(NamedTuple):
+    """What the codes of some blocks are.
+
+    Attributes
+    ----------
+    distinct : ndarray of int64, shape (MOST_CODES + 1,)
+        Groups by how many distinct codes (Q8_0: cells of four codes) their values use.
+    dead : int
+        Groups that are zero by their scale or codes, without an offset.
+    used : int
+        A mask of the codes (cells) that occur, the lowest in bit 0.
+    """
+
+    distinct: np.ndarray
+    dead: int
+    used: int
+
+
+def code_counts(raw: np.ndarray, type: str) -> CodeCounts:
+    """Count what some blocks use of their codes.
+
+    Parameters
+    ----------
+    raw : ndarray of uint8, shape (n,)
+        Whole blocks, which are taken apart all at once: a sample.
+    type : str
+        A key of `LAYOUTS`.
+
+    Returns
+    -------
+    CodeCounts
+    """
+    parts, layout = unpack(raw, type), LAYOUTS[type]
+    groups = parts.codes.reshape(-1, layout.values // layout.groups)
+    seen = np.bitwise_or.reduce(np.uint64(1) << cells(layout)[groups], axis=1)
+    ones = np.unpackbits(seen.view(np.uint8).reshape(-1, 8), axis=1).sum(axis=1, dtype=np.int64)
+    scale = parts.scale.ravel()
+    is_zero = (scale == 0) | ((layout.levels[groups] == 0).all(axis=1) & np.isfinite(scale))
+    dead = np.count_nonzero(is_zero & (parts.offset == 0).ravel())
+    used = np.bitwise_or.reduce(seen, initial=np.uint64(0))
+    return CodeCounts(np.bincount(ones, minlength=MOST_CODES + 1), int(dead), int(used))
+
+
+def cells(layout: BlockLayout) -> np.ndarray:
+    """Return the cell of each code, uint64: the code itself where a cell is one code."""
+    if layout.cell == 1:
+        return np.arange(layout.levels.size, dtype=np.uint64)
+    return ((layout.levels.astype(np.int64) - layout.levels.min()) // layout.cell).astype(np.uint64)
+
+
+def unpack(raw: np.ndarray, type: str) -> Unpacked:
+    """Take blocks apart.
+
+    Parameters
+    ----------
+    raw : ndarray of uint8, shape (n,)
+        Whole blocks.
+    type : str
+        A key of `LAYOUTS`.
+
+    Returns
+    -------
+    Unpacked
+    """
+    layout = LAYOUTS[type]
+    return _UNPACK[type](raw.reshape(-1, layout.nbytes))
+
+
+def _half(blocks: np.ndarray, at: int) -> np.ndarray:
+    """Return the FP16 at byte `at` of each block, as bits; shape (blocks, 1)."""
+    return np.ascontiguousarray(blocks[:, at : at + 2]).view("<u2")
+
+
+def _single(bits: np.ndarray) -> np.ndarray:
+    return bits.view(np.float16).astype(np.float32)
+
+
+def _simple(blocks: np.ndarray, codes: np.ndarray, scale_at: int, offset_at: int | None = None) -> Unpacked:
+    """Put together a type with one scale, and perhaps one offset, per block."""
+    stored = _half(blocks, scale_at)
+    scale = _single(stored)
+    if offset_at is None:
+        return Unpacked(codes[:, None], scale, _no_offset(scale), stored, np.zeros_like(stored))
+    stored_offset = _half(blocks, offset_at)
+    return Unpacked(codes[:, None], scale, _single(stored_offset), stored, stored_offset)
+
+
+def _no_offset(scale: np.ndarray) -> np.ndarray:
+    """Return offsets that change nothing: -0, which leaves a -0 what it is."""
+    return np.full_like(scale, -0.0)
+
+
+def _nibbles(packed: np.ndarray) -> np.ndarray:
+    """Return the low halves of all bytes of a row, then the high halves."""
+    return np.concatenate([packed & 15, packed >> 4], axis=-1)
+
+
+def _shifted(packed: np.ndarray, width: int, bits: int) -> np.ndarray:
+    """Return, for each run of `width` bytes, all lowest fields of `bits` bits, then all next ones; (blocks, -1)."""
+    shifts = np.arange(0, 8, bits, dtype=np.uint8)[:, None]
+    runs = packed.reshape(len(packed), -1, 1, width)
+    return ((runs >> shifts) & np.uint8((1 << bits) - 1)).reshape(len(packed), -1)
+
+
+def _fifth_bits(blocks: np.ndarray, at: int) -> np.ndarray:
+    return np.unpackbits(blocks[:, at : at + 4], axis=1, bitorder="little") << np.uint8(4)
+
+
+def _q5(blocks: np.ndarray, at: int, offset_at: int | None = None) -> Unpacked:
+    return _simple(blocks, _nibbles(blocks[:, at + 4 :]) | _fifth_bits(blocks, at), 0, offset_at)
+
+
+def _by_group(codes: np.ndarray, groups: int) -> np.ndarray:
+    return codes.reshape(len(codes), groups, -1)
+
+
+def _scaled(stored: np.ndarray, factors: np.ndarray) -> np.ndarray:
+    """Multiply block scales with their groups' factors; Inf times 0 is NaN, as it is for ggml."""
+    with np.errstate(invalid="ignore"):
+        return _single(stored) * factors.astype(np.float32)
+
+
+def _q2_k(blocks: np.ndarray) -> Unpacked:
+    factors = blocks[:, :16]
+    stored, stored_offset = _half(blocks, 80), _half(blocks, 82)
+    codes = _by_group(_shifted(blocks[:, 16:80], 32, 2), 16)
+    return Unpacked(codes, _scaled(stored, factors & 15), -_scaled(stored_offset, factors >> 4), stored, stored_offset)
+
+
+def _q3_k(blocks: np.ndarray) -> Unpacked:
+    low, high = _nibbles(blocks[:, 96:104]), _shifted(blocks[:, 104:108], 4, 2)
+    factors = (low | high << 4).astype(np.int8) - np.int8(32)
+    codes = _shifted(blocks[:, 32:96], 32, 2) | _shifted(blocks[:, :32], 32, 1) << np.uint8(2)
+    stored = _half(blocks, 108)
+    scale = _scaled(stored, factors)
+    return Unpacked(_by_group(codes, 16), scale, _no_offset(scale), stored, np.zeros_like(stored))
+
+
+def _q45_k(blocks: np.ndarray, codes: np.ndarray) -> Unpacked:
+    """Put together Q4_K or Q5_K, whose scales and offsets share twelve bytes of six-bit factors."""
+    first, second, third = blocks[:, 4:8], blocks[:, 8:12], blocks[:, 12:16]
+    factors = np.concatenate([first & 63, third & 15 | (first >> 6) << 4], axis=1)
+    offsets = np.concatenate([second & 63, third >> 4 | (second >> 6) << 4], axis=1)
+    stored, stored_offset = _half(blocks, 0), _half(blocks, 2)
+    scale, offset = _scaled(stored, factors), -_scaled(stored_offset, offsets)
+    return Unpacked(_by_group(codes, 8), scale, offset, stored, stored_offset)
+
+
+def _q4_k(blocks: np.ndarray) -> Unpacked:
+    return _q45_k(blocks, _shifted(blocks[:, 16:], 32, 4))
+
+
+def _q5_k(blocks: np.ndarray) -> Unpacked:
+    return _q45_k(blocks, _shifted(blocks[:, 48:], 32, 4) | _shifted(blocks[:, 16:48], 32, 1) << np.uint8(4))
+
+
+def _q6_k(blocks: np.ndarray) -> Unpacked:
+    codes = _shifted(blocks[:, :128], 64, 4) | _shifted(blocks[:, 128:192], 32, 2) << np.uint8(4)
+    stored = _half(blocks, 208)
+    scale = _scaled(stored, np.ascontiguousarray(blocks[:, 192:208]).view(np.int8))
+    return Unpacked(_by_group(codes, 16), scale, _no_offset(scale), stored, np.zeros_like(stored))
+
+
+def _trits(packed: np.ndarray, count: int) -> np.ndarray:
+    """Return, of a row's bytes, all first ternary digits, then all second ones."""
+    powers = np.uint8(3) ** np.arange(count, dtype=np.uint8)[:, None]
+    fractions = (packed[:, None] * powers).astype(np.uint16)
+    return ((fractions * np.uint16(3)) >> 8).astype(np.uint8).reshape(len(packed), -1)
+
+
+def _tq1_0(blocks: np.ndarray) -> Unpacked:
+    parts = _trits(blocks[:, :32], 5), _trits(blocks[:, 32:48], 5), _trits(blocks[:, 48:52], 4)
+    return _simple(blocks, np.concatenate(parts, axis=1), 52)
+
+
+def _mxfp4(blocks: np.ndarray) -> Unpacked:
+    exponent = blocks[:, :1].astype(np.uint32)
+    bits = np.where(exponent < 2, np.uint32(0x00200000) << exponent, (exponent - np.uint32(1)) << np.uint32(23))
+    scale = bits.view(np.float32)
+    stored = exponent.astype(np.uint16) + np.uint16(1)
+    return Unpacked(_nibbles(blocks[:, 1:])[:, None], scale, _no_offset(scale), stored, np.zeros_like(stored))
+
+
+def _nvfp4(blocks: np.ndarray) -> Unpacked:
+    stored = blocks[:, :4].astype(np.uint16)
+    exponent, mantissa = (stored >> 3 & 15).astype(np.int32), (stored & 7).astype(np.float32)
+    normal = np.ldexp(np.float32(1) + mantissa / np.float32(8), exponent - 8)
+    scale = np.where(exponent == 0, mantissa * np.float32(2**-10), normal).astype(np.float32)
+    scale[stored == UE4M3.special] = 0
+    codes = _nibbles(blocks[:, 4:].reshape(-1, 8)).reshape(-1, 4, 16)
+    return Unpacked(codes, scale, _no_offset(scale), stored & np.uint16(0x7F), np.zeros_like(stored[:, :1]))
+
+
+_UNPACK: dict[str, Callable[[np.ndarray], Unpacked]] = {
+    "Q4_0": lambda blocks: _simple(blocks, _nibbles(blocks[:, 2:]), 0),
+    "Q4_1": lambda blocks: _simple(blocks, _nibbles(blocks[:, 4:]), 0, 2),
+    "Q5_0": lambda blocks: _q5(blocks, 2),
+    "Q5_1": lambda blocks: _q5(blocks, 4, 2),
+    "Q8_0": lambda blocks: _simple(blocks, blocks[:, 2:], 0),
+    "Q2_K": _q2_k,
+    "Q3_K": _q3_k,
+    "Q4_K": _q4_k,
+    "Q5_K": _q5_k,
+    "Q6_K": _q6_k,
+    "TQ1_0": _tq1_0,
+    "TQ2_0": lambda blocks: _simple(blocks, _shifted(blocks[:, :64], 32, 2), 64),
+    "MXFP4": _mxfp4,
+    "NVFP4": _nvfp4,
+}
