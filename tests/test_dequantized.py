@@ -13,12 +13,13 @@ import truebits as tb
 from converter import write_safetensors
 from extras import NEEDS_EVAL
 from truebits.precision import dequantized as requantized
-from truebits.precision.dequantized import LEVELS, RUN_BLOCKS, RUNS, evidence, judge_blocks, judge_values, sample
+from truebits.precision.codebooks import NF4
+from truebits.precision.dequantized import RUN_BLOCKS, RUNS, judge_blocks, judge_values, sample
+from truebits.precision.levels import LEVELS, agreement
 
 SEEDS = range(50)
 SHAPE = (16, 128)
 DIRECT = ("normal", "laplace", "uniform", "student", "sparse")
-MANTISSA = {"F32": 23, "F16": 10, "BF16": 7}
 NARROW = {"F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16}
 
 
@@ -48,9 +49,9 @@ def through(values, name):
 
 def verdict(values, name):
     """Return the format that block-quantized (or cast) values are said to be made from."""
-    if name in MANTISSA:
+    if name in NARROW:
         stored = values.astype(NARROW[name]).astype(np.float32)
-        return judge_values(stored.reshape(-1, 32), MANTISSA[name], values.shape[1]).format
+        return judge_values(stored.reshape(-1, 32), name, values.shape[1]).format
     return judge_blocks(packed(values, name).ravel(), name).format
 
 
@@ -148,12 +149,150 @@ def scaled_fp8(seed, tile, kind="normal"):
 @pytest.mark.parametrize("kind", ["normal", "laplace", "student"])
 @pytest.mark.parametrize("tile", [128, 256])
 def test_fp8_under_a_scale(kind, tile):
-    got = {judge_values(scaled_fp8(seed, tile, kind).reshape(-1, 32), 7, 256).format for seed in SEEDS[:10]}
+    got = {judge_values(scaled_fp8(seed, tile, kind).reshape(-1, 32), "BF16", 256).format for seed in SEEDS[:10]}
     assert got == {"scaled fp8_e4m3fn"}
 
 
 def test_fp8_needs_rows_of_128():
-    assert judge_values(scaled_fp8(1, 128).reshape(-1, 32), 7, 96).format == "direct"
+    assert judge_values(scaled_fp8(1, 128).reshape(-1, 32), "BF16", 96).format == "direct"
+
+
+def bf16(values):
+    return values.astype(ml_dtypes.bfloat16).astype(np.float32)
+
+
+def by_grid(grid, size):
+    """Return a quantizer: the nearest level of a grid times each run's largest magnitude."""
+
+    def quantized(values):
+        runs = values.reshape(-1, size)
+        largest = np.abs(runs).max(axis=1, keepdims=True)
+        nearest = np.abs((runs / largest)[..., None] - np.float32(grid)).argmin(axis=-1)
+        return (np.float32(grid)[nearest] * largest).reshape(values.shape)
+
+    return quantized
+
+
+def integers(bits, size, has_whole_zero):
+    """Return a quantizer with a scale and a zero point for each run: GPTQ and AWQ round the zero point."""
+
+    def quantized(values):
+        runs = values.reshape(-1, size)
+        least, largest = runs.min(axis=1, keepdims=True), runs.max(axis=1, keepdims=True)
+        scale = ((largest - least) / (2**bits - 1)).astype(np.float16).astype(np.float32)
+        zero = np.rint(-least / scale) if has_whole_zero else -least / scale
+        codes = np.clip(np.rint(runs / scale + zero), 0, 2**bits - 1)
+        return ((codes - zero) * scale).reshape(values.shape)
+
+    return quantized
+
+
+def mlx(bits, size):
+    """Return MLX's affine quantization, which computes in BF16."""
+
+    def quantized(values):
+        runs = values.reshape(-1, size)
+        least, largest = runs.min(axis=1, keepdims=True), runs.max(axis=1, keepdims=True)
+        scale = (largest - least) / (2**bits - 1)
+        codes = np.clip(np.rint((runs - least) / scale), 0, 2**bits - 1)
+        return bf16(bf16(codes * bf16(scale)) + bf16(least)).reshape(values.shape)
+
+    return quantized
+
+
+def int8_rows(values):
+    scale = bf16(np.abs(values).max(axis=1, keepdims=True) / 127)
+    return np.rint(values / scale) * scale
+
+
+FP4_LEVELS = [sign * level for sign in (-1, 1) for level in (0, 1 / 192, 1 / 6, 1 / 4, 1 / 3, 1 / 2, 2 / 3, 1)]
+
+OTHERS = {
+    "nf4": (by_grid(NF4, 64), "nf4"),
+    "fp4": (by_grid(FP4_LEVELS, 64), "fp4"),
+    "gptq 128": (integers(4, 128, True), "int4 (gptq or awq)"),
+    "gptq 64": (integers(4, 64, True), "int4 (gptq or awq)"),
+    "gptq 3 bits": (integers(3, 128, True), "int3 (gptq or awq)"),
+    "hqq": (integers(4, 64, False), "affine int4 (mlx or hqq)"),
+    "hqq 2 bits": (integers(2, 64, False), "affine int2 (mlx or hqq)"),
+    "mlx": (mlx(4, 64), "affine int4 (mlx or hqq)"),
+    "a list of nobody's": (
+        by_grid(np.sort(np.random.default_rng(3).uniform(-1, 1, 16)), 64),
+        "codebook of 16 in blocks of 64",
+    ),
+    "int8 of rows": (int8_rows, "int8"),
+}
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+@pytest.mark.parametrize("type", ["BF16", "F16", "F32"])
+@pytest.mark.parametrize("name", OTHERS)
+def test_upcasts_of_what_ggml_does_not_have(tmp_path, name, type, axis):
+    quantized, expected = OTHERS[name]
+    values = bf16(weights("normal", 5, (256, 512)))
+    values = quantized(values) if axis == 0 else quantized(np.ascontiguousarray(values.T)).T
+    assert written(tmp_path, values, type) == (expected, axis == 1)
+
+
+@pytest.mark.parametrize("type", ["BF16", "F32"])
+@pytest.mark.parametrize("name", ["MXFP4", "Q4_0", "Q8_0"])
+def test_blocks_along_columns(tmp_path, name, type):
+    """As gpt-oss's experts, once dequantized: what lies along the columns is no other format along the rows."""
+    columns = through(weights("normal", 6, (256, 512)), name)
+    assert written(tmp_path, columns.T, type) == (name.lower(), True)
+
+
+@pytest.mark.parametrize("type", ["BF16", "F16", "F32"])
+@pytest.mark.parametrize("kind", DIRECT)
+def test_direct_matrices_show_no_sign(tmp_path, kind, type):
+    for seed in range(3):
+        got, _ = written(tmp_path, bf16(weights(kind, seed, (256, 512))), type)
+        assert got in ("direct", "ambiguous")
+
+
+def written(folder, values, type):
+    """Store a matrix in a checkpoint; return what it is said to be made from, and whether along its columns."""
+    stored = np.ascontiguousarray(values).astype(NARROW[type])
+    write_safetensors(folder / "m.safetensors", {"a": stored})
+    origin = tb.scan(folder / "m.safetensors", blocks=True).made_from["a"]
+    return origin.format, origin.reason.startswith("along dimension 1")
+
+
+GRIDDED = [
+    ("IQ4_NL", "iq4_nl or iq4_xs"),
+    ("IQ4_XS", "iq4_nl or iq4_xs"),
+    ("IQ3_S", "iq3_s"),
+    ("IQ3_XXS", "iq3_xxs"),
+    ("IQ2_XXS", "iq2"),
+    ("IQ1_S", "iq1"),
+]
+
+
+@pytest.mark.parametrize(("first", "expected"), GRIDDED)
+@pytest.mark.parametrize("then", ["Q8_0", "F16", "BF16"])
+def test_types_with_grids_are_told_by_name(first, expected, then):
+    """Any codes, under scales of their own: gguf-py has the grids."""
+    type = gguf.GGMLQuantizationType[first]
+    values_of, bytes_of = gguf.GGML_QUANT_SIZES[type]
+    blocks = np.random.default_rng(7).integers(0, 256, (128 * 512 // values_of, bytes_of), np.uint8)
+    scales = np.random.default_rng(8).uniform(0.01, 0.02, len(blocks))
+    blocks[:, :2] = scales.astype(np.float16).view(np.uint8).reshape(-1, 2)
+    values = gguf.quants.dequantize(blocks, type).astype(np.float32).reshape(128, 512)
+    assert verdict(values, then) == expected
+
+
+@pytest.mark.parametrize("first", ["Q4_0", "MXFP4"])
+def test_bf16_on_the_way_to_q8_0(first):
+    got = {verdict(bf16(through(weights("normal", seed), first)), "Q8_0") for seed in range(20)}
+    assert got == {first.lower()}
+
+
+def test_fp8_under_a_scale_in_f16():
+    """Many of the values are subnormal in F16."""
+    codes = (weights("normal", 1, (256, 256)) * 4_000).astype(ml_dtypes.float8_e4m3fn).astype(np.float32)
+    stored = (codes * np.float32(3.3e-6)).astype(np.float16).astype(np.float32)
+    assert np.count_nonzero(np.abs(stored) < 2.0**-14) > stored.size // 8
+    assert judge_values(stored.reshape(-1, 32), "F16", 256).format == "scaled fp8_e4m3fn"
 
 
 @pytest.mark.parametrize("type", ["Q4_1", "Q4_K", "MXFP4"])
@@ -193,7 +332,7 @@ def test_blocks_with_special_scales_are_left_out():
 def test_values_that_are_not_finite_are_left_out():
     values = through(weights("normal", 5), "MXFP4").reshape(-1, 32).copy()
     values[7, 0], values[8, 1] = np.nan, np.inf
-    assert judge_values(values, 23, 128).format == "mxfp4"
+    assert judge_values(values, "F32", 128).format == "mxfp4"
 
 
 @pytest.mark.parametrize("levels", LEVELS, ids=lambda levels: levels.name)
@@ -201,8 +340,8 @@ def test_values_that_are_not_finite_are_left_out():
 def test_evidence_is_no_more_than_the_null_model_allows(levels, kind):
     """Of direct blocks, at most a share of 2^-B may agree with B bits or more."""
     codes = packed(np.vstack([weights(kind, seed) for seed in range(20)]), "Q8_0").reshape(-1, 34)[:, 2:]
-    values = codes.view(np.int8).astype(np.float64)
-    found = evidence(values, np.ones_like(values), 0.5 + requantized.CODE_SLACK, levels)
+    values = codes.view(np.int8).astype(np.float64).reshape(-1, max(32, levels.size))
+    found = agreement(values, np.ones_like(values), 0.5 + requantized.CODE_SLACK, levels)
     worth = 2.0 ** found.bits[found.agrees]
     assert worth.sum() <= 1.2 * len(values)
 

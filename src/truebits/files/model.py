@@ -99,6 +99,11 @@ class Model:
         """Return the length of a tensor's fastest dimension; 1 for a scalar."""
         return (tensor.shape[0] if self.format == "gguf" else tensor.shape[-1]) if tensor.shape else 1
 
+    def rows(self, tensor: Tensor) -> tuple[int, int]:
+        """Return how many rows a tensor's matrix has (each of its matrices, if it has several), and their length."""
+        shape = tensor.shape if self.format == "gguf" else tensor.shape[::-1]
+        return (shape[1] if len(shape) > 1 else 1), (shape[0] if shape else 1)
+
     @property
     def architecture(self) -> str | None:
         """What the file says it is, as ``llama``; None if it says nothing, or too much to be a name."""

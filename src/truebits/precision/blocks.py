@@ -12,7 +12,7 @@ near (1 - p)^2048, if such blocks lie singly.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -24,10 +24,10 @@ from truebits.files.tensor import Tensor
 from truebits.files.types import FLOAT_BYTES
 from truebits.numbers.words import to_singles
 from truebits.precision.batches import Progress, batches
+from truebits.precision.columns import column_runs
 from truebits.precision.counting import floating, profiles
 from truebits.precision.dequantized import judge_blocks, judge_values, sample
 from truebits.precision.origin import Origin
-from truebits.precision.profile import LAYOUTS as FLOAT_LAYOUTS
 from truebits.precision.scan import Report
 from truebits_native.codes import MOST_CODES, CodeCounts, cells, code_counts
 from truebits_native.types import (
@@ -291,11 +291,11 @@ def looked_at(model: Model, tensors: Sequence[Tensor]) -> dict[str, Look]:
         with model.parts[part].map() as file:
             for tensor in tensors:
                 if tensor.part == part:
-                    looks[tensor.name] = _look(file, tensor, model.row(tensor))
+                    looks[tensor.name] = _look(file, tensor, model.rows(tensor))
     return {tensor.name: looks[tensor.name] for tensor in tensors}
 
 
-def _look(file: MappedFile, tensor: Tensor, row: int) -> Look:
+def _look(file: MappedFile, tensor: Tensor, shape: tuple[int, int]) -> Look:
     size = LAYOUTS[tensor.type].nbytes if tensor.type in LAYOUTS else 32 * FLOAT_BYTES[tensor.type]
     at = sample(tensor.nbytes // size) * size + tensor.offset
     raw = np.frombuffer(b"".join(file.data[start : start + size] for start in at.tolist()), np.uint8)
@@ -304,4 +304,18 @@ def _look(file: MappedFile, tensor: Tensor, row: int) -> Look:
         return code_counts(raw, tensor.type), judge_blocks(raw, tensor.type)
     words = raw.view(f"<u{FLOAT_BYTES[tensor.type]}")
     values = to_singles(words, tensor.type).view(np.float32)
-    return None, judge_values(values.reshape(-1, 32), FLOAT_LAYOUTS[tensor.type].mantissa_bits, row)
+    return None, _judge_matrix(file, tensor, values, *shape)
+
+
+def _judge_matrix(file: MappedFile, tensor: Tensor, values: np.ndarray, rows: int, row: int) -> Origin:
+    """Judge values of rows; and, if these tell nothing, of columns."""
+    along_rows = judge_values(values.reshape(-1, 32), tensor.type, row)
+    if along_rows.format not in ("direct", "ambiguous"):
+        return along_rows
+    columns = column_runs(file, tensor, rows, row)
+    if columns is None:
+        return along_rows
+    found = judge_values(columns.reshape(-1, 32), tensor.type, columns.shape[1])
+    if found.format in ("direct", "ambiguous", "constant"):
+        return along_rows
+    return replace(found, reason=f"along dimension 1, {found.reason}")

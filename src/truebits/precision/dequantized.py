@@ -1,32 +1,30 @@
-"""Blocks of values -> the coarser block format they were made from, with the odds.
+"""Values or codes -> the coarser format they were made from, with the odds.
 
-What was quantized twice gives itself away: each block of values lies on the few levels of the first format,
-scaled by one number (or by one number and an offset), while values that came straight from the original
-fall between them too.
+What was quantized twice gives itself away. Each block of values lies on the few levels of the first format, scaled
+by one number, or by one number and an offset (`truebits.precision.levels`); or each run of values, along a row or
+along a column, has only so many different ones (`truebits.precision.codebooks`); values that came straight from
+the original fall between the levels too. With e exceptions among n blocks, log2 (n over e) bits are taken off the
+evidence; with all the formats that are tried, log2 of their number.
 
-*The null model* is any density that does not rise away from zero (Gaussian, Laplace, uniform, ...). A level's
-*run* reaches from the next level nearer to zero, without it, up to the level itself: of the values in a run, at
-most the share (values taken as the level) / (values in the run) is taken as the level, because those nearer to
-zero are at least as likely. The level around zero has no run and tells nothing; nor does the block's largest
-value, nor, with an offset, its least, which fix the scale. A value taken as a level is worth -log2(share) bits.
-The product of the inverse shares over the values of a block, 0 where a value is off the levels, has mean at most
-1 under the null model; so, by Markov's inequality, values that are all on the levels and are worth B bits come
-about with a chance of at most 2^-B. A block may choose among K sets of levels: that costs log2 K bits. With e
-exceptions among n blocks, log2 (n over e) bits; with all the formats that are tried, log2 of their number.
+The null model's grid has as many mantissa bits as the values make use of: values that are coarse anyhow, as FP4
+with a scale in another direction, are on many lattices and prove none.
 
-What this cannot tell: Q8_0 made from Q8_0 (the codes are the same) or from formats whose levels are uneven (IQ4_NL
-and the other IQ types), which are called direct as far as can be told; and what a tensor of a K type, of Q4_1,
-Q5_1, MXFP4 or NVFP4 was made from, because their levels have room for none but their own: ambiguous.
+What this cannot tell: Q8_0 made from Q8_0 (the codes are the same); and what a tensor of a K type, of Q4_1, Q5_1,
+MXFP4 or NVFP4 was made from, because their levels have room for none but their own: ambiguous. ``direct`` says
+that all of this was tried, and that there is no sign of any.
 """
 
 from __future__ import annotations
 
 from math import comb, log2
-from typing import NamedTuple
 
 import numpy as np
 
-from truebits.precision.origin import ODDS_WANTED, Origin
+from truebits.precision.codebooks import LEVELS as CODEBOOK_LEVELS
+from truebits.precision.codebooks import SIZES, Codebook, find_codebook, name_of
+from truebits.precision.levels import LEVELS, Levels, agreement
+from truebits.precision.origin import BITS_WANTED, ODDS_WANTED, Origin
+from truebits.precision.profile import LAYOUTS as FLOAT_LAYOUTS
 from truebits_native.codes import unpack
 from truebits_native.types import LAYOUTS
 
@@ -45,62 +43,23 @@ EIGHTHS_BLOCKS = 4
 LEAST_EIGHTHS = 5
 """Of the eight significands of E4M3, as many have to occur: fewer are those of a block format."""
 
+VALUE_SLACK = 1.6
+"""In steps of the type that stores them: how far off its level a value may be."""
+
 CODE_SLACK = 0.04
 """A level that falls between two codes, within this, may have become either: F16 on the way moves it so far."""
 
-FP4_STEPS = np.array([0, 1, 2, 3, 4, 6, 8, 12])
+BF16_CODE_SLACK = 0.5
+"""BF16 on the way moves it so far: a level by a quarter, and the largest, of 127, that gives the unit, too."""
 
+FAR_APART = 35
+"""Formats of no more levels have them at least 7 of Q8_0's codes apart."""
 
-class Levels(NamedTuple):
-    """A format's levels: for each way a block may use them, the multiples of a unit, ascending from 0.
-
-    Attributes
-    ----------
-    name : str
-    choices : tuple of ndarray of int
-        The last multiple is that of the block's largest value (with an offset: of the distance from its
-        least to its largest).
-    size : int
-        Values that share a scale.
-    has_offset : bool
-    """
-
-    name: str
-    choices: tuple[np.ndarray, ...]
-    size: int = 32
-    has_offset: bool = False
-
-
-def _even(first: int, last: int) -> tuple[np.ndarray, ...]:
-    return tuple(np.arange(most + 1) for most in range(first, last + 1))
-
-
-FP4 = tuple(FP4_STEPS[: most + 1] for most in range(1, FP4_STEPS.size))
-
-LEVELS = (
-    Levels("ternary", _even(1, 1)),
-    Levels("q4_0", _even(2, 8)),
-    Levels("mxfp4", FP4),
-    Levels("q5_0", _even(9, 16)),
-    Levels("q2_k", _even(1, 3), size=16, has_offset=True),
-    Levels("q3_k", _even(1, 4), size=16),
-    Levels("nvfp4", FP4, size=16),
-    Levels("q4_1 or q4_k", _even(1, 15), has_offset=True),
-    Levels("q5_1 or q5_k", _even(16, 31), has_offset=True),
-    Levels("q6_k", _even(5, 32), size=16),
-    Levels("q8_0", _even(127, 127)),
-)
-"""From the fewest levels to the most: the first that explains the blocks is the verdict."""
+FLOATING = ("mxfp4", "nvfp4")
+"""Formats whose own values are coarse: to them the grid of coarse values is no other explanation."""
 
 LARGEST = {"Q8_0": 127, "Q5_0": 16, "Q4_0": 8}
 """Magnitude of the code that a block's largest value gets."""
-
-
-class Evidence(NamedTuple):
-    """How blocks agree with levels: which of them do, and what that is worth in bits."""
-
-    agrees: np.ndarray
-    bits: np.ndarray
 
 
 def sample(blocks: int) -> np.ndarray:
@@ -134,61 +93,140 @@ def judge_blocks(raw: np.ndarray, type: str) -> Origin:
     largest = LARGEST[type]
     if largest < 127:  # the largest value has the code -8 or -16; its opposite is cut to 7 or 15
         codes[codes == largest - 1] = largest
-    slack = 0.5 + CODE_SLACK
     coarser = [levels for levels in LEVELS if _is_coarser(levels, largest)]
-    return _judged(codes, np.ones_like(codes), slack, coarser, f"codes of {type}")
+    ones, what = np.ones_like(codes), f"codes of {type}"
+    found = _judged(codes, ones, ones, 0.5 + CODE_SLACK, coarser, what)
+    if found.format in ("constant", "ternary"):
+        return found
+    if largest == 127 and codes.size:
+        names = [levels.name for levels in coarser]
+        before = coarser[: names.index(found.format)] if found.format in names else coarser
+        far = [levels for levels in before if levels.most <= FAR_APART and levels.size == 32]
+        wide = _judged(codes, ones, ones, 0.5 + BF16_CODE_SLACK, far, what)
+        found = wide if wide.format in names else found
+        return _finer(found, find_codebook(codes, ones, (32,)), codes, ones, what)
+    return found
 
 
 def _is_coarser(levels: Levels, largest: int) -> bool:
     """Tell whether a block type with codes up to `largest` has room for codes between the levels."""
+    if levels.size > 32:
+        return False
     if levels.has_offset or levels.size < 32:
         return largest == 127
     return 2 * max(int(choice[-1]) for choice in levels.choices) <= largest
 
 
-def judge_values(values: np.ndarray, mantissa_bits: int, row: int) -> Origin:
+def judge_values(values: np.ndarray, type: str, row: int) -> Origin:
     """Tell what floating-point values were dequantized from.
 
     Parameters
     ----------
     values : ndarray of float32 or float64, shape (blocks, 32)
-        Runs of neighbouring values of a matrix's rows; `sample` says which.
-    mantissa_bits : int
-        Of the type they are stored in: 23, 10 or 7.
+        Runs of neighbouring values of a matrix's rows, or of its columns; `sample` says which.
+    type : {"F32", "F16", "BF16"}
+        The type that stores them.
     row : int
-        Length of the matrix's rows. Where it is a multiple of 128, FP8 with a scale for each 128 is looked for.
+        How many values follow each other in a row (or column); what shares a scale divides it.
 
     Returns
     -------
     Origin
-        ``direct``, the name of a block format, ``scaled fp8_e4m3fn``, ``constant``, or ``ambiguous``.
+        ``direct``, the name of a format, ``scaled fp8_e4m3fn``, ``constant``, or ``ambiguous``.
     """
     values = values.astype(np.float64)
-    blocks = values[np.isfinite(values).all(axis=1) & (values != 0).any(axis=1)]
-    _, exponents = np.frexp(blocks)
-    found = _judged(blocks, np.ldexp(1.0, exponents - 1 - mantissa_bits), 1.6, list(LEVELS), "values")
-    if found.format == "direct" and row % (32 * EIGHTHS_BLOCKS) == 0 and len(values) % EIGHTHS_BLOCKS == 0:
-        scaled = _scaled_fp8(values.reshape(-1, 32 * EIGHTHS_BLOCKS), mantissa_bits)
-        return scaled or found
+    sizes = tuple(size for size in SIZES if row % size == 0 and values.size % size == 0)
+    longest = sizes[0] if sizes else 32
+    runs = values.reshape(-1, longest)
+    runs = runs[np.isfinite(runs).all(axis=1) & (runs != 0).any(axis=1)]
+    blocks = runs.reshape(-1, 32)
+    blocks = blocks[(blocks != 0).any(axis=1)]
+    used = min(_bits_in_use(runs), FLOAT_LAYOUTS[type].mantissa_bits)
+    candidates = [levels for levels in LEVELS if levels.size <= longest]
+    found = _of_values(blocks, runs, type, used, candidates, exact=True)
+    if found.format == "direct" and used < FLOAT_LAYOUTS[type].mantissa_bits:
+        found = _of_values(blocks, runs, type, used, candidates, exact=False)
+    if found.format in ("constant", "ternary"):
+        return found
+    book = find_codebook(runs, _steps(runs, type, used), sizes) if runs.size else None
+    found = _finer(found, book, runs, 2 * _steps(runs, type, used), "values")
+    if found.format in ("direct", "ambiguous") and row % (32 * EIGHTHS_BLOCKS) == 0 and longest == 128:
+        return _scaled_fp8(runs, type) or found
     return found
 
 
-def _scaled_fp8(runs: np.ndarray, mantissa_bits: int) -> Origin | None:
+def _of_values(
+    blocks: np.ndarray, runs: np.ndarray, type: str, used: int, candidates: list[Levels], exact: bool
+) -> Origin:
+    """Judge values whose type is as fine as they are, or finer: then they are exact, or were rounded before."""
+    grid, stored = _steps(blocks, type, used), _steps(blocks, type, FLOAT_LAYOUTS[type].mantissa_bits)
+    small = [levels for levels in candidates if levels.size <= 32]
+    found = _judged(blocks, grid, stored if exact else grid, VALUE_SLACK, small, "values")
+    large = [levels for levels in candidates if levels.size > 32]
+    if found.format == "direct" and large:
+        grid, stored = _steps(runs, type, used), _steps(runs, type, FLOAT_LAYOUTS[type].mantissa_bits)
+        wide = _judged(runs, grid, stored if exact else grid, VALUE_SLACK, large, "values")
+        return wide if wide.format == "int8" else found
+    return found
+
+
+def _steps(values: np.ndarray, type: str, mantissa_bits: int) -> np.ndarray:
+    """Return the distance from each value to its neighbours, with so many mantissa bits, in the range of a type."""
+    least = 1 - FLOAT_LAYOUTS[type].bias
+    exponents = np.where(values != 0, np.frexp(values)[1] - 1, least)
+    return np.ldexp(1.0, np.maximum(exponents, least) - mantissa_bits)
+
+
+def _bits_in_use(values: np.ndarray) -> int:
+    """Return how many mantissa bits hold nearly all values."""
+    if not values.size:
+        return 0
+    words = np.abs(np.frexp(values[values != 0])[0] * 2.0**53).astype(np.int64)
+    zeros = np.log2((words & -words).astype(np.float64)).astype(np.int64)
+    return int(np.quantile(52 - zeros, SHARE_WANTED, method="higher")) if zeros.size else 0
+
+
+def _finer(found: Origin, book: Codebook | None, values: np.ndarray, slack: np.ndarray, what: str) -> Origin:
+    """Choose between a lattice and a codebook: that with fewer levels, in larger runs, tells more."""
+    if book is None:
+        return found
+    levels = {levels.name: levels for levels in LEVELS}.get(found.format)
+    is_small = levels is not None and levels.most <= book.levels + 1
+    if is_small and (book.size <= 32 or found.format in ("mxfp4", "nvfp4")):
+        return found
+    tried = log2(len(SIZES) * len(CODEBOOK_LEVELS)) + log2(comb(book.runs, book.agreeing))
+    bits = book.bits - tried
+    share = (
+        f"{book.agreeing:,} of {book.runs:,} runs of {book.size} {what} looked at have at most {book.levels} different"
+    )
+    if bits <= BITS_WANTED:
+        if found.format != "direct":
+            return found
+        return Origin("ambiguous", 0.0, f"{share}, but too few to tell whether that is chance")
+    name = name_of(book, values, slack)
+    return Origin(name, 1 - 2.0**-bits, f"{share}, by chance once in 2^{int(bits):,}")
+
+
+def _scaled_fp8(runs: np.ndarray, type: str) -> Origin | None:
     """Judge runs of values that may be E4M3 times one scale: eight significands, at even distances.
 
     The significand of a run's largest value is one of the eight; which, costs three bits.
     """
-    runs = np.abs(runs[np.isfinite(runs).all(axis=1) & (runs != 0).any(axis=1)])
+    first = runs[:: max(1, len(runs) // FIRST_LOOK)]
+    if first.size < runs.size and _scaled_fp8(first, type) is None:
+        return None
+    runs = np.abs(runs)
     largest = runs.argmax(axis=1)[:, None]
-    ulp = 2.0**-mantissa_bits
+    step = _steps(runs, type, FLOAT_LAYOUTS[type].mantissa_bits)
     best: np.ndarray = np.full(len(runs), -np.inf)
     eighths = np.zeros(len(runs), np.int64)
     for eighth in range(8):
         scale = np.take_along_axis(runs, largest, axis=1) / (8 + eighth)
-        significands = 2 * np.frexp(np.where(runs > 0, runs / scale, 1.0))[0]
-        level = np.rint(8 * significands) / 8
-        slack = 1.1 * ulp * level
-        worth = np.where(np.abs(significands - level) <= slack, -np.log2(8 * (2 * slack + ulp * level)), -np.inf)
+        significands, exponents = np.frexp(np.where(runs > 0, runs / scale, 1.0))
+        level = np.rint(16 * significands) / 8
+        ulp = step / np.ldexp(scale, exponents - 1)
+        slack = 1.1 * np.maximum(ulp, 2.0 ** -FLOAT_LAYOUTS[type].mantissa_bits * level)
+        worth = np.where(np.abs(2 * significands - level) <= slack, -np.log2(8 * (2 * slack + ulp)), -np.inf)
         worth = np.where(np.isfinite(worth), np.maximum(worth, 0.0), worth)
         worth[runs == 0] = 0.0
         np.put_along_axis(worth, largest, 0.0, axis=1)
@@ -200,27 +238,30 @@ def _scaled_fp8(runs: np.ndarray, mantissa_bits: int) -> Origin | None:
     agrees = np.isfinite(best) & many
     if not agrees.size or np.count_nonzero(agrees) < SHARE_WANTED * agrees.size:
         return None
-    bits = float((best[agrees] - 3).sum()) - log2(comb(agrees.size, int(np.count_nonzero(agrees))))
-    if bits <= -log2(ODDS_WANTED):
+    total = float((best[agrees] - 3).sum()) - log2(comb(agrees.size, int(np.count_nonzero(agrees))))
+    if total <= BITS_WANTED:
         return None
     share = f"{np.count_nonzero(agrees):,} of {agrees.size:,} runs of {runs.shape[1]} values looked at"
-    reason = f"{share} have only the eight significands of E4M3 times one scale, by chance once in 2^{int(bits):,}"
-    return Origin("scaled fp8_e4m3fn", 1 - 2.0**-bits, reason)
+    reason = f"{share} have only the eight significands of E4M3 times one scale, by chance once in 2^{int(total):,}"
+    return Origin("scaled fp8_e4m3fn", 1 - 2.0**-total, reason)
 
 
-def _judged(values: np.ndarray, ulps: np.ndarray, slack: float, candidates: list[Levels], what: str) -> Origin:
-    """Try one set of levels after the other; `slack` is in ulps."""
+def _judged(
+    values: np.ndarray, ulps: np.ndarray, rounding: np.ndarray, slack: float, candidates: list[Levels], what: str
+) -> Origin:
+    """Try one set of levels after the other; `slack` is in steps of `rounding`."""
     magnitudes = np.abs(values)
     if not values.size:
         return Origin("ambiguous", 0.0, "every block is zero or has no finite scale")
     if (magnitudes == magnitudes.max(axis=1, keepdims=True)).all():
         return Origin("constant", 1.0, f"each of {len(values):,} blocks has one magnitude only")
-    unclear, every = None, max(1, len(values) // FIRST_LOOK)
+    unclear, every = None, max(1, values.size // (FIRST_LOOK * 32))
     for levels in candidates:
-        first = evidence(values[::every], ulps[::every], slack, levels)
+        grid = rounding if levels.name in FLOATING else ulps
+        first = agreement(values[::every], grid[::every], slack, levels, rounding[::every])
         if 2 * np.count_nonzero(first.agrees) < first.agrees.size:
             continue
-        found = evidence(values, ulps, slack, levels)
+        found = agreement(values, grid, slack, levels, rounding)
         blocks, agreeing = found.agrees.size, int(np.count_nonzero(found.agrees))
         if agreeing < SHARE_WANTED * blocks:
             continue
@@ -232,70 +273,5 @@ def _judged(values: np.ndarray, ulps: np.ndarray, slack: float, candidates: list
         unclear = unclear or f"{share}, but too few {what} could tell"
     if unclear:
         return Origin("ambiguous", 0.0, unclear)
-    return Origin("direct", 1.0, f"the {what} of {len(values):,} blocks looked at are on no coarser format's levels")
-
-
-def evidence(values: np.ndarray, ulps: np.ndarray, slack: float, levels: Levels) -> Evidence:
-    """Hold blocks against a format's levels.
-
-    Parameters
-    ----------
-    values, ulps : ndarray of float64, shape (blocks, 32)
-        Values, and the distance from each to its neighbours in the type that stores them.
-    slack : float
-        How far off a level a value may be, in ulps.
-    levels : Levels
-
-    Returns
-    -------
-    Evidence
-        Per block; bits are those of the best choice, less what choosing costs.
-    """
-    blocks = len(values)
-    pieces = values.reshape(-1, levels.size)
-    units = ulps.reshape(-1, levels.size)
-    best: np.ndarray = np.full(len(pieces), -np.inf)
-    for choice in levels.choices:
-        bits = _bits_with_offset if levels.has_offset else _bits
-        best = np.maximum(best, bits(pieces, units, slack, choice))
-    best = (best - log2(len(levels.choices))).reshape(blocks, -1)
-    if levels.size < 32 and not levels.has_offset:
-        # A piece without the block's largest value may have been rounded when the codes were made: its scale is unsure.
-        tops = np.abs(pieces).max(axis=1).reshape(blocks, -1)
-        best = np.where(tops == tops.max(axis=1, keepdims=True), best, -np.inf).max(axis=1, keepdims=True) - 1
-    agrees = np.isfinite(best.min(axis=1))
-    return Evidence(agrees, np.where(agrees[:, None], best, 0.0).sum(axis=1))
-
-
-def _bits(pieces: np.ndarray, ulps: np.ndarray, slack: float, choice: np.ndarray) -> np.ndarray:
-    """Return what each piece is worth if its values are multiples of one unit, minus infinity if not."""
-    magnitudes = np.abs(pieces)
-    largest = magnitudes.max(axis=1, keepdims=True)
-    unit = np.where(largest > 0, largest, 1.0) / choice[-1]
-    index = np.searchsorted((choice[1:] + choice[:-1]) / 2, magnitudes / unit)
-    level, below = choice[index] * unit, choice[np.maximum(index - 1, 0)] * unit
-    worth = _worth(magnitudes, level, below, slack * ulps, ulps)
-    worth[(index == 0) & np.isfinite(worth)] = 0.0
-    np.put_along_axis(worth, magnitudes.argmax(axis=1)[:, None], 0.0, axis=1)
-    return worth.sum(axis=1)
-
-
-def _bits_with_offset(pieces: np.ndarray, ulps: np.ndarray, slack: float, choice: np.ndarray) -> np.ndarray:
-    """Return what each piece is worth if its values are at even distances, minus infinity if not."""
-    least, largest = pieces.min(axis=1, keepdims=True), pieces.max(axis=1, keepdims=True)
-    spacing = np.where(largest > least, largest - least, 1.0) / choice[-1]
-    level = least + np.rint((pieces - least) / spacing) * spacing
-    coarsest, far = ulps.max(axis=1, keepdims=True), np.abs(level)
-    worth = _worth(np.sign(level) * pieces, far, far - spacing, (slack + 0.5) * coarsest, ulps)
-    worth[(far < spacing) & np.isfinite(worth)] = 0.0
-    for place in (pieces.argmax(axis=1), pieces.argmin(axis=1)):
-        np.put_along_axis(worth, place[:, None], 0.0, axis=1)
-    return worth.sum(axis=1)
-
-
-def _worth(values: np.ndarray, level: np.ndarray, below: np.ndarray, slack: np.ndarray, ulps: np.ndarray) -> np.ndarray:
-    """Return the bits of each value: minus log2 of its level's share in the run; minus infinity off the level."""
-    last = np.floor((level + slack) / ulps)
-    taken = np.maximum(last - np.ceil((level - slack) / ulps) + 1, 1)
-    run = np.maximum(last - np.floor((below + slack) / ulps), taken)
-    return np.where(np.abs(values - level) <= slack, np.log2(run / taken), -np.inf)
+    looked = f"the {what} of {len(values):,} blocks looked at are on no coarser format's levels"
+    return Origin("direct", 1.0, f"no sign of a coarser quantization: {looked}")
