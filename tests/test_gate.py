@@ -41,7 +41,7 @@ def models(tmp_path):
         "nan": write(tmp_path / "nan.gguf", spoiled),
         "zero": write(tmp_path / "zero.gguf", np.zeros_like(PLAIN)),
         "zero_bias": write(tmp_path / "zero_bias.gguf", np.zeros(256, np.float32)),
-        "quantized": write(tmp_path / "quantized.gguf", quants.quantize(PLAIN, Q8_0), Q8_0),
+        "quantized": write(tmp_path / "quantized.gguf", quants.quantize(np.tile(PLAIN, (8, 1)), Q8_0), Q8_0),
         "unread": write(tmp_path / "unread.gguf", np.zeros((64, 66), np.uint8), GGMLQuantizationType.IQ2_XXS),
     }
     cut = tmp_path / "cut.gguf"

@@ -26,6 +26,7 @@ from truebits.numbers.words import to_singles
 from truebits.precision.batches import Progress, batches
 from truebits.precision.columns import column_runs
 from truebits.precision.counting import floating, profiles
+from truebits.precision.coverage import SCALES_READ, Coverage
 from truebits.precision.dequantized import judge_blocks, judge_values, sample
 from truebits.precision.origin import Origin
 from truebits.precision.scan import Report
@@ -153,6 +154,12 @@ class BlockProfile:
         return self.used.bit_count()
 
     @property
+    def is_zero(self) -> bool:
+        """All scales are zero, and with them the values; offsets, if there are any, of the sampled blocks."""
+        scales = self.blocks * self.layout.scales
+        return 0 < scales <= self.zero_scales and self.dead == self.sampled_groups
+
+    @property
     def degenerate(self) -> int:
         """Number of sampled groups whose values have one and the same code (for Q8_0: the same cell)."""
         return int(self.distinct[1])
@@ -229,6 +236,17 @@ class BlockPrecision(BlockProfile):
 
     tensor: Tensor
     made_from: Origin
+
+    @property
+    def coverage(self) -> Coverage:
+        """All scales, and the codes of the sampled blocks."""
+        others = self.blocks - self.sampled_blocks
+        if not others:
+            return Coverage.of_tensor(self.tensor)
+        layout = self.layout
+        scales = layout.scales * layout.scale.nbytes + (0 if layout.offset_at is None else 2)
+        read = self.sampled_blocks * layout.nbytes + others * scales
+        return Coverage.of_tensor(self.tensor, SCALES_READ, read)
 
 
 def scan_with_blocks(

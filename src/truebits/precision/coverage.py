@@ -12,7 +12,9 @@ NUMBERS = ("tensors", "tensors_read", "values", "values_read", "bytes", "bytes_r
 
 NOT_SELECTED = "not selected"
 NO_WEIGHTS = "whole numbers, no weights"
-"""Why a tensor was not read that no verdict on a selection's weights needs."""
+SCALES_READ = "all scales read, codes by sample"
+NOT_NEEDED = (NOT_SELECTED, NO_WEIGHTS, SCALES_READ)
+"""Why tensors were not read, or not whole, that a verdict on a selection's weights does not need more of."""
 
 WHOLE_NUMBERS = ("I64", "U64", "BOOL")
 """Types that no quantizer packs codes into: positions, counters, masks."""
@@ -96,8 +98,8 @@ class Coverage:
 
     @property
     def undecided(self) -> tuple[NotRead, ...]:
-        """What was asked for and not read: because of it a verdict is not verified."""
-        return tuple(one for one in self.not_read if one.why not in (NOT_SELECTED, NO_WEIGHTS))
+        """What was asked for and not read, and is needed: because of it a verdict is not verified."""
+        return tuple(one for one in self.not_read if one.why not in NOT_NEEDED)
 
     @property
     def is_complete(self) -> bool:

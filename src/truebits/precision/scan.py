@@ -191,7 +191,9 @@ def _coverage(report: Report, selected: Iterable[Tensor]) -> Coverage:
     """Say what a scan has read, and why not the rest."""
     read = report.tensors.keys() | report.blocks.keys()
     not_read = {tensor.name: _why_not(tensor) for tensor in selected if tensor.name not in read}
-    return Coverage.of(report.model.tensors, not_read, {tensor.name for tensor in selected})
+    others = [tensor for tensor in report.model.tensors if tensor.name not in report.blocks]
+    plain = Coverage.of(others, not_read, {tensor.name for tensor in selected})
+    return Coverage.merge([plain, *(one.coverage for one in report.blocks.values())])
 
 
 def _why_not(tensor: Tensor) -> str:

@@ -140,7 +140,7 @@ def _codes(report: Report, facts: dict[str, Facts]) -> Iterator[Finding]:
 
 def _all_zero(report: Report, facts: dict[str, Facts]) -> Iterator[Finding]:
     zero = _matrices(report, facts, lambda one, of: of.zero == one.values)
-    zero += [name for name, one in report.blocks.items() if is_matrix(one.tensor) and one.groups == one.dead > 0]
+    zero += [name for name, one in report.blocks.items() if is_matrix(one.tensor) and one.is_zero]
     if zero:
         yield Finding("all_zero", "error", tuple(zero), f"{_named(zero)}: every value is zero")
 
