@@ -1,0 +1,81 @@
+"""What ``config.json`` says of how a checkpoint was quantized."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+from truebits.errors import BadConfig, shortened
+from truebits.files.model import Model
+
+KEYS = ("quantization_config", "compression_config", "quantization")
+"""Transformers', older compressed-tensors', MLX's."""
+
+NESTED = ("text_config", "llm_config", "language_config")
+"""Where models of several parts keep what is said of their language model."""
+
+
+class Method(NamedTuple):
+    """How a checkpoint was quantized.
+
+    Attributes
+    ----------
+    name : str or None
+        ``gptq``, ``fp8``; None where nothing is said.
+    settings : mapping of str to object
+        Everything that is said.
+    groups : tuple of mapping
+        What compressed-tensors says of weights, one for each of its ``config_groups``.
+    """
+
+    name: str | None = None
+    settings: Mapping[str, Any] = {}
+    groups: tuple[Mapping[str, Any], ...] = ()
+
+    def integers(self, *keys: str) -> set[int]:
+        """Return every whole number that is said under one of these keys, of the whole or of a group."""
+        said = [of.get(key) for of in (self.settings, *self.groups) for key in keys]
+        return {one for one in said if isinstance(one, int) and not isinstance(one, bool)}
+
+    @property
+    def block(self) -> tuple[int, int] | None:
+        """Rows and columns that share a scale; None if nothing is said."""
+        for of in (self.settings, *self.groups):
+            for key in ("weight_block_size", "block_structure"):
+                said = of.get(key)
+                if isinstance(said, list) and len(said) == 2 and all(isinstance(n, int) and n > 0 for n in said):
+                    return said[0], said[1]
+        return None
+
+
+def method_of(model: Model) -> Method:
+    """Read what the ``config.json`` beside a model says.
+
+    Raises
+    ------
+    BadConfig
+        It is no JSON object, or what it says of quantization is none.
+    LimitExceeded, OSError
+    """
+    if model.format != "safetensors":
+        return Method()
+    config = model.config
+    for of in (config, *(config[key] for key in NESTED if isinstance(config.get(key), dict))):
+        for key in KEYS:
+            said = of.get(key)
+            if said is None:
+                continue
+            if not isinstance(said, dict):
+                path = model.parts[0].path.with_name("config.json")
+                raise BadConfig(path, 0, f"{key} is a {type(said).__name__}, expected an object")
+            name = said.get("quant_method", "mlx" if key == "quantization" else None)
+            return Method(shortened(name) if isinstance(name, str) else None, said, tuple(_groups(said)))
+    return Method()
+
+
+def _groups(settings: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    groups = settings.get("config_groups")
+    for group in groups.values() if isinstance(groups, dict) else ():
+        weights = group.get("weights") if isinstance(group, dict) else None
+        if isinstance(weights, dict):
+            yield weights

@@ -1,0 +1,168 @@
+"""The weights of quantized checkpoints: values held to the definition of each format, and what does not fit."""
+
+from __future__ import annotations
+
+import json
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+from safetensors_bytes import Tensors, safetensors
+from truebits.files.model import Model, open_model
+from truebits.quantizers.checkpoints import Meaning, meaning
+
+RANDOM = np.random.default_rng(7)
+
+
+def folder(path, tensors: Tensors, quantization: object = None) -> Model:
+    """Write a checkpoint and open it; several on one path follow each other."""
+    (path / "model.safetensors").write_bytes(safetensors(tensors))
+    config = {} if quantization is None else {"quantization_config": quantization}
+    (path / "config.json").write_text(json.dumps(config))
+    return open_model(path)
+
+
+def stored(type: str, array: np.ndarray, shape: tuple[int, ...] | None = None):
+    return type, array.shape if shape is None else shape, np.ascontiguousarray(array).tobytes()
+
+
+def values_of(of: Meaning, name: str, piece: int = 1 << 20, as_stored: bool = False) -> np.ndarray:
+    """Return all values of a tensor that is meant."""
+    files = {number: part.map() for number, part in enumerate(of.model.parts)}
+    one = of.quantized[name]
+    one = one.as_stored if as_stored and one.as_stored else one
+    found = [words for _, words in one.pieces(files, piece)]
+    for file in files.values():
+        file.__exit__()
+    return np.concatenate(found).view(np.float32).reshape(one.tensor.shape)
+
+
+def same_bits(got: np.ndarray, expected: np.ndarray) -> None:
+    assert got.shape == expected.shape
+    odd = np.flatnonzero(got.astype(np.float32).view(np.uint32) != expected.astype(np.float32).view(np.uint32))
+    first = [f"{of.reshape(-1)[odd[0]]!r}" for of in (got, expected)] if odd.size else []
+    assert not odd.size, f"{odd.size} of {got.size} differ, the first at {odd[0]}: got and expected {first}"
+
+
+def fp8(*shape: int, type=ml_dtypes.float8_e4m3fn) -> np.ndarray:
+    return RANDOM.normal(0, 50, shape).astype(type)
+
+
+def positive(*shape: int) -> np.ndarray:
+    return RANDOM.gamma(2, 1e-3, shape).astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    ("shape", "scale", "block"),
+    [
+        ((200, 300), (2, 3), [128, 128]),
+        ((200, 300), (4, 5), [64, 64]),
+        ((200, 300), (2, 3), None),
+        ((200, 300), (200, 1), None),
+        ((200, 300), (200,), None),
+        ((200, 300), (1,), None),
+        ((200, 300), (), None),
+        ((3, 200, 300), (3, 2, 3), [128, 128]),
+        ((3, 200, 300), (3, 1, 1), None),
+        ((3, 200, 300), (3, 1, 200), None),
+    ],
+)
+@pytest.mark.parametrize("piece", [1 << 20, 7])
+def test_fp8_times_scales(tmp_path, shape, scale, block, piece):
+    codes, scales = fp8(*shape), positive(*scale)
+    settings = {"quant_method": "fp8", "weight_block_size": block}
+    tensors = {"a.weight": stored("F8_E4M3", codes), "a.weight_scale_inv": stored("F32", scales)}
+    of = meaning(folder(tmp_path, tensors, settings))
+    rows, columns = block or (128, 128)
+    if scales.size == 1 or scale == (3, 1, 1):
+        each = np.broadcast_to(scales, shape)
+    elif scale[-1] == 200 or scale == (200, 1):
+        each = np.broadcast_to(scales.reshape(*shape[:-1], 1), shape)
+    else:
+        each = scales.repeat(rows, -2).repeat(columns, -1)[..., : shape[-2], : shape[-1]]
+    same_bits(values_of(of, "a.weight", piece), codes.astype(np.float32) * each)
+    assert [(one.name, one.type) for one in of.model.tensors] == [("a.weight", "F8_E4M3 x scale")]
+
+
+def mxfp4(codes: np.ndarray, scales: np.ndarray) -> np.ndarray:
+    """OCP's definition: two codes for each byte, the low half first, times a power of two for each 32."""
+    halves = np.stack([codes & 15, codes >> 4], -1).reshape(*codes.shape[:-1], -1)
+    values = halves.astype(np.uint8).view(ml_dtypes.float4_e2m1fn).astype(np.float32)
+    return values * np.ldexp(np.float32(1), scales.astype(int) - 127)[..., np.newaxis]
+
+
+@pytest.mark.parametrize("piece", [1 << 20, 1000])
+def test_gpt_oss(tmp_path, piece):
+    codes = RANDOM.integers(0, 256, (2, 24, 3, 16), dtype=np.uint8)
+    scales = RANDOM.integers(100, 130, (2, 24, 3), dtype=np.uint8)
+    tensors = {"e.down_proj_blocks": stored("U8", codes), "e.down_proj_scales": stored("U8", scales)}
+    of = meaning(folder(tmp_path, tensors, {"quant_method": "mxfp4"}))
+    expected = mxfp4(codes, scales).reshape(2, 24, 96)
+    same_bits(values_of(of, "e.down_proj", piece), np.ascontiguousarray(expected.transpose(0, 2, 1)))
+    same_bits(values_of(of, "e.down_proj", piece, as_stored=True), expected)
+
+
+NVFP4_NAMES = {
+    "modelopt": ("a.weight", "a.weight_scale_2", np.multiply),
+    "compressed-tensors": ("a.weight_packed", "a.weight_global_scale", np.divide),
+}
+
+
+@pytest.mark.parametrize("method", NVFP4_NAMES)
+def test_nvfp4(tmp_path, method):
+    codes, scales = RANDOM.integers(0, 256, (6, 5, 8), dtype=np.uint8), fp8(6, 5)
+    weight, whole, operation = NVFP4_NAMES[method]
+    one = np.array([0.37], np.float32)
+    tensors = {
+        weight: stored("U8", codes, (6, 40)),
+        "a.weight_scale": stored("F8_E4M3", scales),
+        whole: stored("F32", one),
+    }
+    of = meaning(folder(tmp_path, tensors, {"quant_method": method}))
+    halves = np.stack([codes & 15, codes >> 4], -1).reshape(6, 5, 16)
+    values = halves.astype(np.uint8).view(ml_dtypes.float4_e2m1fn).astype(np.float32)
+    expected = values * operation(scales.astype(np.float32), one)[..., np.newaxis]
+    same_bits(values_of(of, "a.weight"), expected.reshape(6, 80))
+
+
+@pytest.mark.parametrize(
+    ("type", "dtype"),
+    [("F8_E4M3", ml_dtypes.float8_e4m3fn), ("F8_E5M2", ml_dtypes.float8_e5m2), ("F8_E8M0", ml_dtypes.float8_e8m0fnu)],
+)
+def test_plain_floats_of_a_byte(tmp_path, type, dtype):
+    codes = np.arange(256, dtype=np.uint8).reshape(16, 16)
+    got = values_of(meaning(folder(tmp_path, {"a": stored(type, codes)})), "a", 40)
+    expected = codes.view(dtype).astype(np.float32)
+    assert np.array_equal(np.isnan(got), np.isnan(expected))
+    same_bits(np.nan_to_num(got, nan=0), np.nan_to_num(expected, nan=0))
+
+
+def test_plain_fp4(tmp_path):
+    codes = RANDOM.integers(0, 256, 15, dtype=np.uint8)
+    got = values_of(meaning(folder(tmp_path, {"a": stored("F4", codes, (6, 5))})), "a", 5)
+    halves = np.stack([codes & 15, codes >> 4], -1).reshape(6, 5).astype(np.uint8)
+    same_bits(got, halves.view(ml_dtypes.float4_e2m1fn).astype(np.float32))
+
+
+WRONG = {
+    "scales of another shape": (
+        {"a.weight": stored("F8_E4M3", fp8(256, 256)), "a.weight_scale_inv": stored("F32", positive(2, 3))},
+        {"quant_method": "fp8", "weight_block_size": [128, 128]},
+        "FP8: its scales are 2 x 3, and blocks of 128 x 128 would have 2 x 2",
+    ),
+    "another method": (
+        {"a.weight": stored("F8_E4M3", fp8(8, 8)), "a.weight_scale": stored("F32", positive(1))},
+        {"quant_method": "gptq"},
+        "FP8: config.json says gptq",
+    ),
+    "no scale": ({"a.weight": stored("F8_E4M3", fp8(8, 8))}, {"quant_method": "fp8"}, "FP8: its scale is absent"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_what_does_not_fit_is_not_read(tmp_path, case):
+    tensors, settings, expected = WRONG[case]
+    of = meaning(folder(tmp_path, tensors, settings))
+    assert (of.quantized, set(of.not_read.values())) == ({}, {expected})
+    assert [one.name for one in of.model.tensors] == list(tensors)
