@@ -18,7 +18,8 @@ from click.testing import CliRunner
 import truebits as tb
 import truebits_native as native
 from truebits.cli.app import app
-from truebits.precision.blocks import BlockProfile, scale_facts
+from truebits.precision.blocks import BlockProfile
+from truebits.precision.sampling import scale_facts
 from truebits_native import dispatch, reference
 from truebits_native.codes import code_counts, unpack
 from truebits_native.types import FACTS, LAYOUTS
@@ -260,7 +261,7 @@ def test_scales_of_all_blocks_are_read_and_codes_of_a_sample(tmp_path):
 
 
 def test_scan_without_blocks_reads_none(mixed_model):
-    report = tb.scan(mixed_model)
+    report = tb.scan(mixed_model, blocks=False)
     assert (report.blocks, report.made_from) == ({}, {})
 
 
@@ -322,3 +323,23 @@ def test_blocks_go_with_the_full_scan_only(mixed_model):
     done = run("scan", mixed_model, "--blocks", "--low-bits-only")
     assert isinstance(done.exception, tb.UsageError)
     assert "--blocks goes with the full scan" in str(done.exception)
+
+
+def test_a_sample_says_that_it_is_one(tmp_path):
+    blocks = 1 << 16
+    raw = np.zeros((blocks, 18), np.uint8)
+    raw[:, :2] = np.float16(1).view(np.uint16).reshape(1).view(np.uint8)
+    raw[:, 2:] = np.random.default_rng(0).integers(0, 256, (blocks, 16), np.uint8)
+    writer = gguf.GGUFWriter(path := tmp_path / "large.gguf", "llama")
+    writer.add_tensor("a.weight", raw.reshape(1 << 10, -1), raw_dtype=gguf.GGMLQuantizationType.Q4_0)
+    for write in (writer.write_header_to_file, writer.write_kv_data_to_file, writer.write_tensors_to_file):
+        write()
+    writer.close()
+    sampled, whole = tb.scan(path), tb.scan(path, blocks=True)
+    got = sampled.blocks["a.weight"]
+    assert (got.blocks, whole.blocks["a.weight"].blocks) == (2_048, blocks)
+    assert got.made_from == whole.blocks["a.weight"].made_from
+    (left,) = sampled.coverage.not_read
+    assert "--blocks" in left.why
+    assert sampled.coverage.values_read == 2_048 * 32
+    assert tb.scan(path, blocks=False).coverage.values_read == 0

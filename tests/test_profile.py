@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from truebits.errors import UsageError
 from truebits.numbers import formats
 from truebits.numbers.formats import Format, find
-from truebits.precision.profile import LAYOUTS, REPORTED_FORMATS, PrecisionProfile
+from truebits.precision.bins import LAYOUTS
+from truebits.precision.profile import REPORTED_FORMATS, PrecisionProfile
 from truebits_native import profiles, reference
 from words import (
     DTYPE,

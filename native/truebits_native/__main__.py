@@ -6,6 +6,7 @@ For containers, read-only installations and cluster workers; and a way to see wh
 from __future__ import annotations
 
 import time
+from typing import Any
 
 import numpy as np
 
@@ -14,7 +15,7 @@ from truebits_native.dispatch import kernel
 from truebits_native.types import FACTS, LAYOUTS, Grid, word_grid
 
 
-def arguments() -> dict[str, list[tuple]]:
+def arguments() -> dict[str, list[tuple[Any, ...]]]:
     """Return, for each kernel, arguments of the types it is called with: of no chunk, so that it has nothing to do."""
     none = np.zeros(0, np.int64)
     range_, how = (none, none), (word_grid(Grid(7, -126, 1.0, 1.0, 1.0, 7)), np.int64(0), np.uint64(0), np.int64(0))
@@ -55,8 +56,7 @@ def main() -> None:
     """Compile, or load from the cache, and print what, for which CPU, in how long."""
     started = time.perf_counter()
     import llvmlite.binding as llvm
-
-    from truebits_native.jit import numba
+    import numba
 
     print(f"numba {numba.__version__} for {llvm.get_host_cpu_name()}")
     print(f"{time.perf_counter() - started:6.2f} s  importing")

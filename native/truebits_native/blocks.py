@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from truebits_native import dispatch, reference
@@ -53,7 +55,7 @@ def block_counts(
     return facts
 
 
-def layout_numbers(layout: BlockLayout) -> tuple:
+def layout_numbers(layout: BlockLayout) -> tuple[Any, ...]:
     """Return what the kernel wants to know of a block type."""
     scale, offset_at = layout.scale, layout.offset_at
     places = np.uint64(layout.nbytes), np.uint64(layout.scale_at), np.uint64(layout.scales), scale.nbytes == 2

@@ -78,15 +78,15 @@ def in_order(work: Callable[[Task], Result], tasks: Iterable[Task], threads: int
     if getattr(_here, "is_ours", False) or (count == 1 and threading.current_thread() is not threading.main_thread()):
         yield from map(work, tasks)
         return
-    todo, slots, running = iter(tasks), SimpleQueue[Future | None](), set[Future]()
+    todo, slots, running = iter(tasks), SimpleQueue[Future[Any] | None](), set[Future[Any]]()
     drawing, is_over = threading.Lock(), False
 
-    def draw() -> tuple[Future, Task] | None:
+    def draw() -> tuple[Future[Any], Task] | None:
         nonlocal is_over
         with drawing:
             if is_over:
                 return None
-            slot: Future = Future()
+            slot: Future[Any] = Future()
             try:
                 task = next(todo)
             except BaseException as error:
@@ -135,7 +135,7 @@ def _start(help: Callable[[], None], count: int) -> int:
     return count
 
 
-def _settle(running: set[Future]) -> None:
+def _settle(running: set[Future[Any]]) -> None:
     """Wait until nothing is running, whatever comes meanwhile: nobody may write on when the caller goes on."""
     interrupt: BaseException | None = None
     while running:

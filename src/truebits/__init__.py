@@ -51,7 +51,7 @@ if TYPE_CHECKING:
     from truebits.precision.gate import check as check
     from truebits.precision.origin import Origin as Origin
     from truebits.precision.profile import PrecisionProfile as PrecisionProfile
-    from truebits.precision.scan import Report as Report
+    from truebits.precision.report import Report as Report
     from truebits.precision.scan import scan as scan
     from truebits.report.progress import progress_bar as progress_bar
     from truebits.rewriting.fakequant import Trial as Trial
@@ -68,7 +68,8 @@ _NAMES = {
     "files.model": ("Model", "open"),
     "files.tensor": ("Tensor",),
     "numbers.rounding": ("Rounding",),
-    "precision.scan": ("scan", "Report"),
+    "precision.scan": ("scan",),
+    "precision.report": ("Report",),
     "precision.counting": ("low_bits", "TensorPrecision"),
     "precision.profile": ("PrecisionProfile",),
     "precision.blocks": ("BlockPrecision", "BlockProfile"),

@@ -125,7 +125,7 @@ class ModelFileError(TruebitsError):
     def __str__(self) -> str:
         return f"{printable(str(self.path))}: {self.code} at byte {self.offset}: {self.message}"
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple[type[ModelFileError], tuple[Path, int, str]]:
         return type(self), (self.path, self.offset, self.message)
 
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from truebits.comparing.diff import Diff
     from truebits.files.model import Model
-    from truebits.lineage.trace import Trace
+    from truebits.lineage.traces import Trace
 
 
 @click.command()

@@ -39,8 +39,8 @@ from truebits.files.tensor import Tensor
 from truebits.files.types import FLOAT_BYTES
 from truebits.numbers.words import to_singles
 from truebits.precision.batches import RUN_GAP, Progress
+from truebits.precision.bins import LAYOUTS
 from truebits.precision.coverage import Coverage
-from truebits.precision.profile import LAYOUTS
 from truebits_native import reference
 from truebits_native.pool import in_order
 

@@ -23,7 +23,8 @@ from truebits.files.model import Model, Regexes, open_gguf
 from truebits.numbers.formats import target
 from truebits.precision.batches import Progress
 from truebits.precision.coverage import Coverage
-from truebits.precision.scan import Report, scan
+from truebits.precision.report import Report
+from truebits.precision.scan import scan
 from truebits.rewriting.copy import outputs
 from truebits.rewriting.fakequant import bits_per_weight, fakequant
 from truebits.rewriting.operation import Rewrite

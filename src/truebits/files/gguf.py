@@ -16,7 +16,7 @@ import struct
 from itertools import repeat
 from pathlib import Path
 from struct import Struct
-from typing import NamedTuple, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 from truebits import errors
 from truebits.errors import ModelFileError, printable
@@ -116,7 +116,7 @@ class _Walk:
     def number(self, kind: Struct) -> int:
         return self.record(kind)[0]
 
-    def record(self, kind: Struct) -> tuple:
+    def record(self, kind: Struct) -> tuple[Any, ...]:
         at = self.at
         end = at + kind.size
         if end > self.end:

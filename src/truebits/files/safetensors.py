@@ -19,9 +19,10 @@ from typing import ClassVar
 
 from truebits import errors
 from truebits.errors import printable, shortened
-from truebits.files.gguf import LONGEST_NAME, TOO_LARGE, Limits
+from truebits.files.gguf import LONGEST_NAME, Limits
 from truebits.files.header import STRING, U64
 from truebits.files.json_tokens import JsonText
+from truebits.files.placing import TOO_LARGE
 from truebits.files.tensor import Oddity, Tensor, check_overlap
 from truebits.files.types import BY_DTYPE
 

@@ -20,6 +20,7 @@ from truebits.lineage.relation import relation
 from truebits.precision.batches import Progress
 from truebits.precision.converters import Kind, transforms_of
 from truebits.precision.coverage import Coverage
+from truebits.precision.origin import Origin
 from truebits.precision.scan import scan
 from truebits.precision.undone import Change, change_of
 
@@ -59,11 +60,18 @@ def siblings(
     chosen = [{tensor.name: tensor for tensor in model.select(select, exclude)} for model in opened]
     native.expect_work("rounding", sum(tensor.values for tensor in chosen[0].values()))
     members = tuple(
-        Sibling(str(model.path), scan(model, select, exclude, threads=threads).origins() if _plain(tensors) else {})
+        Sibling(
+            str(model.path),
+            scan(model, select, exclude, blocks=False, threads=threads).origins() if _plain(tensors) else {},
+        )
         for model, tensors in zip(opened, chosen, strict=True)
     )
     tensors = tuple(_kins(opened, chosen, threads, progress))
     return Siblings(members, tensors)
+
+
+def _origins(model: Model, select: Regexes, exclude: Regexes, threads: int | None) -> dict[str, Origin]:
+    return scan(model, select, exclude, blocks=False, threads=threads).origins()
 
 
 def _plain(tensors: dict[str, Tensor]) -> bool:

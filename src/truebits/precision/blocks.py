@@ -11,26 +11,16 @@ near (1 - p)^2048, if such blocks lie singly.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
-from functools import partial
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-import truebits_native as native
-from truebits.files.mapping import MappedFile
-from truebits.files.model import Model
 from truebits.files.tensor import Tensor
-from truebits.files.types import FLOAT_BYTES
-from truebits.numbers.words import to_singles
-from truebits.precision.batches import Progress, batches
-from truebits.precision.columns import column_runs
-from truebits.precision.counting import floating, profiles
-from truebits.precision.coverage import SCALES_READ, Coverage
-from truebits.precision.dequantized import judge_blocks, judge_values, sample
+from truebits.precision.coverage import SAMPLED, SCALES_READ, Coverage
 from truebits.precision.origin import Origin
-from truebits.precision.scan import Report
-from truebits_native.codes import MOST_CODES, CodeCounts, cells, code_counts
+from truebits_native.codes import MOST_CODES, cells
 from truebits_native.types import (
     BLOCKS,
     EXPONENTS,
@@ -201,7 +191,7 @@ class BlockProfile:
         exponent, fraction = divmod(bits, 1 << scale.shift)
         return (fraction / (1 << scale.shift) + (exponent > 0)) * 2.0 ** (max(exponent, 1) - scale.bias)
 
-    def answers(self) -> dict:
+    def answers(self) -> dict[str, Any]:
         """Every number that ``scan --json`` gives of block-quantized tensors, by its key there."""
         return {
             "blocks": self.blocks,
@@ -239,7 +229,9 @@ class BlockPrecision(BlockProfile):
 
     @property
     def coverage(self) -> Coverage:
-        """All scales, and the codes of the sampled blocks."""
+        """All scales, and the codes of the sampled blocks; or nothing but a sample of both."""
+        if self.blocks * self.layout.nbytes < self.tensor.nbytes:
+            return Coverage.of_tensor(self.tensor, SAMPLED, self.blocks * self.layout.nbytes)
         others = self.blocks - self.sampled_blocks
         if not others:
             return Coverage.of_tensor(self.tensor)
@@ -247,93 +239,3 @@ class BlockPrecision(BlockProfile):
         scales = layout.scales * layout.scale.nbytes + (0 if layout.offset_at is None else 2)
         read = self.sampled_blocks * layout.nbytes + others * scales
         return Coverage.of_tensor(self.tensor, SCALES_READ, read)
-
-
-def scan_with_blocks(
-    model: Model, selected: Sequence[Tensor], asked: bool, threads: int | None, progress: Progress | None
-) -> Report:
-    """Do `truebits.scan` for tensors of both kinds; `asked` tells that a selection was made."""
-    kept = floating(selected, (*FLOAT_BYTES, *LAYOUTS), asked)
-    plain = [tensor for tensor in kept if tensor.type in FLOAT_BYTES]
-    packed = [tensor for tensor in kept if tensor.type in LAYOUTS]
-    before, total = sum(tensor.nbytes for tensor in plain), sum(tensor.nbytes for tensor in kept)
-
-    def moved(start: int, done: int, _: int) -> None:
-        if progress is not None:
-            progress(start + done, total)
-
-    architecture = model.architecture
-    tensors = profiles(model, plain, architecture, threads, partial(moved, 0))
-    scales = scale_facts(model, packed, threads, partial(moved, before))
-    looks = looked_at(model, [*(tensor for tensor in plain if _is_matrix(model, tensor)), *packed])
-    blocks = {}
-    for tensor, facts in zip(packed, scales, strict=True):
-        codes, made_from = looks.pop(tensor.name)
-        assert codes is not None
-        blocks[tensor.name] = BlockPrecision(
-            tensor.type, facts, codes.distinct, codes.dead, codes.used, tensor, made_from
-        )
-    return Report(model, tensors, architecture, blocks, {name: made_from for name, (_, made_from) in looks.items()})
-
-
-def scale_facts(
-    model: Model, tensors: Sequence[Tensor], threads: int | None = None, progress: Progress | None = None
-) -> list[np.ndarray]:
-    """Count the scales of each of a model's block-quantized tensors, in the order given."""
-    found = {tensor.name: BlockProfile.empty(tensor.type).facts for tensor in tensors}
-    native.expect_work("blocks", sum(tensor.nbytes // LAYOUTS[tensor.type].nbytes for tensor in tensors))
-    for batch in batches(model, tensors, progress):
-        counted = native.block_counts(batch.words, batch.starts, batch.stops, batch.tensors[0].type, threads)
-        for tensor, facts in zip(batch.tensors, counted, strict=True):
-            add_facts(found[tensor.name], facts)
-    return [found[tensor.name] for tensor in tensors]
-
-
-def _is_matrix(model: Model, tensor: Tensor) -> bool:
-    """Tell whether a floating-point tensor can be a dequantized one: rows of whole blocks of 32, in GGML's formats."""
-    return tensor.type in STORED and len(tensor.shape) > 1 and model.row(tensor) % 32 == 0
-
-
-STORED = ("F32", "F16", "BF16")
-"""Types whose values are looked at for what they were dequantized from."""
-
-
-Look = tuple[CodeCounts | None, Origin]
-"""What the sampled blocks of a tensor show: codes, if it is of a block type, and what was quantized before."""
-
-
-def looked_at(model: Model, tensors: Sequence[Tensor]) -> dict[str, Look]:
-    """Look at the blocks of each tensor that `dequantized.sample` names."""
-    looks = {}
-    for part in sorted({tensor.part for tensor in tensors}):
-        with model.parts[part].map() as file:
-            for tensor in tensors:
-                if tensor.part == part:
-                    looks[tensor.name] = _look(file, tensor, model.rows(tensor))
-    return {tensor.name: looks[tensor.name] for tensor in tensors}
-
-
-def _look(file: MappedFile, tensor: Tensor, shape: tuple[int, int]) -> Look:
-    size = LAYOUTS[tensor.type].nbytes if tensor.type in LAYOUTS else 32 * FLOAT_BYTES[tensor.type]
-    at = sample(tensor.nbytes // size) * size + tensor.offset
-    raw = np.frombuffer(b"".join(file.data[start : start + size] for start in at.tolist()), np.uint8)
-    file.forget(tensor.offset, tensor.offset + tensor.nbytes)
-    if tensor.type in LAYOUTS:
-        return code_counts(raw, tensor.type), judge_blocks(raw, tensor.type)
-    words = raw.view(f"<u{FLOAT_BYTES[tensor.type]}")
-    values = to_singles(words, tensor.type).view(np.float32)
-    return None, _judge_matrix(file, tensor, values, *shape)
-
-
-def _judge_matrix(file: MappedFile, tensor: Tensor, values: np.ndarray, rows: int, row: int) -> Origin:
-    """Judge values of rows; and, if these tell nothing, of columns."""
-    along_rows = judge_values(values.reshape(-1, 32), tensor.type, row)
-    if along_rows.format not in ("direct", "ambiguous"):
-        return along_rows
-    columns = column_runs(file, tensor, rows, row)
-    if columns is None:
-        return along_rows
-    found = judge_values(columns.reshape(-1, 32), tensor.type, columns.shape[1])
-    if found.format in ("direct", "ambiguous", "constant"):
-        return along_rows
-    return replace(found, reason=f"along dimension 1, {found.reason}")

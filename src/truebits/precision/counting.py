@@ -14,7 +14,8 @@ from truebits import errors
 from truebits.files.model import Model, Regexes, open_model
 from truebits.files.tensor import Tensor
 from truebits.precision.batches import Batch, Progress, batches
-from truebits.precision.profile import APART, LAYOUTS, PrecisionProfile
+from truebits.precision.bins import APART, LAYOUTS
+from truebits.precision.profile import PrecisionProfile
 from truebits.precision.swapped import is_swapped
 
 if TYPE_CHECKING:

@@ -12,6 +12,7 @@ NUMBERS = ("tensors", "tensors_read", "values", "values_read", "bytes", "bytes_r
 
 NOT_SELECTED = "not selected"
 NO_WEIGHTS = "whole numbers, no weights"
+SAMPLED = "by sample; --blocks reads every scale"
 SCALES_READ = "all scales read, codes by sample"
 NOT_NEEDED = (NOT_SELECTED, NO_WEIGHTS, SCALES_READ)
 """Why tensors were not read, or not whole, that a verdict on a selection's weights does not need more of."""

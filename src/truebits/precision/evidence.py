@@ -19,7 +19,8 @@ import numpy as np
 
 from truebits.files.types import FLOAT_FORMATS
 from truebits.numbers.formats import Format, find
-from truebits.precision.profile import LAYOUTS, PrecisionProfile
+from truebits.precision.bins import LAYOUTS
+from truebits.precision.profile import PrecisionProfile
 
 FEW_BITS = 1
 

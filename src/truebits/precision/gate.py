@@ -14,7 +14,8 @@ from truebits.precision.batches import Progress
 from truebits.precision.counting import TensorPrecision
 from truebits.precision.coverage import Coverage, count
 from truebits.precision.findings import KINDS, Finding
-from truebits.precision.scan import Report, scan
+from truebits.precision.report import Report
+from truebits.precision.scan import scan
 
 DEFAULT = ("header", "nan", "inf", "swapped_bytes", "codes_as_values", "missing_block", "all_zero")
 """Kinds of findings that say that a model cannot be right."""

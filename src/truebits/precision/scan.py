@@ -3,138 +3,20 @@
 from __future__ import annotations
 
 import os
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
 
-import numpy as np
-
-import truebits_native as native
 from truebits.files.model import Model, Regexes, open_model
 from truebits.files.tensor import Tensor
 from truebits.files.types import FLOAT_BYTES
-from truebits.numbers.formats import find
-from truebits.precision.batches import Progress, batches
-from truebits.precision.counting import TensorPrecision, floating, profiles
-from truebits.precision.coverage import NO_WEIGHTS, WHOLE_NUMBERS, Coverage
-from truebits.precision.profile import PrecisionProfile
+from truebits.precision.batches import Progress
+from truebits.precision.counting import floating, profiles
+from truebits.precision.coverage import NO_WEIGHTS, NOT_SELECTED, WHOLE_NUMBERS, Coverage
+from truebits.precision.report import Report
 from truebits_native.types import LAYOUTS as BLOCK_LAYOUTS
 
-if TYPE_CHECKING:
-    from truebits.precision.blocks import BlockPrecision
-    from truebits.precision.findings import Finding
-    from truebits.precision.origin import Origin
-
-
-@dataclass(frozen=True)
-class Report(Mapping[str, TensorPrecision]):
-    """What `scan` found: a mapping from tensor name to `TensorPrecision`.
-
-    Attributes
-    ----------
-    model : Model
-    tensors : dict of str to TensorPrecision
-        The selected F32, F16, BF16 and F64 tensors, in file order.
-    architecture : str or None
-        What the file says it is, as ``llama``: from it follows what converters changed.
-    blocks : dict of str to BlockPrecision
-        The selected tensors of the block types whose codes are read; empty unless asked for.
-    made_from : dict of str to Origin
-        What the values of floating-point matrices were dequantized from; empty unless asked for.
-    coverage : Coverage
-        What was read of all the model's tensors.
-    findings : tuple of Finding
-        What is wrong with them, worst first.
-    """
-
-    model: Model
-    tensors: dict[str, TensorPrecision] = field(repr=False)
-    architecture: str | None = None
-    blocks: dict[str, BlockPrecision] = field(repr=False, default_factory=dict)
-    made_from: dict[str, Origin] = field(repr=False, default_factory=dict)
-    coverage: Coverage = field(repr=False, default_factory=Coverage)
-    findings: tuple[Finding, ...] = ()
-
-    def __getitem__(self, name: str) -> TensorPrecision:
-        return self.tensors[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.tensors)
-
-    def __len__(self) -> int:
-        return len(self.tensors)
-
-    def members(self) -> dict[str, list[TensorPrecision]]:
-        """Put together tensors that differ only in numbers: ``blk.*.attn_norm.weight``.
-
-        Where a group has tensors of several storage types, each type stands for itself, as
-        ``blk.*.attn_norm.weight (F16)``.
-        """
-        members: dict[tuple[str, str], list[TensorPrecision]] = {}
-        for precision in self.tensors.values():
-            members.setdefault((precision.tensor.group, precision.type), []).append(precision)
-        types = Counter(group for group, _ in members)
-        return {group if types[group] == 1 else f"{group} ({type})": of for (group, type), of in members.items()}
-
-    def exceptions(self, name: str, limit: int = 3) -> list[tuple[int, str]]:
-        """Find the first values of a tensor that the format of most of its values does not hold.
-
-        Parameters
-        ----------
-        name : str
-        limit : int
-
-        Returns
-        -------
-        list of (int, str)
-            Index, and the word in hex; none where `Origin.exceptions` is 0.
-
-        Raises
-        ------
-        OSError
-            The file has changed since the scan.
-        """
-        precision = self[name]
-        origin, tensor = precision.origin, precision.tensor
-        if not origin.exceptions or precision.before is not None:
-            return []
-        from truebits.precision.evidence import at_scale
-
-        layout, format = precision.layout, at_scale(precision, find(str(origin.holds_most)))
-        held = layout.fits(format) | layout.is_nan
-        found: list[tuple[int, str]] = []
-        first = 0
-        for batch in batches(self.model, [tensor]):
-            for start, stop in zip(batch.starts, batch.stops, strict=True):
-                words = batch.words[start:stop]
-                at = np.flatnonzero(~held[native.bins_of(words, tensor.type)])[: limit - len(found)]
-                found += [(first + i, f"{words[i]:0{2 * words.itemsize}x}") for i in at.tolist()]
-                first += words.size
-            if len(found) == limit:
-                break
-        return found
-
-    def origins(self) -> dict[str, Origin]:
-        """Judge all tensors of each storage type together."""
-        from truebits.precision.origin import origin_of
-
-        return {type: origin_of(members) for type, members in self.by_type().items()}
-
-    def groups(self) -> dict[str, PrecisionProfile]:
-        """Merge the profiles of each group of `members`."""
-        return {name: PrecisionProfile.merge(members) for name, members in self.members().items()}
-
-    def totals(self) -> dict[str, PrecisionProfile]:
-        """Merge all profiles of each storage type."""
-        return {type: PrecisionProfile.merge(members) for type, members in self.by_type().items()}
-
-    def by_type(self) -> dict[str, list[TensorPrecision]]:
-        """Put together the tensors of each storage type."""
-        members: dict[str, list[TensorPrecision]] = {}
-        for precision in self.tensors.values():
-            members.setdefault(precision.type, []).append(precision)
-        return members
+LEFT_OUT = "quantized, read with --blocks"
 
 
 def scan(
@@ -142,19 +24,21 @@ def scan(
     select: Regexes = None,
     exclude: Regexes = None,
     *,
-    blocks: bool = False,
+    blocks: bool | None = None,
     threads: int | None = None,
     progress: Progress | None = None,
 ) -> Report:
-    """Count exponents and trailing zeros of a model's floating-point tensors.
+    """Count exponents and trailing zeros of a model's floating-point tensors, and look at its quantized ones.
 
     Parameters
     ----------
     source : Model or path-like
     select, exclude : regex or regexes, optional
         Searched for in tensor names; `exclude` wins.
-    blocks : bool
-        Read block-quantized tensors too, and look for what tensors of both kinds were quantized to before.
+    blocks : bool, optional
+        None: look at a sample of each block-quantized tensor, 2,048 blocks in 64 runs. True: read the scales of all
+        their blocks, which alone can tell that no NaN hides there, and look for what floating-point matrices were
+        dequantized from. False: leave them out.
     threads : int, optional
         All cores if not given. The result does not depend on it.
     progress : callable, optional
@@ -167,38 +51,58 @@ def scan(
     Raises
     ------
     SelectionError
-        The selection has no F32, F16, BF16 or F64 tensor (with `blocks`, and none of a block type either).
+        The selection has no F32, F16, BF16 or F64 tensor, and (but for ``blocks=False``) none of a block type.
     ModelFileError, OSError
         As `open`; and if the file changes meanwhile.
     """
-    model = source if isinstance(source, Model) else open_model(source)
-    selected = model.select(select, exclude)
     from truebits.precision.symptoms import findings_of
 
-    asked, architecture = bool(select or exclude), model.architecture
-    if blocks:
-        from truebits.precision.blocks import scan_with_blocks
+    model = source if isinstance(source, Model) else open_model(source)
+    selected = model.select(select, exclude)
+    types = FLOAT_BYTES if blocks is False else (*FLOAT_BYTES, *BLOCK_LAYOUTS)
+    kept = floating(selected, types, asked=bool(select or exclude))
+    plain = [tensor for tensor in kept if tensor.type in FLOAT_BYTES]
+    packed = [tensor for tensor in kept if tensor.type in BLOCK_LAYOUTS]
+    before, total = sum(tensor.nbytes for tensor in plain), sum(tensor.nbytes for tensor in (kept if blocks else plain))
 
-        found = scan_with_blocks(model, selected, asked, threads, progress)
-    else:
-        chosen = floating(selected, FLOAT_BYTES, asked)
-        found = Report(model, profiles(model, chosen, architecture, threads, progress), architecture)
-    report = replace(found, coverage=_coverage(found, selected))
+    def moved(start: int, done: int, _: int) -> None:
+        if progress is not None:
+            progress(start + done, total)
+
+    architecture = model.architecture
+    report = Report(model, profiles(model, plain, architecture, threads, partial(moved, 0)), architecture)
+    if blocks or packed:
+        from truebits.precision.sampling import read_blocks, sample_blocks
+
+        if blocks:
+            found, made_from = read_blocks(model, plain, packed, threads, partial(moved, before))
+            report = replace(report, blocks=found, made_from=made_from)
+        else:
+            report = replace(report, blocks=sample_blocks(model, packed))
+    report = replace(report, coverage=_coverage(report, selected))
     return replace(report, findings=findings_of(report))
 
 
-def _coverage(report: Report, selected: Iterable[Tensor]) -> Coverage:
+def _coverage(report: Report, selected: Sequence[Tensor]) -> Coverage:
     """Say what a scan has read, and why not the rest."""
-    read = report.tensors.keys() | report.blocks.keys()
-    not_read = {tensor.name: _why_not(tensor) for tensor in selected if tensor.name not in read}
-    others = [tensor for tensor in report.model.tensors if tensor.name not in report.blocks]
-    plain = Coverage.of(others, not_read, {tensor.name for tensor in selected})
-    return Coverage.merge([plain, *(one.coverage for one in report.blocks.values())])
+    names = {tensor.name for tensor in selected}
+    return Coverage.merge(
+        _read(report, tensor) if tensor.name in names else Coverage.of_tensor(tensor, NOT_SELECTED)
+        for tensor in report.model.tensors
+    )
+
+
+def _read(report: Report, tensor: Tensor) -> Coverage:
+    if tensor.name in report.tensors:
+        return Coverage.of_tensor(tensor)
+    if tensor.name in report.blocks:
+        return report.blocks[tensor.name].coverage
+    return Coverage.of_tensor(tensor, _why_not(tensor))
 
 
 def _why_not(tensor: Tensor) -> str:
     if tensor.type in WHOLE_NUMBERS:
         return NO_WEIGHTS
     if tensor.type in BLOCK_LAYOUTS:
-        return "quantized, read with --blocks"
+        return LEFT_OUT
     return "unknown type" if tensor.opaque else "no reader for this type"

@@ -10,7 +10,8 @@ from __future__ import annotations
 import numpy as np
 
 import truebits_native as native
-from truebits.precision.profile import LAYOUTS, PrecisionProfile
+from truebits.precision.bins import LAYOUTS
+from truebits.precision.profile import PrecisionProfile
 
 FEWEST = 256
 """Words that are needed to tell."""

@@ -13,14 +13,14 @@ from truebits.files.model import Model
 from truebits.files.tensor import Tensor
 from truebits.files.types import FLOAT_BYTES
 from truebits.numbers.formats import find
+from truebits.precision.bins import LAYOUTS
 from truebits.precision.coverage import Coverage, count, share
 from truebits.precision.findings import Finding, worst_first
-from truebits.precision.profile import LAYOUTS
 from truebits.precision.swapped import FEWEST
 
 if TYPE_CHECKING:
     from truebits.precision.counting import TensorPrecision
-    from truebits.precision.scan import Report
+    from truebits.precision.report import Report
 
 MOST_NAMED = 3
 """Of so many tensors a finding's message gives the places."""

@@ -9,7 +9,7 @@ from truebits.errors import printable
 from truebits.files.tensor import group_of
 from truebits.precision.blocks import BlockProfile
 from truebits.precision.origin import Origin
-from truebits.precision.scan import Report
+from truebits.precision.report import Report
 from truebits.report.table import Cell, Table
 from truebits.report.text import conclusion as conclusion_on_floats
 

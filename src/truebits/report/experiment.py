@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from truebits.errors import printable
@@ -166,7 +166,7 @@ def _predictions(of: Evaluation) -> Table:
     return table
 
 
-DIVERGENCES = {
+DIVERGENCES: dict[str, Callable[[Any], str]] = {
     "KL divergence, mean": lambda of: f"{of.mean:.3e} +- {of.error:.1e}",
     "median": lambda of: f"{of.median:.3e}",
     "90 %": lambda of: f"{of.p90:.3e}",

@@ -17,7 +17,7 @@ from truebits.files.tensor import Tensor
 from truebits.precision.counting import TensorPrecision
 from truebits.precision.origin import origin_of
 from truebits.precision.profile import PrecisionProfile
-from truebits.precision.scan import Report
+from truebits.precision.report import Report
 from truebits.report.table import Table
 from truebits_native.reference import Difference
 

@@ -11,13 +11,14 @@ from truebits.errors import SelectionError, printable
 from truebits.files.model import Model
 from truebits.files.tensor import group_of
 from truebits.files.types import FLOAT_BYTES
+from truebits.precision.bins import LAYOUTS
 from truebits.precision.converters import is_known
 from truebits.precision.counting import TensorPrecision
 from truebits.precision.coverage import count as how_many
 from truebits.precision.coverage import share
 from truebits.precision.origin import Origin, origin_of
-from truebits.precision.profile import LAYOUTS, REPORTED_FORMATS, PrecisionProfile
-from truebits.precision.scan import Report
+from truebits.precision.profile import REPORTED_FORMATS, PrecisionProfile
+from truebits.precision.report import Report
 from truebits.report.table import Table, nbytes, percent
 
 if TYPE_CHECKING:

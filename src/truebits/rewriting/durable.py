@@ -18,7 +18,7 @@ from threading import Event
 from typing import Any
 
 try:
-    import fcntl
+    import fcntl as fcntl
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
@@ -64,8 +64,8 @@ def _c() -> CDLL | None:
 class _Here(Executor):
     """Does what it is given at once, in the thread that asks."""
 
-    def submit(self, work: Callable[..., Any], /, *arguments: Any, **named: Any) -> Future:
-        future: Future = Future()
+    def submit(self, work: Callable[..., Any], /, *arguments: Any, **named: Any) -> Future[Any]:
+        future: Future[Any] = Future()
         try:
             future.set_result(work(*arguments, **named))
         except BaseException as error:

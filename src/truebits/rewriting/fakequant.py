@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -147,7 +147,7 @@ class FakeQuant:
         assert isinstance(format, Format)
         return format
 
-    def record(self) -> dict:
+    def record(self) -> dict[str, Any]:
         formats = {name: format.name for name, format in self.formats.items()}
         return {"verb": "fakequant", "to": formats, **self.rounding._asdict()}
 

@@ -13,6 +13,7 @@ import re
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 from truebits.errors import Refused, Unfinished, VerificationFailed
 from truebits.files.mapping import FileChanged
@@ -43,7 +44,7 @@ class InPlace:
     model : Model
     tensors : list of Tensor
         Those to change.
-    operation : dict
+    operation : dict[str, Any]
         What is done, as the marker and the undo log record it.
     undo_file : Path or None
     allow : set of str
@@ -57,7 +58,7 @@ class InPlace:
         self,
         model: Model,
         tensors: list[Tensor],
-        operation: dict,
+        operation: dict[str, Any],
         undo_file: Path | None,
         allow: set[str],
         is_repeatable: bool = True,
@@ -120,7 +121,7 @@ class InPlace:
                 clear_marker(part.path)
         return changed
 
-    def _before(self, parts: dict[int, Part], descriptors: dict[int, int]) -> dict:
+    def _before(self, parts: dict[int, Part], descriptors: dict[int, int]) -> dict[str, Any]:
         """Say what the files are now, for `undo` to prove that they are so again.
 
         The random number is in the undo file and in the markers: two models may have the same header.
@@ -151,7 +152,7 @@ class InPlace:
             return ""
         return f"; to take it back: truebits undo {self.model.path} --undo-file {self.undo_file}"
 
-    def _check_same_undo(self, begun: dict) -> None:
+    def _check_same_undo(self, begun: dict[str, Any]) -> None:
         """Refuse to finish with an undo file that would hold less than what the whole rewrite overwrites."""
         if begun["undo"] and not self.undo_file:
             raise Refused(f"{self.model.path}: the rewrite began with an undo file; give the same --undo-file again")
@@ -207,7 +208,9 @@ def check_allowed(part: Part, allow: set[str]) -> None:
     check_layout(part, allow)
 
 
-def describe(parts: dict[int, Part], descriptors: dict[int, int], operation: dict, undo: dict | None = None) -> dict:
+def describe(
+    parts: dict[int, Part], descriptors: dict[int, int], operation: dict[str, Any], undo: dict[str, Any] | None = None
+) -> dict[str, Any]:
     """Say which files an operation is about: by size and a digest of the header, which never change."""
     files = [
         {

@@ -12,7 +12,7 @@ from pathlib import Path
 from truebits.errors import Refused
 from truebits.files.mapping import FileChanged, Identity
 from truebits.files.part import Part
-from truebits.rewriting.durable import fcntl
+from truebits.rewriting.durable import fcntl as fcntl
 
 
 @contextmanager

@@ -7,6 +7,7 @@ import os
 import stat
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from truebits.errors import Refused, Unfinished
 from truebits.rewriting import durable
@@ -27,7 +28,7 @@ def marker_path(path: Path) -> Path:
     return path.with_name(name)
 
 
-def find_marker(path: Path, record: dict) -> dict | None:
+def find_marker(path: Path, record: dict[str, Any]) -> dict[str, Any] | None:
     """Return the marker if `record` is a rewrite that was begun on this file, whatever its undo file.
 
     Raises
@@ -46,7 +47,7 @@ def find_marker(path: Path, record: dict) -> dict | None:
     return begun
 
 
-def read_marker(path: Path) -> dict | None:
+def read_marker(path: Path) -> dict[str, Any] | None:
     """Return what an unfinished rewrite recorded; None if there is none."""
     marker = marker_path(path)
     try:
@@ -63,7 +64,7 @@ def read_marker(path: Path) -> dict | None:
     return found if isinstance(found, dict) else {}
 
 
-def set_marker(path: Path, record: dict) -> None:
+def set_marker(path: Path, record: dict[str, Any]) -> None:
     """Create the marker on disk, whole; one of the same rewrite may be there already."""
     marker, content = marker_path(path), json.dumps(record).encode()
     durable.provisional.add(marker)

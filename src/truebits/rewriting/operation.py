@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -114,7 +114,7 @@ class Operation(Protocol):
     def plan(self, progress: Progress | None) -> Rewrite:
         """Tell what would change."""
 
-    def record(self) -> dict:
+    def record(self) -> dict[str, Any]:
         """Say what is done, for the marker of a rewrite in place and for its undo file."""
 
     def blocks(self, tensor: Tensor) -> int:

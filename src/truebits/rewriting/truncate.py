@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -15,7 +16,8 @@ from truebits.files.model import Model, Regexes, open_gguf
 from truebits.numbers.formats import LEFT_BY_CUT
 from truebits.precision.batches import Progress
 from truebits.precision.counting import floating, low_bits
-from truebits.precision.scan import Report, scan
+from truebits.precision.report import Report
+from truebits.precision.scan import scan
 from truebits.rewriting.copy import Piece, single_values
 from truebits.rewriting.operation import Request, Rewrite, TensorChange, carry_out
 
@@ -116,7 +118,7 @@ class Cut:
         )
         return Rewrite(changes, _reason(changes, self.bits), self.bits)
 
-    def record(self) -> dict:
+    def record(self) -> dict[str, Any]:
         return {"verb": "truncate", "bits": self.bits, "tensors": [tensor.name for tensor in self.tensors]}
 
     def change(self, piece: Piece, words: np.ndarray) -> int:

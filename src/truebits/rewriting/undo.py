@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from truebits.errors import Refused, Unfinished, VerificationFailed
 from truebits.files.model import open_gguf
@@ -31,7 +32,7 @@ class Undone:
     ----------
     chunks, nbytes : int
         Written to the model.
-    operation : dict
+    operation : dict[str, Any]
         What was undone.
     is_proved : bool
         The files are what they were before the rewrite, by the SHA-256 taken then. Where not, it was forced.
@@ -39,7 +40,7 @@ class Undone:
 
     chunks: int
     nbytes: int
-    operation: dict
+    operation: dict[str, Any]
     is_proved: bool
 
 

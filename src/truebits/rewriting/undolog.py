@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from struct import Struct
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from truebits.errors import ModelFileError, Refused
 from truebits.rewriting.durable import CLOSED_IN_CHILDREN, NO_LINKS, sync, sync_data, sync_folder, write_all
@@ -81,7 +81,7 @@ class UndoLog:
 
     path: Path
     descriptor: int
-    record: dict
+    record: dict[str, Any]
     start: int
     end: int
 
@@ -92,7 +92,7 @@ class UndoLog:
         os.close(self.descriptor)
 
     @classmethod
-    def open(cls, path: Path, record: dict, finishing: bool) -> UndoLog:
+    def open(cls, path: Path, record: dict[str, Any], finishing: bool) -> UndoLog:
         """Create the log of a rewrite, or go on with it when the rewrite is being finished.
 
         Raises
@@ -124,7 +124,7 @@ class UndoLog:
         return cls(path, descriptor, record, len(head), len(head))
 
     @classmethod
-    def _go_on(cls, path: Path, record: dict) -> UndoLog:
+    def _go_on(cls, path: Path, record: dict[str, Any]) -> UndoLog:
         try:
             log = cls.read(path, os.O_RDWR)
         except FileNotFoundError as error:
@@ -136,7 +136,7 @@ class UndoLog:
         return log
 
     @classmethod
-    def _is_unused(cls, path: Path, record: dict) -> bool:
+    def _is_unused(cls, path: Path, record: dict[str, Any]) -> bool:
         """Tell whether the file is what the same rewrite left behind when it was stopped before it wrote.
 
         That is: a head and nothing after it; or a piece of a head, or the zeros that a crash leaves of one.

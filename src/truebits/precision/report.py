@@ -1,0 +1,133 @@
+"""Report: what a scan found, tensor by tensor, and by groups of tensors."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+import truebits_native as native
+from truebits.files.model import Model
+from truebits.numbers.formats import find
+from truebits.precision.batches import batches
+from truebits.precision.counting import TensorPrecision
+from truebits.precision.coverage import Coverage
+from truebits.precision.profile import PrecisionProfile
+
+if TYPE_CHECKING:
+    from truebits.precision.blocks import BlockPrecision
+    from truebits.precision.findings import Finding
+    from truebits.precision.origin import Origin
+
+
+@dataclass(frozen=True)
+class Report(Mapping[str, TensorPrecision]):
+    """What `scan` found: a mapping from tensor name to `TensorPrecision`.
+
+    Attributes
+    ----------
+    model : Model
+    tensors : dict of str to TensorPrecision
+        The selected F32, F16, BF16 and F64 tensors, in file order.
+    architecture : str or None
+        What the file says it is, as ``llama``: from it follows what converters changed.
+    blocks : dict of str to BlockPrecision
+        The selected tensors of the block types whose codes are read; empty unless asked for.
+    made_from : dict of str to Origin
+        What the values of floating-point matrices were dequantized from; empty unless asked for.
+    coverage : Coverage
+        What was read of all the model's tensors.
+    findings : tuple of Finding
+        What is wrong with them, worst first.
+    """
+
+    model: Model
+    tensors: dict[str, TensorPrecision] = field(repr=False)
+    architecture: str | None = None
+    blocks: dict[str, BlockPrecision] = field(repr=False, default_factory=dict)
+    made_from: dict[str, Origin] = field(repr=False, default_factory=dict)
+    coverage: Coverage = field(repr=False, default_factory=Coverage)
+    findings: tuple[Finding, ...] = ()
+
+    def __getitem__(self, name: str) -> TensorPrecision:
+        return self.tensors[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.tensors)
+
+    def __len__(self) -> int:
+        return len(self.tensors)
+
+    def members(self) -> dict[str, list[TensorPrecision]]:
+        """Put together tensors that differ only in numbers: ``blk.*.attn_norm.weight``.
+
+        Where a group has tensors of several storage types, each type stands for itself, as
+        ``blk.*.attn_norm.weight (F16)``.
+        """
+        members: dict[tuple[str, str], list[TensorPrecision]] = {}
+        for precision in self.tensors.values():
+            members.setdefault((precision.tensor.group, precision.type), []).append(precision)
+        types = Counter(group for group, _ in members)
+        return {group if types[group] == 1 else f"{group} ({type})": of for (group, type), of in members.items()}
+
+    def exceptions(self, name: str, limit: int = 3) -> list[tuple[int, str]]:
+        """Find the first values of a tensor that the format of most of its values does not hold.
+
+        Parameters
+        ----------
+        name : str
+        limit : int
+
+        Returns
+        -------
+        list of (int, str)
+            Index, and the word in hex; none where `Origin.exceptions` is 0.
+
+        Raises
+        ------
+        OSError
+            The file has changed since the scan.
+        """
+        precision = self[name]
+        origin, tensor = precision.origin, precision.tensor
+        if not origin.exceptions or precision.before is not None:
+            return []
+        from truebits.precision.evidence import at_scale
+
+        layout, format = precision.layout, at_scale(precision, find(str(origin.holds_most)))
+        held = layout.fits(format) | layout.is_nan
+        found: list[tuple[int, str]] = []
+        first = 0
+        for batch in batches(self.model, [tensor]):
+            for start, stop in zip(batch.starts, batch.stops, strict=True):
+                words = batch.words[start:stop]
+                at = np.flatnonzero(~held[native.bins_of(words, tensor.type)])[: limit - len(found)]
+                found += [(first + i, f"{words[i]:0{2 * words.itemsize}x}") for i in at.tolist()]
+                first += words.size
+            if len(found) == limit:
+                break
+        return found
+
+    def origins(self) -> dict[str, Origin]:
+        """Judge all tensors of each storage type together."""
+        from truebits.precision.origin import origin_of
+
+        return {type: origin_of(members) for type, members in self.by_type().items()}
+
+    def groups(self) -> dict[str, PrecisionProfile]:
+        """Merge the profiles of each group of `members`."""
+        return {name: PrecisionProfile.merge(members) for name, members in self.members().items()}
+
+    def totals(self) -> dict[str, PrecisionProfile]:
+        """Merge all profiles of each storage type."""
+        return {type: PrecisionProfile.merge(members) for type, members in self.by_type().items()}
+
+    def by_type(self) -> dict[str, list[TensorPrecision]]:
+        """Put together the tensors of each storage type."""
+        members: dict[str, list[TensorPrecision]] = {}
+        for precision in self.tensors.values():
+            members.setdefault(precision.type, []).append(precision)
+        return members
