@@ -21,8 +21,9 @@ import truebits as tb
 import truebits_native as native
 from gguf_bytes import ARRAY, BOOL, F32, F64, I32, STRING, U16, U32, array, key_value, scalar, string, tensor
 from truebits.cli import app as cli
-from truebits.comparing import diff as diff_module
-from truebits.comparing.diff import METRICS, Place, check_limit
+from truebits.comparing import measure, sides
+from truebits.comparing.diff import METRICS, check_limit, figure
+from truebits.comparing.measure import Place
 from truebits.errors import SelectionError, UsageError
 from truebits.files.mapping import FileChanged
 from truebits.files.types import BY_NUMBER
@@ -121,8 +122,8 @@ def one(both):
 @pytest.fixture
 def small_pieces(monkeypatch):
     """Compare 64 values at a time, and search 16."""
-    monkeypatch.setattr(diff_module, "PIECE_VALUES", 64)
-    monkeypatch.setattr(diff_module, "SEARCH_VALUES", 16)
+    monkeypatch.setattr(sides, "PIECE_VALUES", 64)
+    monkeypatch.setattr(measure, "SEARCH_VALUES", 16)
 
 
 @pytest.fixture
@@ -211,9 +212,7 @@ def plainly(a, b):
 def figures_of(found):
     """Return the figures of a `TensorDiff`."""
     of = found.difference
-    return Figures(
-        found.changed, of.max_ulp, of.max_abs, of.max_rel, diff_module.figure(of, "mse"), of.snr_db, of.cosine
-    )
+    return Figures(found.changed, of.max_ulp, of.max_abs, of.max_rel, figure(of, "mse"), of.snr_db, of.cosine)
 
 
 ROUNDED = 2**-23
@@ -300,7 +299,7 @@ def assert_same(found, tensors):
 @pytest.mark.parametrize("pieces", [1, 64, 1 << 20])
 def test_a_file_and_a_copy_of_it_are_the_same(tmp_path, monkeypatch, pieces):
     """Without measuring anything: equal bytes are proved by comparing them."""
-    monkeypatch.setattr(diff_module, "PIECE_VALUES", pieces)
+    monkeypatch.setattr(sides, "PIECE_VALUES", pieces)
     monkeypatch.setattr(native, "compare", lambda *_: pytest.fail("equal bytes were measured"))
     a, b = save(tmp_path / "a.gguf", EVERY, KEYS), save(tmp_path / "b.gguf", EVERY, KEYS)
     assert_same(tb.diff(a, a), EVERY)
@@ -313,7 +312,8 @@ def test_equal_bytes_are_read_once(both, monkeypatch):
     seen = []
     count = native.differing_count
     monkeypatch.setattr(native, "differing_count", lambda a, *rest, **kw: seen.append(a.size) or count(a, *rest, **kw))
-    monkeypatch.setattr(diff_module, "PIECE_VALUES", 100)
+    monkeypatch.setattr(sides, "PIECE_VALUES", 100)
+    monkeypatch.setattr(measure, "LARGE_BYTES", 0)
     tensors = {"t": stored("F32", weights(1001))}
     assert both(tensors, tensors).is_same
     assert sum(seen) == 1001
@@ -389,9 +389,9 @@ def test_one_changed_bit_of_the_lowest(one, small_pieces, at):
 
 
 def test_one_changed_value_in_pieces_of_full_length(one):
-    values = np.zeros(diff_module.PIECE_VALUES + 5, np.float32)
+    values = np.zeros(sides.PIECE_VALUES + 5, np.float32)
     a = stored("F32", values)
-    for at in (0, diff_module.PIECE_VALUES - 1, diff_module.PIECE_VALUES, values.size - 1):
+    for at in (0, sides.PIECE_VALUES - 1, sides.PIECE_VALUES, values.size - 1):
         found = one(a, changed_at(a, at, 0x3F800000))
         assert (found.changed, found.first.at, found.worst.at) == (1, at, at)
         assert (found.first.word_a, found.first.word_b) == ("00000000", "3f800000")
@@ -400,7 +400,7 @@ def test_one_changed_value_in_pieces_of_full_length(one):
 @pytest.mark.parametrize("block", [0, 1, 2, 6])
 @pytest.mark.parametrize("type", ["Q4_0", "Q8_0", "Q6_K"])
 def test_one_changed_block(one, monkeypatch, type, block):
-    monkeypatch.setattr(diff_module, "PIECE_VALUES", 2 * BLOCK[type][0])
+    monkeypatch.setattr(sides, "PIECE_VALUES", 2 * BLOCK[type][0])
     a = any_blocks(type, 7, 0)
     _, nbytes = BLOCK[type]
     data = bytearray(a.data)
@@ -454,7 +454,7 @@ def test_figures_of_blocks(one, type):
 
 @pytest.mark.parametrize("type", WRITTEN_BLOCKS)
 def test_figures_of_quantized_weights(one, monkeypatch, type):
-    monkeypatch.setattr(diff_module, "PIECE_VALUES", 1000)
+    monkeypatch.setattr(sides, "PIECE_VALUES", 1000)
     values = weights(256 * 13)
     a, b = stored(type, values), stored(type, nudged(values, share=0.5))
     assert_measured(one(a, b), a, b, mse=1e-7)
@@ -478,8 +478,9 @@ def test_the_same_values_in_another_type(both, truebits, type):
         assert_measured(tensor, ours, theirs)
         assert found.over("changed", 0) == []
         code, out, _ = truebits("diff", found.a, found.b)
-        assert code == 1
-        assert f"t: {ours.type} and {theirs.type}" in out
+        assert code == 0
+        assert f"1 tensor {ours.type} here, {theirs.type} there" in out
+        assert truebits("diff", found.a, found.b, "--bytes")[0] == 1
         assert truebits("diff", found.a, found.b, "--fail-over", "changed=0")[0] == 0
 
 
@@ -509,7 +510,7 @@ def test_weights_against_the_same_in_another_type(one, small_pieces, type):
 )
 def test_any_type_against_any_other(one, monkeypatch, ours, theirs):
     """Also two of blocks of other sizes, in pieces that are no multiple of either."""
-    monkeypatch.setattr(diff_module, "PIECE_VALUES", 100)
+    monkeypatch.setattr(sides, "PIECE_VALUES", 100)
     values = weights(1024)
     a, b = stored(ours, values), stored(theirs, nudged(values))
     assert_measured(one(a, b), a, b, mse=1e-7)
@@ -525,8 +526,58 @@ def test_the_same_values_from_other_bytes(both, truebits):
     assert not found.is_same
     assert not found.tensors[0].is_same
     code, out, _ = truebits("diff", found.a, found.b)
-    assert code == 1
-    assert "byte for byte" not in out
+    assert code == 0
+    assert out.startswith("The same values, stored otherwise: 1 tensor Q8_0 from other bytes.\n")
+    assert truebits("diff", found.a, found.b, "--bytes")[0] == 1
+
+
+def test_the_same_values_stored_otherwise(both, truebits):
+    values = weights(64)
+    found = both(
+        {"a": stored("BF16", values), "b": stored("F32", values)},
+        {"a": as_f32(stored("BF16", values)), "b": stored("F32", values)},
+    )
+    assert (found.verdict, found.is_same) == ("same values", False)
+    code, out, _ = truebits("diff", found.a, found.b)
+    assert (code, out.splitlines()[0]) == (0, "The same values, stored otherwise: 1 tensor BF16 here, F32 there.")
+    assert truebits("diff", found.a, found.b, "--bytes")[0] == 1
+
+
+def as_f32(one):
+    return Stored("F32", one.shape, (np.frombuffer(one.data, "<u2").astype("<u4") << 16).tobytes())
+
+
+@pytest.mark.parametrize("changed", [1, 3, 40])
+@pytest.mark.parametrize("type", ["Q8_0", "Q4_K", "IQ2_XXS"])
+def test_a_few_blocks_that_differ_are_measured_alone(both, monkeypatch, type, changed):
+    """What is said of them is what the whole tensor says, but for how strong its signal is."""
+    a = any_blocks(type, 2000, 0)
+    data = bytearray(a.data)
+    nbytes = BLOCK[type][1]
+    for block in np.random.default_rng(changed).choice(2000, changed, replace=False):
+        data[block * nbytes + nbytes - 1] ^= 0x11
+    b = Stored(type, a.shape, bytes(data))
+    found = both({"t": a}, {"t": b}).tensors[0]
+    monkeypatch.setattr(measure.Both, "few_blocks", lambda self: None)
+    expected = both({"t": a}, {"t": b}).tensors[0]
+    assert (found.first, found.worst) == (expected.first, expected.worst)
+    for metric in METRICS:
+        assert figure(found.difference, metric) == pytest.approx(figure(expected.difference, metric), rel=1e-12)
+    assert np.isnan(found.difference.snr_db)
+
+
+def test_other_architectures_are_refused_by_name(tmp_path):
+    paths = []
+    for architecture in ("llama", "gemma3"):
+        writer = gguf.GGUFWriter(tmp_path / f"{architecture}.gguf", architecture)
+        writer.add_tensor(f"{architecture}.weight", np.ones(4, np.float32))
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+        writer.close()
+        paths.append(tmp_path / f"{architecture}.gguf")
+    with pytest.raises(UsageError, match=r"is a llama and .* a gemma3: 0 of 1 tensors"):
+        tb.diff(*paths)
 
 
 @pytest.mark.parametrize("type", ["I8", "I16", "I32", "I64", "Q8_1", "Q8_K", "Q2_0", "type_99"])
@@ -997,9 +1048,9 @@ def test_pieces_change_no_counts_and_no_places(large, monkeypatch):
 
     expected = counts(tb.diff(*large))
     for pieces in (1000, 8192, 16_384):
-        monkeypatch.setattr(diff_module, "PIECE_VALUES", pieces)
+        monkeypatch.setattr(sides, "PIECE_VALUES", pieces)
         assert counts(tb.diff(*large)) == expected
-    monkeypatch.setattr(diff_module, "PIECE_VALUES", 8192)
+    monkeypatch.setattr(sides, "PIECE_VALUES", 8192)
     assert repr(tb.diff(*large).tensors) == repr(tb.diff(*large).tensors)
 
 
@@ -1023,13 +1074,13 @@ def test_a_file_that_changes_while_it_is_compared(tmp_path, small_pieces, monkey
     values = weights(400)
     a = save(tmp_path / "a.gguf", {"t": stored("F32", values)})
     b = save(tmp_path / "b.gguf", {"t": stored("F32", nudged(values))})
-    compare = diff_module.native.compare
+    compare = measure.native.compare
 
     def touching(*arguments):
         os.utime(b, ns=(0, 0))
         return compare(*arguments)
 
-    monkeypatch.setattr(diff_module.native, "compare", touching)
+    monkeypatch.setattr(measure.native, "compare", touching)
     with pytest.raises(FileChanged):
         tb.diff(a, b)
 
@@ -1318,7 +1369,7 @@ def test_text(different, truebits):
     ):
         assert said in lines
     assert any(line.startswith("bytes: ") and "I8" in line for line in lines)
-    assert any(line.startswith("type: F32 and F16") for line in lines)
+    assert any(line.startswith("1 tensor F32 here, F16 there") for line in lines)
     for place in (one for one in different.tensors if one.first):
         for word in (place.first.word_a, place.first.word_b, place.worst.word_a, place.worst.word_b):
             assert word in out
@@ -1399,7 +1450,7 @@ def test_csv(different, truebits):
     row, found = rows[0], next(one for one in different.tensors if one.name == "changed")
     assert (int(row["values"]), int(row["differ"])) == (50, found.changed)
     assert float(row["max abs"]) == found.difference.max_abs
-    assert float(row["MSE"]) == pytest.approx(diff_module.figure(found.difference, "mse"))
+    assert float(row["MSE"]) == pytest.approx(figure(found.difference, "mse"))
     assert int(row["max ulp"]) == found.difference.max_ulp
     assert (int(rows[-1]["values"]), int(rows[-1]["differ"])) == (different.values, different.changed)
     assert truebits("diff", different.a, different.a, "-o", "csv")[:2] == (0, "")
@@ -1417,7 +1468,7 @@ def test_markdown(different, truebits):
 def test_table_says_what_the_figures_are(both):
     a, b = stored("F32", weights(400)), stored("F32", nudged(weights(400), share=0.2))
     found = both({"t": a, "same": a}, {"t": b, "same": a})
-    table, expected = figures.diff(found), plainly(a, b)
+    table, expected = figures.diff(found, by_tensor=True), plainly(a, b)
     assert len(table.rows) == 1
     row = dict(zip(table.columns, table.rows[0], strict=True))
     assert (row["tensor"], row["types"], row["values"], row["differ"]) == ("t", "F32", 400, expected.changed)
@@ -1431,7 +1482,8 @@ def test_places_are_listed_for_so_many_tensors(both):
     b = {f"t{i}": stored("F32", [2]) for i in range(30)}
     found = both(a, b)
     assert len(figures.places(found, most=4).rows) == 8
-    assert len(figures.diff(found).rows) == 31
+    assert len(figures.diff(found, by_tensor=True).rows) == 31
+    assert len(figures.diff(found, by_tensor=False).rows) == 31
 
 
 # --- names that a terminal could act on

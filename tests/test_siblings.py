@@ -11,7 +11,7 @@ import pytest
 from gguf import GGMLQuantizationType
 
 import truebits as tb
-from truebits.comparing import diff as diff_module
+from truebits.comparing import sides
 from truebits.errors import UsageError
 from truebits.lineage.kin import Kin
 from words import rounded
@@ -125,7 +125,7 @@ def test_another_revision(model):
 @pytest.mark.parametrize("small", [True, False])
 def test_one_value_is_enough(model, monkeypatch, small):
     if small:
-        monkeypatch.setattr(diff_module, "PIECE_VALUES", 16)
+        monkeypatch.setattr(sides, "PIECE_VALUES", 16)
     changed = checkpoint()
     changed["blk.0.ffn_up.weight"][31, 63] *= np.float32(1.5)
     found = tb.siblings([model("a"), model("b", changed)])

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
         metavar="METRIC=VALUE",
         help="Only fail if a tensor is above: changed, max_abs, max_rel, max_ulp, mse, rms; repeatable.",
     ),
+    click.option("--bytes", "by_bytes", is_flag=True, help="The same values stored otherwise are not the same."),
+    click.option("--by-tensor", is_flag=True, help="A row per tensor, not per group of them."),
     THREADS,
     JSON,
     STYLE,
@@ -40,14 +42,16 @@ def diff(
     include: tuple[str, ...],
     exclude: tuple[str, ...],
     limits: tuple[str, ...],
+    by_bytes: bool,
+    by_tensor: bool,
     threads: int | None,
     as_json: bool,
     style: str,
 ) -> None:
     """Compare two models value by value; exit code 0 if they are the same, 1 if not.
 
-    With --fail-over it is 1 if a tensor is above a limit or missing. It is 7 if all that may differ is in types
-    whose values cannot be compared.
+    The same values in another type are the same, unless --bytes is given. With --fail-over it is 1 if a tensor is
+    above a limit or missing. It is 7 if all that may differ is in types whose values cannot be compared.
     """
     from truebits.comparing.diff import diff as compare
     from truebits.report import figures, json
@@ -62,23 +66,30 @@ def diff(
         if as_json:
             click.echo(json.diff(found, failed))
         else:
-            _print_diff(figures, found, failed, style)
-    if failed or (not gates and found.verdict == "different"):
+            _print_diff(figures, found, failed, style, by_tensor)
+    is_other = found.verdict == "different" or (by_bytes and found.verdict == "same values")
+    if failed or (not gates and is_other):
         raise Different
     if found.unknown:
         raise NotVerified
 
 
-def _print_diff(figures: ModuleType, found: Diff, failed: list[str], style: str) -> None:
-    table = figures.diff(found)
+def _print_diff(figures: ModuleType, found: Diff, failed: list[str], style: str, by_tensor: bool) -> None:
+    is_text = style == "text"
+    if is_text:
+        click.echo(figures.verdict(found))
+    for line in failed if is_text else ():
+        click.echo(f"gate failed: {line}")
+    table = figures.diff(found, by_tensor or style == "csv")
     if table.rows:
-        click.echo(table.render(style))
-    if style == "text":
+        click.echo(f"\n{table.render(style)}" if is_text else table.render(style))
+    if is_text:
         places = figures.places(found)
         if places.rows:
-            click.echo(f"\n{places.render(style)}\n")
-        for line in [*figures.differences(found), *(f"gate failed: {line}" for line in failed)]:
-            click.echo(line)
+            click.echo(f"\n{places.render(style)}")
+        lines = figures.differences(found)
+        if lines:
+            click.echo("\n" + "\n".join(lines))
 
 
 @click.command()

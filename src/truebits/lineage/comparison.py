@@ -8,7 +8,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from truebits.comparing.diff import Place, Side, place_of
+from truebits.comparing.measure import Place, place_of
+from truebits.comparing.sides import Side
 from truebits.files.mapping import MappedFile
 from truebits.lineage.source import Expected
 from truebits.lineage.ways import Verdict

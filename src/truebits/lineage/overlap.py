@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from truebits.comparing.diff import Side
+from truebits.comparing.sides import Side
 from truebits.files.mapping import MappedFile
 from truebits.files.types import FLOAT_FORMATS
 from truebits.lineage.cells import TYPES, Cells, CodeCells

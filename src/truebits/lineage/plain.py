@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from truebits.comparing.diff import ITEM_BYTES, Place, place_of
+from truebits.comparing.measure import Place, place_of
+from truebits.comparing.sides import ITEM_BYTES
 from truebits.files.types import FLOAT_FORMATS
 from truebits.lineage.comparison import Comparison, Outcome
 from truebits.lineage.detours import Detour, requantizations

@@ -7,7 +7,8 @@ from contextlib import ExitStack
 
 import numpy as np
 
-from truebits.comparing.diff import PIECE_VALUES, Side, same_bytes, spans
+from truebits.comparing.measure import Both
+from truebits.comparing.sides import PIECE_VALUES, Side, spans
 from truebits.files.types import FLOAT_BYTES
 from truebits.lineage.kin import Kin, Relation
 from truebits.lineage.overlap import Overlap, has_cells
@@ -38,7 +39,7 @@ def relation(first: Side, other: Side, change: Change | None, threads: int | Non
     """Tell what a tensor is to the first model's, of the same shape."""
     types = first.tensor.type, other.tensor.type
     with first.map() as left, other.map() as right:
-        if types[0] == types[1] and same_bytes(first, other, left, right, threads):
+        if Both(first, other, left, right, threads).same_bytes():
             return Relation(Kin.SAME)
     plain = [type in FLOAT_BYTES for type in types]
     if all(plain):

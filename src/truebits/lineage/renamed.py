@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from truebits.comparing.diff import Side, spans
+from truebits.comparing.sides import Side, spans
 from truebits.files.mapping import MappedFile
 from truebits.files.model import Model
 from truebits.files.types import FLOAT_BYTES, FLOAT_FORMATS

@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 
 import truebits_native as native
-from truebits.comparing.diff import Side
+from truebits.comparing.sides import Side
 from truebits.errors import UsageError, printable
 from truebits.files.model import Model, Regexes, open_gguf
 from truebits.files.tensor import Tensor

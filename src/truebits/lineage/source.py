@@ -7,7 +7,7 @@ from typing import Protocol
 
 import numpy as np
 
-from truebits.comparing.diff import Side
+from truebits.comparing.sides import Side
 from truebits.files.mapping import MappedFile
 from truebits.files.model import Model
 from truebits.files.tensor import Tensor

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 
 import truebits_native as native
-from truebits.comparing.diff import ITEM_BYTES, Side
+from truebits.comparing.sides import ITEM_BYTES, Side
 from truebits.errors import UsageError, printable
 from truebits.files.claims import missing_blocks
 from truebits.files.model import Model, Regexes, open_gguf, open_model

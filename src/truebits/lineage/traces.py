@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from truebits.comparing.diff import Place
+from truebits.comparing.measure import Place
 from truebits.lineage.ways import Verdict
 from truebits.precision.converters import Kind
 from truebits.precision.coverage import Coverage, share

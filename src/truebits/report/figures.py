@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
-from math import isfinite
+from math import isfinite, isnan
 from typing import TYPE_CHECKING
 
 from truebits.errors import printable
 from truebits.files.tensor import group_of
+from truebits.precision.coverage import count
 from truebits.report.table import Cell, Scientific, Table, percent
 from truebits_native.reference import Difference, merged
 
@@ -56,19 +58,27 @@ def trials(found: Sequence[Trial]) -> Table:
     return table
 
 
-def diff(found: Diff) -> Table:
-    """The tensors that differ, and all of them together."""
-    table = Table(("tensor", "types", "values", "differ", "share", *FIGURES))
+def diff(found: Diff, by_tensor: bool) -> Table:
+    """What differs, by tensor or by group of tensors, and all of it together."""
+    members: dict[tuple[str, str], list[TensorDiff]] = {}
     for tensor in found.tensors:
         if not tensor.is_same:
-            of = tensor.difference
-            kinds = tensor.types[0] if tensor.types[0] == tensor.types[1] else " ".join(tensor.types)
-            share = percent(tensor.changed, tensor.values)
-            table.rows.append((tensor.name, kinds, tensor.values, tensor.changed, share, *_compared(of)))
+            name = tensor.name if by_tensor else group_of(tensor.name)
+            members.setdefault((name, " ".join(dict.fromkeys(tensor.types))), []).append(tensor)
+    table = Table((*(("tensor",) if by_tensor else ("tensors", "n")), "types", "values", "differ", "share", *FIGURES))
+    for (name, kinds), of in members.items():
+        table.rows.append((printable(name), *(() if by_tensor else (len(of),)), kinds, *_totals(of)))
     if len(table.rows) > 1:
-        share = percent(found.changed, found.values)
-        table.rows.append(("all", None, found.values, found.changed, share, *_compared(found.total)))
+        differing = sum(map(len, members.values()))
+        table.rows.append(("all", *(() if by_tensor else (differing,)), None, *_totals(found.tensors)))
     return table
+
+
+def _totals(tensors: Sequence[TensorDiff]) -> tuple[Cell, ...]:
+    """Values, how many differ, and the figures of those that were measured."""
+    values, changed = sum(one.values for one in tensors), sum(one.changed for one in tensors)
+    measured = [one.difference for one in tensors if one.difference is not None]
+    return values, changed, percent(changed, values), *_compared(merged(measured) if measured else None)
 
 
 FIGURES = ("max abs", "max rel", "max ulp", "MSE", "SNR dB", "cosine")
@@ -78,7 +88,8 @@ def _compared(of: Difference | None) -> tuple[Cell, ...]:
     if of is None:
         return (None,) * len(FIGURES)
     cosine = f"{of.cosine:.9f}" if isfinite(of.cosine) else None
-    return Scientific(of.max_abs), Scientific(of.max_rel), of.max_ulp, Scientific(of.mse), of.snr_db, cosine
+    ratio = None if isnan(of.snr_db) else of.snr_db  # only the blocks that differ were looked at
+    return Scientific(of.max_abs), Scientific(of.max_rel), of.max_ulp, Scientific(of.mse), ratio, cosine
 
 
 def places(found: Diff, most: int = 20) -> Table:
@@ -92,35 +103,50 @@ def places(found: Diff, most: int = 20) -> Table:
     return table
 
 
-def differences(found: Diff) -> list[str]:
-    """Everything that tables of values do not say, a sentence each; and the verdict."""
-    lines = [
+def verdict(found: Diff) -> str:
+    """What the comparison comes to."""
+    tensors, values = len(found.tensors), found.values
+    if found.verdict == "same":
+        return f"The same: {tensors:,} tensors with {values:,} values, byte for byte, and all metadata."
+    if found.verdict == "same values":
+        return (
+            f"The same values, stored otherwise: {', '.join(_stored(found)) or 'only metadata tells of other types'}."
+        )
+    if found.verdict == "not verified":
+        return f"Not verified: {len(found.unknown):,} of {tensors:,} tensors could not be compared."
+    differing = sum(not tensor.is_same for tensor in found.tensors)
+    return f"Different: {differing:,} of {tensors:,} tensors, {found.changed:,} of {values:,} values."
+
+
+def _stored(found: Diff) -> list[str]:
+    """Say how many tensors hold their values otherwise, and how."""
+    kinds = Counter(tensor.types for tensor in found.tensors if not tensor.is_same)
+    return [
+        f"{count(number, 'tensor')} {f'{a} here, {b} there' if a != b else f'{a} from other bytes'}"
+        for (a, b), number in kinds.items()
+    ]
+
+
+def differences(found: Diff, most: int = 20) -> list[str]:
+    """Everything that tables of values do not say, a sentence each; of a kind no more than `most`."""
+    only = [
         f"{name} is only in {printable(side)}"
         for side, names in ((found.a, found.only_a), (found.b, found.only_b))
         for name in names
     ]
-    lines += [f"{tensor.name}: {_odd(tensor)}" for tensor in found.tensors if _odd(tensor)]
-    lines += [f"{one.key}: {_said(one.a)} and {_said(one.b)}" for one in found.metadata]
-    tensors = len(found.tensors)
-    if found.is_same:
-        return [f"The same: {tensors:,} tensors with {found.values:,} values, byte for byte, and all metadata."]
-    if found.verdict == "not verified":
-        return [
-            *lines,
-            f"Not verified: {len(found.unknown):,} of {tensors:,} tensors could not be compared.",
-            str(found.coverage),
-        ]
-    differing = sum(not tensor.is_same for tensor in found.tensors)
-    return [*lines, f"Different: {differing:,} of {tensors:,} tensors, {found.changed:,} of {found.values:,} values."]
-
-
-def _odd(tensor: TensorDiff) -> str | None:
-    """Say what the values do not."""
-    if tensor.problem is None and tensor.types[0] != tensor.types[1]:
-        return f"{tensor.types[0]} and {tensor.types[1]}, compared as the values they mean"
-    if tensor.problem is None and not (tensor.is_same or tensor.changed):
-        return "the same values from other bytes"
-    return tensor.problem
+    problems = [f"{tensor.name}: {tensor.problem}" for tensor in found.tensors if tensor.problem]
+    kinds = Counter(one.types for one in found.tensors if one.problem is None and one.types[0] != one.types[1])
+    as_values = [
+        f"{count(number, 'tensor')} {a} here, {b} there: compared as the values they mean"
+        for (a, b), number in kinds.items()
+    ]
+    alike = [one for one in found.tensors if not (one.is_same or one.changed or one.problem)]
+    same_values = [f"{one.name}: the same values from other bytes" for one in alike if one.types[0] == one.types[1]]
+    keys = [f"{one.key}: {_said(one.a)} and {_said(one.b)}" for one in found.metadata]
+    lines = []
+    for of in (only, problems, as_values, same_values, keys):
+        lines += [*of[:most], *([f"and {len(of) - most:,} more such"] if len(of) > most else [])]
+    return [*lines, *([] if found.coverage.is_complete else [str(found.coverage)])]
 
 
 def _said(value: str | None) -> str:

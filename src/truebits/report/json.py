@@ -22,8 +22,9 @@ from truebits.report.table import Table
 from truebits_native.reference import Difference
 
 if TYPE_CHECKING:
-    from truebits.comparing.diff import Diff, Place
+    from truebits.comparing.diff import Diff
     from truebits.comparing.fingerprint import Fingerprint
+    from truebits.comparing.measure import Place
     from truebits.comparing.verify import Verification
     from truebits.evaluation.evaluate import Evaluation
     from truebits.experiments.experiment import Candidate, Experiment
