@@ -193,8 +193,9 @@ def test_in_a_pool_of_processes_after_kernels_ran(kernels, method):
 
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_a_fork_while_other_threads_compile_and_count(tmp_path):
+    """But for a fork while another thread imports the first thing it needs, which no program survives."""
     code = """
-import os, threading
+import concurrent.futures.thread, os, threading
 words = np.arange(1 << 20, dtype=np.uint32)
 def count():
     native.low_zero_count(words, 16); native.profile(words)

@@ -8,9 +8,7 @@ kept; and neither is ever a reason to fail.
 
 from __future__ import annotations
 
-import hashlib
 import os
-import uuid
 from collections.abc import Iterator
 from contextlib import suppress
 from functools import cache
@@ -18,17 +16,15 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parent
 SUFFIX = ".nbc"
-DIGEST = hashlib.sha256().digest_size
+DIGEST = 32
+"""Bytes of a SHA-256."""
 
 
 @cache
 def stamp() -> bytes:
     """Return the digest of the package's sources: a constant in one file decides the code of kernels in another."""
-    whole = hashlib.sha256()
-    for file in sorted(PACKAGE.rglob("*.py")):
-        content = file.read_bytes()
-        whole.update(f"{file.relative_to(PACKAGE)} {len(content)}\n".encode() + content)
-    return whole.digest()
+    files = sorted(PACKAGE.rglob("*.py"))
+    return _digest(*(_digest(str(file.relative_to(PACKAGE)).encode(), file.read_bytes()) for file in files))
 
 
 def folders() -> Iterator[Path]:
@@ -36,7 +32,7 @@ def folders() -> Iterator[Path]:
 
     They are written to the first that can be: a folder that somebody else filled, for all users, is read.
     """
-    own = f"{PACKAGE.name}-{hashlib.sha256(os.fsencode(PACKAGE)).hexdigest()[:16]}"
+    own = f"{PACKAGE.name}-{_digest(os.fsencode(PACKAGE)).hex()[:16]}"
     if os.environ.get("NUMBA_CACHE_DIR"):
         yield Path(os.environ["NUMBA_CACHE_DIR"], own)
         return
@@ -69,7 +65,7 @@ def load(kernel: str, key: bytes) -> tuple[bytes, Path] | None:
 def save(kernel: str, key: bytes, content: bytes) -> Path | None:
     """Save something under a key; returns the folder, None if no folder takes it."""
     for folder in folders():
-        temporary = folder / f".{kernel}-{uuid.uuid4().hex}"
+        temporary = folder / f".{kernel}-{os.urandom(8).hex()}"
         try:
             folder.mkdir(parents=True, exist_ok=True)
             temporary.write_bytes(_head(key, content) + content)
@@ -88,8 +84,18 @@ def _read(file: Path, size: int = -1) -> bytes:
 
 
 def _file(kernel: str, key: bytes) -> str:
-    return f"{kernel}-{hashlib.sha256(key).hexdigest()[:16]}{SUFFIX}"
+    return f"{kernel}-{_digest(key).hex()[:16]}{SUFFIX}"
 
 
 def _head(key: bytes, content: bytes) -> bytes:
-    return stamp() + hashlib.sha256(stamp() + hashlib.sha256(key).digest() + content).digest()
+    return stamp() + _digest(stamp(), key, content)
+
+
+def _digest(*parts: bytes) -> bytes:
+    """Return one digest of several byte strings, each with its length."""
+    from hashlib import sha256  # 3 ms, which small work does not need
+
+    whole = sha256()
+    for part in parts:
+        whole.update(len(part).to_bytes(8, "little") + part)
+    return whole.digest()

@@ -38,21 +38,21 @@ class Costs(NamedTuple):
 
 
 COSTS = {
-    "lowbits.count_matching": Costs(0.5, 600),
-    "histogram.count_single_bins": Costs(1.5, 20),
-    "histogram.count_half_bins": Costs(1.5, 20),
-    "difference.count_differing": Costs(0.5, 600),
-    "difference.measure": Costs(3, 20),
-    "rounding.cut_low_bits": Costs(1, 100),
-    "rounding.round_to_grid": Costs(5, 10),
-    "scaling.find_extremes": Costs(1, 200),
-    "scaling.sum_scale_errors": Costs(1, 20),
-    "scaling.round_in_units": Costs(5, 10),
-    "halves.widen_with": Costs(0.3, 200),
-    "halves.widen_bfloats": Costs(0.3, 200),
-    "halves.narrow_to_bfloats": Costs(0.3, 200),
-    "halves.narrow_to_halves": Costs(0.3, 200),
-    "blocks.count_scales": Costs(0.5, 30),
+    "lowbits.count_matching": Costs(0.4, 5000),
+    "histogram.count_single_bins": Costs(1, 40),
+    "histogram.count_half_bins": Costs(0.4, 25),
+    "difference.count_differing": Costs(0.2, 3000),
+    "difference.measure": Costs(5.5, 20),
+    "rounding.cut_low_bits": Costs(0.2, 120),
+    "rounding.round_to_grid": Costs(4, 15),
+    "scaling.find_extremes": Costs(0.2, 7),
+    "scaling.sum_scale_errors": Costs(0.5, 2),
+    "scaling.round_in_units": Costs(1.4, 13),
+    "halves.widen_with": Costs(0.1, 600),
+    "halves.widen_bfloats": Costs(0.1, 5000),
+    "halves.narrow_to_bfloats": Costs(0.1, 5000),
+    "halves.narrow_to_halves": Costs(0.2, 200),
+    "blocks.count_scales": Costs(0.6, 80),
 }
 
 WORK = {
@@ -72,7 +72,7 @@ expected: set[str] = set()
 """Those that are worth getting there, for the work that was announced."""
 
 on_compile: Callable[[float], None] | None = None
-"""Called with the seconds it will take when a kernel is compiled, which is done once per machine."""
+"""Called with the seconds it will take, about, when a kernel is compiled: once per machine. Nothing is said if None."""
 
 
 def uses_kernel(name: str, words: int) -> bool:
@@ -82,9 +82,17 @@ def uses_kernel(name: str, words: int) -> bool:
     return name in loaded or name in expected or words / (1e6 * COSTS[name].twin) > _seconds_to_load(name)
 
 
-def expect_work(name: str, words: int) -> None:
-    """Say how many words will come in several calls, so that kernels worth it are used from the first on."""
-    expected.update(kernel for kernel in WORK[name] if uses_kernel(kernel, words))
+def expect_work(name: str, words: int) -> bool:
+    """Say how many words will come in several calls, so that kernels worth it are used from the first on.
+
+    Returns
+    -------
+    bool
+        Whether any is: the work is then for the `pool`.
+    """
+    worth_it = {kernel for kernel in WORK[name] if uses_kernel(kernel, words)}
+    expected.update(worth_it)
+    return bool(worth_it)
 
 
 def _seconds_to_load(name: str) -> float:

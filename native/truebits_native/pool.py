@@ -10,9 +10,12 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from functools import cache
 from queue import SimpleQueue
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future, ThreadPoolExecutor
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -78,6 +81,8 @@ def in_order(work: Callable[[Task], Result], tasks: Iterable[Task], threads: int
     if getattr(_here, "is_ours", False) or (count == 1 and threading.current_thread() is not threading.main_thread()):
         yield from map(work, tasks)
         return
+    from concurrent.futures import Future  # 10 ms, which small work does not need
+
     todo, slots, running = iter(tasks), SimpleQueue[Future[Any] | None](), set[Future[Any]]()
     drawing, is_over = threading.Lock(), False
 
@@ -125,7 +130,7 @@ def in_order(work: Callable[[Task], Result], tasks: Iterable[Task], threads: int
 def _start(help: Callable[[], None], count: int) -> int:
     """Give the work to so many threads, or to as many as can be started; returns how many."""
     global _executor
-    executor = _executor = _executor or ThreadPoolExecutor(MOST_THREADS, "truebits")
+    executor = _executor = _executor or _new_executor()
     for started in range(count):
         try:
             executor.submit(help)
@@ -135,8 +140,17 @@ def _start(help: Callable[[], None], count: int) -> int:
     return count
 
 
+def _new_executor() -> ThreadPoolExecutor:
+    from concurrent.futures import ThreadPoolExecutor
+
+    _heed_forks()
+    return ThreadPoolExecutor(MOST_THREADS, "truebits")
+
+
 def _settle(running: set[Future[Any]]) -> None:
     """Wait until nothing is running, whatever comes meanwhile: nobody may write on when the caller goes on."""
+    from concurrent.futures import wait
+
     interrupt: BaseException | None = None
     while running:
         try:
@@ -164,5 +178,8 @@ def _in_child() -> None:
     _after_fork()
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_in_child)
+@cache
+def _heed_forks() -> None:
+    """Register what a fork needs: after `logging` did, whose lock an import may wait for while ours is held."""
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_in_child)

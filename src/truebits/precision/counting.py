@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -13,7 +13,7 @@ import truebits_native as native
 from truebits import errors
 from truebits.files.model import Model, Regexes, open_model
 from truebits.files.tensor import Tensor
-from truebits.precision.batches import Batch, Progress, batches
+from truebits.precision.batches import Batch, Progress, batches, over_batches
 from truebits.precision.bins import APART, LAYOUTS
 from truebits.precision.profile import PrecisionProfile
 from truebits.precision.swapped import is_swapped
@@ -75,12 +75,11 @@ def profiles(
     progress: Progress | None = None,
 ) -> dict[str, TensorPrecision]:
     """Count each of a model's floating-point tensors, in the order given."""
-    native.expect_work("profiles", sum(tensor.values for tensor in tensors))
+    is_large = native.expect_work("profiles", sum(tensor.values for tensor in tensors))
     pieces: dict[str, list[Piece]] = {tensor.name: [] for tensor in tensors}
     first: dict[str, dict[str, int]] = {tensor.name: {} for tensor in tensors}
     seen, swapped = dict.fromkeys(pieces, 0), set()
-    for batch in batches(model, tensors, progress):
-        counted = list(_pieces(batch, threads))
+    for batch, counted in over_batches(lambda of: list(_pieces(of)), model, tensors, threads, progress, is_large):
         for tensor, piece in counted:
             pieces[tensor.name].append(piece)
         for (tensor, (bins, _)), start, stop in zip(counted, batch.starts.tolist(), batch.stops.tolist(), strict=False):
@@ -159,22 +158,28 @@ def low_bits(
         raise errors.UsageError(f"bits is {bits}, allowed are 1 to 31 of an F32's 32")
     model = source if isinstance(source, Model) else open_model(source)
     chosen = floating(model.select(select, exclude), ("F32",), asked=True)
-    native.expect_work("matching_counts", sum(tensor.values for tensor in chosen))
+    is_large = native.expect_work("matching_counts", sum(tensor.values for tensor in chosen))
     counts = {tensor.name: 0 for tensor in chosen}
-    for batch in batches(model, chosen, progress):
-        found = native.low_zero_counts(batch.words, batch.starts, batch.stops, bits, threads)
+
+    def counted(batch: Batch) -> np.ndarray:
+        return native.low_zero_counts(batch.words, batch.starts, batch.stops, bits)
+
+    for batch, found in over_batches(counted, model, chosen, threads, progress, is_large):
         for tensor, count in zip(batch.tensors, found.tolist(), strict=True):
             counts[tensor.name] += count
     return counts
 
 
-def negative_zeros(model: Model, tensors: Iterable[Tensor], threads: int | None = None) -> dict[str, int]:
+def negative_zeros(model: Model, tensors: Sequence[Tensor], threads: int | None = None) -> dict[str, int]:
     """Count, in each tensor, the values that are -0: a profile does not tell them from 0."""
+    is_large = native.expect_work("matching_counts", sum(tensor.values for tensor in tensors))
     counts = {tensor.name: 0 for tensor in tensors}
-    for batch in batches(model, tensors):
+
+    def counted(batch: Batch) -> np.ndarray:
         bits = LAYOUTS[batch.tensors[0].type].word_bits
-        whole = (1 << bits) - 1
-        found = native.matching_counts(batch.words, batch.starts, batch.stops, whole, 1 << (bits - 1), threads)
+        return native.matching_counts(batch.words, batch.starts, batch.stops, (1 << bits) - 1, 1 << (bits - 1))
+
+    for batch, found in over_batches(counted, model, tensors, threads, None, is_large):
         for tensor, count in zip(batch.tensors, found.tolist(), strict=True):
             counts[tensor.name] += count
     return counts
@@ -190,11 +195,11 @@ def floating(tensors: Iterable[Tensor], types: Iterable[str], asked: bool) -> li
     return kept
 
 
-def _pieces(batch: Batch, threads: int | None) -> Iterator[tuple[Tensor, Piece]]:
+def _pieces(batch: Batch) -> Iterator[tuple[Tensor, Piece]]:
     """Count each range of a batch; further pieces move values that are counted apart to their own bins."""
     type = batch.tensors[0].type
     layout = LAYOUTS[type]
-    bins, counts, splits = native.profiles(batch.words, batch.starts, batch.stops, type, threads)
+    bins, counts, splits = native.profiles(batch.words, batch.starts, batch.stops, type)
     borders = splits.tolist()
     for tensor, a, b in zip(batch.tensors, borders, borders[1:], strict=False):
         yield tensor, (bins[a:b], counts[a:b])
@@ -204,7 +209,7 @@ def _pieces(batch: Batch, threads: int | None) -> Iterator[tuple[Tensor, Piece]]
         if owners.size:
             without_sign = (1 << (layout.word_bits - 1)) - 1
             ranges = batch.starts[owners], batch.stops[owners]
-            found = native.matching_counts(batch.words, *ranges, without_sign, word, threads)
+            found = native.matching_counts(batch.words, *ranges, without_sign, word)
             for owner, count in zip(owners.tolist(), found.tolist(), strict=True):
                 yield batch.tensors[owner], (np.array([suspect, own]), np.array([-count, count]))
 

@@ -14,7 +14,7 @@ from truebits.files.model import Model
 from truebits.files.tensor import Tensor
 from truebits.files.types import FLOAT_BYTES
 from truebits.numbers.words import to_singles
-from truebits.precision.batches import Progress, batches
+from truebits.precision.batches import Batch, Progress, over_batches
 from truebits.precision.blocks import BlockPrecision, BlockProfile
 from truebits.precision.columns import column_runs
 from truebits.precision.dequantized import judge_blocks, judge_values, sample
@@ -66,9 +66,12 @@ def scale_facts(
 ) -> list[np.ndarray]:
     """Count the scales of each of a model's block-quantized tensors, in the order given."""
     found = {tensor.name: BlockProfile.empty(tensor.type).facts for tensor in tensors}
-    native.expect_work("blocks", sum(tensor.nbytes // LAYOUTS[tensor.type].nbytes for tensor in tensors))
-    for batch in batches(model, tensors, progress):
-        counted = native.block_counts(batch.words, batch.starts, batch.stops, batch.tensors[0].type, threads)
+    is_large = native.expect_work("blocks", sum(tensor.nbytes // LAYOUTS[tensor.type].nbytes for tensor in tensors))
+
+    def count(batch: Batch) -> np.ndarray:
+        return native.block_counts(batch.words, batch.starts, batch.stops, batch.tensors[0].type)
+
+    for batch, counted in over_batches(count, model, tensors, threads, progress, is_large):
         for tensor, facts in zip(batch.tensors, counted, strict=True):
             add_facts(found[tensor.name], facts)
     return [found[tensor.name] for tensor in tensors]

@@ -5,11 +5,12 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from truebits.precision.batches import Progress
 from truebits.report.table import terminal_width
+from truebits_native import dispatch
 
 PATIENCE = 0.4
 """Seconds of work before a bar appears: less than that needs none, nor the import of tqdm."""
@@ -26,6 +27,7 @@ def progress_bar(what: str, in_bytes: bool = True) -> Iterator[Progress | None]:
     in_bytes : bool
         What is counted are bytes.
     """
+    dispatch.on_compile = say_compiling
     if not (sys.stderr.isatty() or in_notebook()):
         yield None
         return
@@ -51,6 +53,14 @@ def progress_bar(what: str, in_bytes: bool = True) -> Iterator[Progress | None]:
     finally:
         if bar is not None:
             bar.close()
+
+
+def say_compiling(seconds: float) -> None:
+    """Say why nothing is to be seen for a while, whether or not anybody sees a bar."""
+    if seconds >= 1:
+        with suppress(OSError, ValueError):  # a stderr that is closed
+            sys.stderr.write(f"compiling a kernel, once for this machine: about {seconds:.0f} s\n")
+            sys.stderr.flush()
 
 
 def in_notebook() -> bool:
