@@ -175,3 +175,22 @@ def test_all_kernels_compile_ahead_of_time(tmp_path):
     first, second = run(), run()
     assert first.count(": compiled") == second.count(": from the cache") == len(entries(tmp_path))
     assert str(tmp_path) in second
+
+
+def test_commands_say_that_a_kernel_is_compiled_and_libraries_do_not(tmp_path):
+    code = """
+import contextlib, io
+from truebits.report.progress import progress_bar
+def said(context):
+    with contextlib.redirect_stderr(io.StringIO()) as printed, context:
+        native.profile(np.zeros(9, np.uint32))
+        return printed.getvalue()
+print(said({}))
+"""
+    environment = {"NUMBA_CACHE_DIR": str(tmp_path)}
+    bar = 'progress_bar("scan")'
+    assert child(code.format(bar), **environment) == "compiling a kernel, once for this machine: about 1 s\n\n"
+    assert child(code.format(bar), **environment) == "\n"
+    (entry,) = entries(tmp_path)
+    entry.unlink()
+    assert child(code.format("contextlib.nullcontext()"), **environment) == "\n"
