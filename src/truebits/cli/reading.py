@@ -81,6 +81,7 @@ def _show_stores(as_json: bool, style: str) -> None:
     click.option(
         "--blocks", is_flag=True, help="Read block-quantized tensors too, and find what was quantized before."
     ),
+    click.option("--rows", is_flag=True, help="Find rows that are exact in a narrower format than others."),
     THREADS,
     JSON,
     STYLE,
@@ -95,6 +96,7 @@ def scan(
     bits_view: str | None,
     fingerprint: bool,
     blocks: bool,
+    rows: bool,
     threads: int | None,
     as_json: bool,
     style: str,
@@ -105,8 +107,8 @@ def scan(
     if fingerprint:
         _fingerprint(model, include, exclude, threads, as_json, style)
         return
-    if blocks and (low_bits_only or bits_view is not None):
-        raise UsageError("--blocks goes with the full scan, not with --low-bits-only or --bits-view")
+    if (blocks or rows) and (low_bits_only or bits_view is not None):
+        raise UsageError("--blocks and --rows go with the full scan, not with --low-bits-only or --bits-view")
     opened = open_model(model)
     from truebits.report import listing, text
     from truebits.report.progress import progress_bar
@@ -135,15 +137,17 @@ def scan(
     from truebits.precision.scan import scan as scan_model
 
     with progress_bar("scan") as progress:
-        report = scan_model(opened, include or None, exclude, blocks=blocks, threads=threads, progress=progress)
+        report = scan_model(
+            opened, include or None, exclude, blocks=blocks, rows=rows, threads=threads, progress=progress
+        )
     if as_json:
         from truebits.report import json
 
         click.echo(json.scan(report))
         return
-    rows = text.rows_of(report, by_tensor)
+    shown = text.rows_of(report, by_tensor)
     if style == "csv":
-        click.echo(text.counts(rows, bits).render(style))
+        click.echo(text.counts(shown, bits).render(style))
         if blocks:
             from truebits.report import blocks as block_report
 
@@ -151,9 +155,11 @@ def scan(
         return
     if style == "text" and (findings := text.findings(report)):
         click.echo(f"{findings}\n")
-    print_table(listing.headline(opened), text.precision(rows, bits), style)
+    print_table(listing.headline(opened), text.precision(shown, bits), style)
     if report.tensors:
-        click.echo(f"\n{text.contents(rows).render(style)}")
+        click.echo(f"\n{text.contents(shown).render(style)}")
+    if report.rows:
+        click.echo(f"\n{text.row_runs(report).render(style)}")
     conclusion = text.conclusion
     if blocks:
         from truebits.report import blocks as block_report
@@ -173,7 +179,7 @@ def _fingerprint(
     from truebits.errors import UsageError
 
     context = click.get_current_context()
-    for option in ("bits", "by_tensor", "low_bits_only", "bits_view", "blocks"):
+    for option in ("bits", "by_tensor", "low_bits_only", "bits_view", "blocks", "rows"):
         if context.get_parameter_source(option) is ParameterSource.COMMANDLINE:
             raise UsageError(f"--{option.replace('_', '-')} says nothing of a fingerprint: leave it out")
     from truebits.comparing.fingerprint import fingerprint

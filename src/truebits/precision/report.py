@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from truebits.precision.blocks import BlockPrecision
     from truebits.precision.findings import Finding
     from truebits.precision.origin import Origin
+    from truebits.precision.rows import MixedRows
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,8 @@ class Report(Mapping[str, TensorPrecision]):
         The selected tensors of the block types whose codes are read; empty unless asked for.
     made_from : dict of str to Origin
         What the values of floating-point matrices were dequantized from; empty unless asked for.
+    rows : dict of str to MixedRows or None
+        The tensors of which some rows are of a narrower format; None unless asked for.
     coverage : Coverage
         What was read of all the model's tensors.
     findings : tuple of Finding
@@ -49,6 +52,7 @@ class Report(Mapping[str, TensorPrecision]):
     architecture: str | None = None
     blocks: dict[str, BlockPrecision] = field(repr=False, default_factory=dict)
     made_from: dict[str, Origin] = field(repr=False, default_factory=dict)
+    rows: dict[str, MixedRows] | None = field(repr=False, default=None)
     coverage: Coverage = field(repr=False, default_factory=Coverage)
     findings: tuple[Finding, ...] = ()
 

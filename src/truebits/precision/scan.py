@@ -25,6 +25,7 @@ def scan(
     exclude: Regexes = None,
     *,
     blocks: bool | None = None,
+    rows: bool = False,
     threads: int | None = None,
     progress: Progress | None = None,
 ) -> Report:
@@ -39,6 +40,8 @@ def scan(
         None: look at a sample of each block-quantized tensor, 2,048 blocks in 64 runs. True: read the scales of all
         their blocks, which alone can tell that no NaN hides there, and look for what floating-point matrices were
         dequantized from. False: leave them out.
+    rows : bool
+        Find where in tensors the precision changes: rows that are exact in a narrower format than others.
     threads : int, optional
         All cores if not given. The result does not depend on it.
     progress : callable, optional
@@ -79,6 +82,10 @@ def scan(
             report = replace(report, blocks=found, made_from=made_from)
         else:
             report = replace(report, blocks=sample_blocks(model, packed))
+    if rows:
+        from truebits.precision.rows import mixed_rows
+
+        report = replace(report, rows=mixed_rows(model, tuple(report.tensors.values()), threads))
     report = replace(report, coverage=_coverage(report, selected))
     return replace(report, findings=findings_of(report))
 

@@ -15,6 +15,7 @@ from truebits.files.types import FLOAT_BYTES
 from truebits.numbers.formats import find
 from truebits.precision.bins import LAYOUTS
 from truebits.precision.coverage import Coverage, count, share
+from truebits.precision.evidence import Evidence
 from truebits.precision.findings import Finding, worst_first
 from truebits.precision.swapped import FEWEST
 
@@ -75,6 +76,7 @@ def findings_of(report: Report) -> tuple[Finding, ...]:
         *_all_zero(report, facts),
         *_constant(report, facts),
         *_requantized(report),
+        *_mixed_rows(report, facts),
         *_upcast(report, facts),
         *_not_read(report.coverage),
     ]
@@ -170,6 +172,37 @@ def _requantized(report: Report) -> Iterator[Finding]:
         of = f"{len(names):,} of {count(len(verdicts), 'tensor')} hold values of {format.upper()}"
         reason = f"{printable(names[0])}: {verdicts[names[0]].reason}"
         yield Finding("requantized", "warning", tuple(names), f"{of}; {reason}")
+
+
+def _mixed_rows(report: Report, facts: dict[str, Facts]) -> Iterator[Finding]:
+    """Tensors with rows of several formats; where rows were not looked at, those whose counts suggest it."""
+    if report.rows is not None:
+        for name, of in report.rows.items():
+            all_rows = count(of.rows, "row")
+            told = ", ".join(
+                f"{number:,} of {all_rows} in {title_of(format)}" for format, number in of.counts().items()
+            )
+            first = of.runs[0]
+            where = f"row {first.first:,}" if first.rows == 1 else f"rows {first.first:,} to {first.last:,}"
+            message = f"{printable(name)}: exact are {told}, first {where}; which may mean: not updated since"
+            yield Finding("mixed_rows", "note", (name,), message)
+        return
+    some = [name for name, of in facts.items() if _may_have_rows(report, name, of)]
+    if some:
+        message = f"{_named(some)}: more values are exact in FP16 than chance allows: --rows tells which rows"
+        yield Finding("mixed_rows", "note", tuple(some), message)
+
+
+def _may_have_rows(report: Report, name: str, of: Facts) -> bool:
+    """Tell whether FP16 holds a row's worth of a tensor's values, not all, and more than chance explains."""
+    one = report.tensors[name]
+    bf16, fp16, _ = of.misfits
+    if one.type != "F32" or not is_matrix(one.tensor) or not bf16 or not fp16:
+        return False
+    if one.values - fp16 - of.zero < report.model.row(one.tensor):
+        return False
+    evidence = Evidence.of(one)
+    return evidence.bits["fp16", "f32"] > 13 * max(64, evidence.telling * MUCH)
 
 
 def _upcast(report: Report, facts: dict[str, Facts]) -> Iterator[Finding]:

@@ -67,6 +67,7 @@ def scan(report: Report) -> str:
                     **_answers([one]),
                     "exceptions": _exceptions(report, one),
                     "made_from": _made_from(report, name),
+                    "rows": report.rows[name].to_dict() if report.rows and name in report.rows else None,
                 }
                 for name, one in report.tensors.items()
             ],

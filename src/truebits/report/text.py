@@ -125,6 +125,24 @@ def findings(report: Report) -> str:
     return "\n".join(f"{one.level}: {one.message}." for one in report.findings if one.level != "note")
 
 
+def row_runs(report: Report) -> Table:
+    """The runs of rows that are exact in a narrower format, and the odds of each."""
+    table = Table(("tensor", "rows", "first", "last", "exact in", "by chance once in"))
+    for name, of in (report.rows or {}).items():
+        for run in of.runs:
+            table.rows.append(
+                (
+                    printable(name),
+                    f"{run.rows:,} of {of.rows:,}",
+                    run.first,
+                    run.last,
+                    run.format,
+                    f"2^{run.odds_bits:,}",
+                )
+            )
+    return table
+
+
 def conclusion(report: Report) -> str:
     """What a scan comes to, in a sentence for each storage type."""
     if not report.tensors:

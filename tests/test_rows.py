@@ -1,0 +1,111 @@
+"""Where in a tensor the precision changes: the runs that were put there, exactly, and none by chance."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from gguf import GGUFWriter
+
+import truebits as tb
+from converter import write_safetensors
+from truebits.cli.app import app
+from words import rounded
+
+ROW = 96
+
+
+def draws(rows, seed=0, row=ROW):
+    return np.random.default_rng(seed).normal(0, 0.02, (rows, row)).astype(np.float32)
+
+
+def mixed(runs, rows=100, seed=0, row=ROW):
+    """Return F32 values of which some rows, first to last, were rounded to a format."""
+    values = draws(rows, seed, row)
+    for first, last, name in runs:
+        values[first : last + 1] = rounded(values[first : last + 1], name)
+    return values
+
+
+def found(path, **options):
+    report = tb.scan(path, rows=True, **options)
+    return {name: [(run.first, run.last, run.format) for run in of.runs] for name, of in report.rows.items()}
+
+
+RUNS = {
+    "one": [(40, 40, "fp16")],
+    "ends": [(0, 2, "bf16"), (98, 99, "fp16")],
+    "neighbours": [(10, 19, "bf16"), (20, 29, "fp16"), (31, 31, "fp16")],
+    "all but one": [(0, 60, "fp16"), (62, 99, "fp16")],
+    "none": [],
+    "all": [(0, 99, "fp16")],
+}
+
+
+@pytest.mark.parametrize("batch_bytes", [1 << 9, 1 << 12, 32 << 20])
+def test_runs_are_found_exactly(tmp_path, monkeypatch, batch_bytes):
+    """Also where a batch ends within a row."""
+    monkeypatch.setattr("truebits.precision.batches.BATCH_BYTES", batch_bytes)
+    write_safetensors(tmp_path / "m.safetensors", {name: mixed(runs, seed=3) for name, runs in RUNS.items()})
+    expected = {name: runs for name, runs in RUNS.items() if name not in ("none", "all")}
+    assert found(tmp_path / "m.safetensors") == expected
+
+
+def test_rows_of_a_gguf_are_its_fastest_dimension(tmp_path):
+    writer = GGUFWriter(tmp_path / "m.gguf", "llama")
+    writer.add_tensor("token_embd.weight", mixed([(5, 6, "bf16")], row=64))
+    writer.add_tensor("vector", mixed([(0, 0, "bf16")], rows=2)[0])
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    assert found(tmp_path / "m.gguf") == {"token_embd.weight": [(5, 6, "bf16")]}
+
+
+def test_bf16_rows_among_fp16_ones(tmp_path):
+    values = np.abs(draws(50, 4)) + 0.01
+    values[7:9] = rounded(values[7:9], "bf16")
+    write_safetensors(tmp_path / "m.safetensors", {"a": values.astype(np.float16)})
+    assert found(tmp_path / "m.safetensors") == {"a": [(7, 8, "bf16")]}
+
+
+def test_the_odds_of_a_row_are_those_of_its_values(tmp_path):
+    """13 bits for each value of more than one mantissa bit in FP16's normal range."""
+    write_safetensors(tmp_path / "m.safetensors", {"a": mixed([(3, 3, "fp16")], row=384)})
+    (run,) = tb.scan(tmp_path / "m.safetensors", rows=True).rows["a"].runs
+    assert 0.97 * 13 * 384 < run.odds_bits <= 13 * 384
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_short_rows_are_not_found_by_chance(tmp_path, seed):
+    """A row of 2 FP16 values is no proof among 10,000; zeros and halves are none at all."""
+    values = draws(10_000, seed, 2)
+    values[::7] = 0
+    values[3::7] = 0.5
+    write_safetensors(tmp_path / "m.safetensors", {"a": values})
+    assert found(tmp_path / "m.safetensors") == {}
+
+
+def test_the_document_and_the_table(tmp_path):
+    path = tmp_path / "m.safetensors"
+    write_safetensors(path, {"a": mixed([(40, 49, "fp16")]), "b": draws(9)})
+    a, b = json.loads(CliRunner().invoke(app, ["scan", "--rows", "--json", str(path)]).stdout)["tensors"]
+    (run,) = a["rows"].pop("runs")
+    assert (a["rows"], b["rows"]) == ({"axis": 0, "rows": 100, "values_per_row": ROW}, None)
+    assert (run["from"], run["to"], run["format"]) == (40, 49, "fp16")
+    out = CliRunner().invoke(app, ["scan", "--rows", str(path)]).stdout
+    assert f"a       10 of 100     40    49  fp16      2^{run['odds_bits']:,}" in out
+
+
+def test_the_finding_says_what_the_bits_say(tmp_path):
+    path = tmp_path / "m.safetensors"
+    write_safetensors(path, {"a": mixed([(40, 49, "fp16"), (60, 60, "bf16")]), "b": draws(100)})
+    (asked,) = tb.scan(path, rows=True).findings
+    assert (asked.kind, asked.level, asked.tensors) == ("mixed_rows", "note", ("a",))
+    told = "10 of 100 rows in FP16, 1 of 100 rows in BF16, first rows 40 to 49"
+    assert asked.message == f"a: exact are {told}; which may mean: not updated since"
+    (hint,) = tb.scan(path).findings
+    assert (hint.kind, hint.tensors) == ("mixed_rows", ("a",))
+    assert "--rows tells which rows" in hint.message
