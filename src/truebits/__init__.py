@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from truebits.files.model import open_model
     from truebits.files.tensor import Tensor as Tensor
     from truebits.lineage.kin import Siblings as Siblings
+    from truebits.lineage.rank import Ranking as Ranking
+    from truebits.lineage.rank import rank as rank
     from truebits.lineage.siblings import siblings as siblings
     from truebits.lineage.trace import trace as trace
     from truebits.lineage.traces import TensorTrace as TensorTrace
@@ -87,6 +89,7 @@ _NAMES = {
     "comparing.verify": ("verify", "Verification"),
     "lineage.trace": ("trace",),
     "lineage.traces": ("Trace", "TensorTrace"),
+    "lineage.rank": ("rank", "Ranking"),
     "lineage.siblings": ("siblings",),
     "lineage.kin": ("Siblings",),
     "evaluation.evaluate": ("evaluate", "Evaluation"),

@@ -14,7 +14,7 @@ from typing import NoReturn
 import click
 
 from truebits._version import __version__
-from truebits.cli.comparing import diff, trace
+from truebits.cli.comparing import diff, rank, trace
 from truebits.cli.evaluating import evaluate, experiment
 from truebits.cli.gate import check
 from truebits.cli.options import THREADS, options
@@ -49,7 +49,7 @@ def demo(keep: Path | None, threads: int | None) -> None:
     tell(click.echo, keep, threads)
 
 
-for command in (show, scan, check, verify, truncate, fakequant, undo, diff, trace, evaluate, experiment, synth):
+for command in (show, scan, check, verify, truncate, fakequant, undo, diff, trace, rank, evaluate, experiment, synth):
     app.add_command(command)
 
 

@@ -1,4 +1,4 @@
-"""Subcommands that compare models: diff, trace."""
+"""Subcommands that compare models: diff, trace, rank."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from truebits.comparing.diff import Diff
     from truebits.files.model import Model
+    from truebits.lineage.rank import Ranking
     from truebits.lineage.traces import Trace
 
 
@@ -190,6 +191,57 @@ def _print_trace(traces: ModuleType, found: Trace, style: str) -> None:
         click.echo()
         for line in traces.remarks(found):
             click.echo(line)
+
+
+@click.command()
+@options(
+    click.argument("source", type=click.Path(path_type=Path)),
+    click.argument("models", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="A [B]..."),
+    SELECTION,
+    THREADS,
+    JSON,
+    STYLE,
+)
+def rank(
+    source: Path,
+    models: tuple[Path, ...],
+    include: tuple[str, ...],
+    exclude: tuple[str, ...],
+    threads: int | None,
+    as_json: bool,
+    style: str,
+) -> None:
+    """Compare quantizations of one model with their source, without running them: the nearest first.
+
+    SOURCE is a checkpoint or a GGUF, A, B, ... are GGUFs. The error is that of the weights: root of the squared
+    errors over the squares of the source's values. Exit code 7 if a tensor could not be compared.
+    """
+    from truebits.lineage.rank import rank as compare
+    from truebits.report import json
+    from truebits.report import rank as ranks
+    from truebits.report.progress import progress_bar
+
+    origin, opened = open_model(source), [open_model(model) for model in models]
+    with progress_bar("rank") as progress:
+        found = compare(opened, origin, include or None, exclude, threads=threads, progress=progress)
+    with closed_pipe_is_no_error():
+        if as_json:
+            click.echo(json.rank(found))
+        elif style == "csv":
+            click.echo(ranks.tensors(found).render(style))
+        else:
+            _print_rank(ranks, found, style)
+    if not found.is_verified:
+        raise NotVerified
+
+
+def _print_rank(ranks: ModuleType, found: Ranking, style: str) -> None:
+    is_text = style == "text"
+    if is_text:
+        click.echo(f"{found.conclusion}.\n")
+    click.echo(f"{ranks.models(found).render(style)}\n\n{ranks.groups(found).render(style)}")
+    if is_text:
+        click.echo("\n" + "\n".join(ranks.remarks(found)))
 
 
 def _gate(text: str) -> tuple[str, float]:

@@ -31,12 +31,12 @@ class Reader(Protocol):
 
 
 class Mapped:
-    """A tensor whose values stand in the file as they are."""
+    """A tensor in a file, as words of its own type or of another."""
 
-    def __init__(self, source: Model, files: Files, tensor: Tensor):
+    def __init__(self, source: Model, files: Files, tensor: Tensor, type: str | None = None):
         self.side = Side(source, tensor)
         self.file = files[tensor.part]
-        self.type = tensor.type
+        self.type = type or tensor.type
 
     def words(self, first: int, count: int) -> np.ndarray:
         return self.side.words(self.file, first, count, self.type)

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from truebits.evaluation.evaluate import Evaluation
     from truebits.experiments.experiment import Candidate, Experiment
     from truebits.lineage.kin import Siblings
+    from truebits.lineage.rank import Ranking
     from truebits.lineage.traces import Trace
     from truebits.rewriting.fakequant import Trial
     from truebits.rewriting.operation import Rewrite
@@ -240,6 +241,35 @@ def trace(found: Trace) -> str:
             "unmatched": found.unmatched,
             "left_out": [one._asdict() for one in found.left_out],
         },
+    )
+
+
+def rank(found: Ranking) -> str:
+    models = [
+        {
+            "file": one.path,
+            "bits_per_weight": one.bits_per_weight,
+            "error": _finite(one.error),
+            "worst": one.worst.name if one.worst else None,
+            "groups": {name: _finite(error) for name, error in one.groups.items()},
+            "coverage": one.coverage.to_dict(),
+            "tensors": [
+                {
+                    "name": tensor.name,
+                    "type": tensor.type,
+                    "source": tensor.source,
+                    "error": _finite(tensor.error.relative) if tensor.error else None,
+                    "not_compared": tensor.why,
+                    "renamed": tensor.is_renamed,
+                }
+                for tensor in one.tensors
+            ],
+        }
+        for one in found.models
+    ]
+    verified = found.is_verified
+    return document(
+        "rank", {"source": found.source, "conclusion": found.conclusion, "verified": verified, "models": models}
     )
 
 

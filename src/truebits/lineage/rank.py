@@ -1,0 +1,330 @@
+"""Several quantizations against one source, without running any: whose weights are nearest to its own."""
+
+from __future__ import annotations
+
+import os
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from math import inf, sqrt
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from truebits.comparing.sides import ITEM_BYTES, Side
+from truebits.errors import UsageError, printable
+from truebits.files.model import Model, Regexes, open_gguf, open_model
+from truebits.files.tensor import Tensor, group_of
+from truebits.lineage.layout import strips, whole
+from truebits.lineage.matching import Pair, match
+from truebits.lineage.source import Expected, Files, Mapped
+from truebits.precision.batches import Progress
+from truebits.precision.converters import Kind
+from truebits.precision.coverage import NOT_SELECTED, Coverage
+
+UNRELATED = 0.7
+"""Relative error from which on values have nothing to do with each other."""
+
+FIRST_VALUES = 1 << 12
+"""Looked at of every candidate where names tell nothing."""
+
+
+class Error(NamedTuple):
+    """How far one tensor, or several, are from the source.
+
+    Attributes
+    ----------
+    squared : float
+        Sum of the squared errors; infinite where a value is NaN or Inf and should not be.
+    squares : float
+        Of the source's squared values.
+    """
+
+    squared: float = 0.0
+    squares: float = 0.0
+
+    @property
+    def relative(self) -> float:
+        """Root of the squared error over the squares of the source."""
+        if not self.squared:
+            return 0.0
+        return sqrt(self.squared / self.squares) if self.squares else inf
+
+
+def _sum(errors: Iterable[Error]) -> Error:
+    """Add errors up."""
+    found = list(errors)
+    return Error(sum(one.squared for one in found), sum(one.squares for one in found))
+
+
+@dataclass(frozen=True)
+class TensorRank:
+    """One tensor of a model.
+
+    Attributes
+    ----------
+    name, type : str
+    source : str or None
+        Its name in the source.
+    error : Error or None
+        None where it was not compared.
+    why : str or None
+        Why not.
+    is_renamed : bool
+        The same values under another name.
+    """
+
+    name: str
+    type: str
+    source: str | None
+    error: Error | None
+    why: str | None = None
+    is_renamed: bool = False
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """One of the models.
+
+    Attributes
+    ----------
+    path : str
+    bits_per_weight : float
+        Of all tensors' data.
+    tensors : tuple of TensorRank
+    coverage : Coverage
+    """
+
+    path: str
+    bits_per_weight: float
+    tensors: tuple[TensorRank, ...] = field(repr=False)
+    coverage: Coverage = field(repr=False)
+
+    @property
+    def error(self) -> float:
+        """Relative, of all tensors that were compared."""
+        return _sum(one.error for one in self.tensors if one.error).relative
+
+    @property
+    def worst(self) -> TensorRank | None:
+        """The tensor with the largest relative error."""
+        compared = [one for one in self.tensors if one.error is not None]
+        return max(compared, key=lambda one: one.error.relative if one.error else 0.0, default=None)
+
+    @property
+    def groups(self) -> dict[str, float]:
+        """Relative error by group of tensors."""
+        members: defaultdict[str, list[Error]] = defaultdict(list)
+        for one in self.tensors:
+            if one.error is not None:
+                members[group_of(one.name)].append(one.error)
+        return {name: _sum(of).relative for name, of in members.items()}
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """What `rank` found.
+
+    Attributes
+    ----------
+    source : str
+    models : tuple of Ranked
+        The nearest first.
+    """
+
+    source: str
+    models: tuple[Ranked, ...]
+
+    @property
+    def is_verified(self) -> bool:
+        """Every tensor of every model was compared."""
+        return all(one.coverage.is_complete for one in self.models)
+
+    @property
+    def conclusion(self) -> str:
+        """Which is nearest, and by how much."""
+        first, *others = self.models
+        name = printable(Path(first.path).name)
+        start = f"{name} is nearest: off by {100 * first.error:.3g} % of the weights' size"
+        if not others:
+            return start.replace(" is nearest: ", " is ")
+        second = printable(Path(others[0].path).name)
+        if others[0].error == first.error:
+            return f"{start}, as {second} is"
+        times = others[0].error / first.error if first.error else inf
+        by = f"{times:.3g} times as far" if times < inf else f"off by {100 * others[0].error:.3g} %"
+        return f"{start}; {second} is {by}"
+
+
+def rank(
+    models: Iterable[Model | str | os.PathLike[str]],
+    source: Model | str | os.PathLike[str],
+    select: Regexes = None,
+    exclude: Regexes = None,
+    *,
+    threads: int | None = None,
+    progress: Progress | None = None,
+) -> Ranking:
+    """Compare the weights of several models with those of the one that they were made of.
+
+    Parameters
+    ----------
+    models : iterable of Model or path-like
+        GGUFs, of any uploader.
+    source : Model or path-like
+        A checkpoint, or a GGUF.
+    select, exclude : regex or regexes, optional
+        On names of the models' tensors.
+    threads, progress
+        As for `scan`.
+
+    Returns
+    -------
+    Ranking
+
+    Raises
+    ------
+    NotTheSource
+        The headers tell that a model is not of this source.
+    UsageError
+        There is no model.
+    SelectionError, ModelFileError, OSError
+    """
+    opened = [open_gguf(model) for model in models]
+    if not opened:
+        raise UsageError("there is nothing to rank: give a source and its quantizations")
+    origin = source if isinstance(source, Model) else open_model(source)
+    total = sum(tensor.nbytes for model in opened for tensor in model.select(select, exclude))
+    done = 0
+
+    def advance(count: int) -> None:
+        nonlocal done
+        done += count
+        if progress is not None:
+            progress(done, total)
+
+    found = [_ranked(model, origin, select, exclude, threads, advance) for model in opened]
+    return Ranking(str(origin.path), tuple(sorted(found, key=lambda one: (one.error, one.bits_per_weight))))
+
+
+def _ranked(
+    model: Model, source: Model, select: Regexes, exclude: Regexes, threads: int | None, advance: Callable[[int], None]
+) -> Ranked:
+    chosen = {tensor.name for tensor in model.select(select, exclude)}
+    with ExitStack() as stack:
+        ours, theirs = (
+            {number: stack.enter_context(part.map()) for number, part in enumerate(of.parts)} for of in (model, source)
+        )
+        pairs = [pair for pair in _pairs(model, source, ours, theirs) if pair.tensor.name in chosen]
+
+        def compared(pair: Pair) -> TensorRank:
+            return _compared(pair, model, source, ours, theirs)
+
+        tensors = []
+        with ThreadPoolExecutor(threads or os.cpu_count()) as pool:
+            for pair, one in zip(pairs, pool.map(compared, pairs), strict=True):
+                tensors.append(one)
+                advance(pair.tensor.nbytes)
+    values, nbytes = (sum(getattr(tensor, key) for tensor in model.tensors) for key in ("values", "nbytes"))
+    why = {pair.tensor.name: one.why for pair, one in zip(pairs, tensors, strict=True)}
+    coverage = Coverage.merge(
+        Coverage.of_tensor(tensor, why.get(tensor.name, NOT_SELECTED))
+        for tensor in model.tensors
+        if why.get(tensor.name) != MADE
+    )
+    return Ranked(str(model.path), 8 * nbytes / max(1, values), tuple(tensors), coverage)
+
+
+MADE = "made by the converter"
+
+
+def _pairs(model: Model, source: Model, ours: Files, theirs: Files) -> Iterator[Pair]:
+    """Pair tensors by name, and where names fail by value."""
+    if source.format == "gguf":
+        names = {tensor.name: tensor for tensor in source.tensors}
+        made = [Pair(tensor, (names[tensor.name],) if tensor.name in names else ()) for tensor in model.tensors]
+        pairs = [_laid_out(pair) if pair.sources else pair for pair in made]
+    else:
+        pairs = list(match(model, source).pairs)
+    used = {one.name for pair in pairs for one in pair.sources}
+    free = [tensor for tensor in source.tensors if tensor.name not in used and tensor.type in ITEM_BYTES]
+    for pair in pairs:
+        if not pair.sources and not pair.has(Kind.MADE):
+            found = _nearest(Side(model, pair.tensor), ours, source, theirs, free)
+            if found is not None:
+                pair = _laid_out(Pair(pair.tensor, (found,), is_renamed=True))
+        yield pair
+
+
+def _laid_out(pair: Pair) -> Pair:
+    """Lay a tensor of another name or of a GGUF out as it stands."""
+    (source,) = pair.sources
+    if source.values != pair.tensor.values:
+        return replace(pair, problem=f"it has {pair.tensor.values:,} values, the source {source.values:,}")
+    return replace(pair, strips=strips([(source.values,)], whole))
+
+
+def _nearest(side: Side, ours: Files, source: Model, theirs: Files, free: Sequence[Tensor]) -> Tensor | None:
+    """Return the one tensor whose first values are near."""
+    block, _ = side.block
+    count = min(side.tensor.values, max(block, FIRST_VALUES // block * block))
+    stored = side.words(ours[side.tensor.part], 0, count, "F32").view("<f4")
+    best, found = UNRELATED, None
+    for tensor in free:
+        if tensor.values == side.tensor.values:
+            words = Side(source, tensor).words(theirs[tensor.part], 0, count, "F32")
+            error = _error(stored, words.view("<f4")).relative
+            best, found = (error, tensor) if error < best else (best, found)
+    return found
+
+
+def _compared(pair: Pair, model: Model, source: Model, ours: Files, theirs: Files) -> TensorRank:
+    tensor = pair.tensor
+    label = pair.sources[0].label if pair.sources else None
+    why = _why_not(pair)
+    if why is not None:
+        return TensorRank(tensor.label, tensor.type, label, None, why)
+    side, file = Side(model, tensor), ours[tensor.part]
+    expected = Expected([_reader(source, theirs, one) for one in pair.sources], pair)
+    errors = []
+    for first, count in expected.spans(side.block[0]):
+        singles = expected.computed(expected.singles(expected.words(first, count)))
+        errors.append(_error(side.words(file, first, count, "F32").view("<f4"), singles.view("<f4")))
+        side.forget(file, first, count)
+        expected.forget(first)
+    error = _sum(errors)
+    if pair.is_unsure and error.relative > UNRELATED:
+        return TensorRank(tensor.label, tensor.type, label, None, "what converters do to it is not known")
+    return TensorRank(tensor.label, tensor.type, label, error, is_renamed=pair.is_renamed)
+
+
+def _why_not(pair: Pair) -> str | None:
+    if pair.has(Kind.MADE) and not pair.sources:
+        return MADE
+    if not pair.sources:
+        return "the source has no such tensor"
+    if pair.problem or pair.has(Kind.COMPUTED):
+        return pair.problem or "what converters compute of it is not known"
+    return None
+
+
+def _reader(source: Model, files: Files, tensor: Tensor) -> Mapped:
+    """Read a tensor's words, or those that its blocks mean."""
+    return Mapped(source, files, tensor) if tensor.type in ITEM_BYTES else Mapped(source, files, tensor, "F32")
+
+
+def _error(stored: np.ndarray, expected: np.ndarray) -> Error:
+    """Add up the squared errors of F32 values; what should be NaN or Inf and is, has none."""
+    with np.errstate(invalid="ignore", over="ignore"):
+        error = (stored - expected).astype(np.float64)
+        squared = float(np.dot(error, error))
+        squares = float(np.dot(expected.astype(np.float64), expected.astype(np.float64)))
+    if np.isfinite(squared) and np.isfinite(squares):
+        return Error(squared, squares)
+    ours, theirs = np.isfinite(stored), np.isfinite(expected)
+    if not (ours | ~theirs).all():
+        return Error(inf, 1.0)
+    return _error(np.where(theirs, stored, 0), np.where(theirs, expected, 0))
