@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from truebits.cli.options import JSON, SELECTION, STYLE, THREADS, options
+from truebits.cli.options import JSON, REMOTE, SELECTION, STYLE, THREADS, options
 from truebits.cli.shared import Different, NotVerified, closed_pipe_is_no_error, open_model
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     click.option("--bytes", "by_bytes", is_flag=True, help="The same values stored otherwise are not the same."),
     click.option("--by-tensor", is_flag=True, help="A row per tensor, not per group of them."),
     THREADS,
+    REMOTE,
     JSON,
     STYLE,
 )
@@ -99,6 +100,7 @@ def _print_diff(figures: ModuleType, found: Diff, failed: list[str], style: str,
     SELECTION,
     click.option("--thorough", is_flag=True, help="Quantize all of a quantized tensor again, not only its start."),
     THREADS,
+    REMOTE,
     JSON,
     STYLE,
 )

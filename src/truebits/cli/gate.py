@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from truebits.cli.options import JSON, SELECTION, THREADS, options
+from truebits.cli.options import JSON, REMOTE, SELECTION, THREADS, options
 from truebits.cli.shared import Different, NotVerified
 
 
@@ -17,6 +17,7 @@ from truebits.cli.shared import Different, NotVerified
     click.option("--fail-on", metavar="KINDS", help="Comma-separated; see below. Default: what cannot be right."),
     click.option("--require", metavar="FORMAT", help="Fail unless every value is exact in it: bf16, fp16, ..."),
     THREADS,
+    REMOTE,
     JSON,
 )
 def check(

@@ -31,6 +31,28 @@ SELECTION = options(
         "-L", "--exclude", multiple=True, metavar="REGEX", help="Not tensors whose name it is found in; repeatable."
     ),
 )
+
+
+def _of_remote(context: click.Context, parameter: click.Parameter, value: Any) -> None:
+    """Keep an option on how models behind URLs are read, for the file's mapping to find."""
+    if value is not None and value is not False:
+        from truebits.files.remote import SETTINGS
+
+        name = {"fetch_limit": "limit"}.get(str(parameter.name), str(parameter.name))
+        setattr(SETTINGS, name, int(value * 10**9) if name == "limit" else value)
+
+
+def _remote(*names: str, **settings: Any) -> Callable[..., Any]:
+    return click.option(*names, expose_value=False, callback=_of_remote, **settings)
+
+
+REMOTE = options(
+    _remote("--connections", type=click.IntRange(1, 64), help="Of a URL: requests at once. Default: 8."),
+    _remote("--cache", type=click.Path(path_type=Path), help="Of a URL: where to keep what was fetched."),
+    _remote("--fetch-limit", type=click.FloatRange(0), metavar="GB", help="Of a URL: fetch no more. Default: 8.6."),
+    _remote("--dry-run", is_flag=True, help="Of a URL: only say how much would be fetched beyond the header."),
+)
+
 THREADS = click.option("--threads", type=click.IntRange(1), help="Default: all cores. Results do not depend on it.")
 JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 STYLE = click.option("-o", "--output", "style", type=click.Choice(STYLES), default="text", show_default=True)

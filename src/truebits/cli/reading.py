@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from truebits.cli.options import JSON, MODEL, SELECTION, STYLE, THREADS, options
+from truebits.cli.options import JSON, MODEL, REMOTE, SELECTION, STYLE, THREADS, options
 from truebits.cli.shared import Different, NotVerified, closed_pipe_is_no_error, open_model, print_table
 
 
@@ -15,6 +15,7 @@ from truebits.cli.shared import Different, NotVerified, closed_pipe_is_no_error,
     click.argument("model", type=click.Path(path_type=Path), required=False),
     SELECTION,
     click.option("--by-tensor", is_flag=True, help="List the tensors, as a selection does."),
+    REMOTE,
     JSON,
     STYLE,
 )
@@ -23,8 +24,8 @@ def show(
 ) -> None:
     """Tell what a model's header says: what it is, its types, its metadata; reads nothing else.
 
-    MODEL is a file, a folder, or ollama:NAME. Without it, lists the models of Ollama, the Hugging Face cache,
-    LM Studio and llama.cpp on this machine.
+    MODEL is a file, a folder, ollama:NAME, hf://org/repo, or a URL. Without it, lists the models of Ollama, the
+    Hugging Face cache, LM Studio and llama.cpp on this machine.
     """
     if model is None:
         _show_stores(as_json, style)
@@ -83,6 +84,7 @@ def _show_stores(as_json: bool, style: str) -> None:
     ),
     click.option("--rows", is_flag=True, help="Find rows that are exact in a narrower format than others."),
     THREADS,
+    REMOTE,
     JSON,
     STYLE,
 )
@@ -201,6 +203,7 @@ def _fingerprint(
     click.argument("manifest", type=click.Path(path_type=Path)),
     SELECTION,
     THREADS,
+    REMOTE,
     JSON,
     STYLE,
 )

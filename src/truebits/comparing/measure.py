@@ -112,6 +112,7 @@ class Both:
             pieces = []
             for file, start in ((self.left, a.offset + at), (self.right, b.offset + at)):
                 file.check()
+                file.expect_all([(start, start + size)])
                 pieces.append(np.frombuffer(file.data, np.uint8, size, start))
             if not _equal(pieces[0], pieces[1], self.threads, a.nbytes > LARGE_BYTES):
                 return False

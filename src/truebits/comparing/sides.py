@@ -47,9 +47,9 @@ class Side(NamedTuple):
         """View the bytes of `count` values, whole blocks, from value `first` on."""
         file.check()
         values, nbytes = self.block
-        return np.frombuffer(
-            file.data, np.uint8, count // values * nbytes, self.tensor.offset + first // values * nbytes
-        )
+        size, start = count // values * nbytes, self.tensor.offset + first // values * nbytes
+        file.expect_all([(start, start + size)])
+        return np.frombuffer(file.data, np.uint8, size, start)
 
     def words(self, file: MappedFile, first: int, count: int, type: str) -> np.ndarray:
         """Return values as words of `type`: their own, F32, or F64."""

@@ -32,8 +32,16 @@ def locate(path: Path) -> Path:
     if text.startswith(stores.OLLAMA):
         return stores.find_ollama(text)
     if URL.match(text):
-        raise UsageError(f"{shortened(text)} is a URL: download the file first")
+        return _remote(URL.sub(lambda match: f"{match['scheme']}://", text))
     raise FileNotFoundError(errno.ENOENT, f"no such file or folder{_meant(text)}", text)
+
+
+def _remote(url: str) -> Path:
+    from truebits.files import remote
+
+    if url.startswith("ftp"):
+        raise UsageError(f"{shortened(url)}: http, https, hf, s3 and gs are read; download the file first")
+    return remote.locate(url)
 
 
 def _meant(text: str) -> str:

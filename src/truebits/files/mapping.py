@@ -6,6 +6,7 @@ import errno
 import mmap
 import os
 import stat
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
@@ -28,6 +29,15 @@ class Identity(NamedTuple):
 
 class FileChanged(OSError):
     """Somebody else wrote to the file while it was being read."""
+
+
+REMOTE: dict[Path, type[MappedFile]] = {}
+"""The files that stand for remote ones, and what maps them."""
+
+
+def map_file(path: Path, expected: Identity | None = None) -> MappedFile:
+    """Map a file, or what stands for a remote one."""
+    return REMOTE.get(path, MappedFile)(path, expected)
 
 
 class MappedFile:
@@ -82,7 +92,7 @@ class MappedFile:
             raise FileChanged(errno.ESTALE, "was changed by another process while it was read", str(self.path))
 
     def expect(self, start: int, stop: int) -> None:
-        """Say that a byte range will be read whole.
+        """Say that a byte range will be read whole: of a remote file, nothing else can be.
 
         A long range asks for huge pages: a cold read then fills the page cache in 2 MiB pieces and
         the mapping needs one fault for each, which more than doubles the speed of every later scan.
@@ -90,6 +100,17 @@ class MappedFile:
         """
         long = stop - start >= LONG_RANGE
         self._advise(mmap.MADV_HUGEPAGE if long else mmap.MADV_WILLNEED, start, stop)
+
+    def expect_all(self, ranges: Iterable[tuple[int, int]]) -> None:
+        """Say which byte ranges will be read, as far as one knows: a remote file gets them all at once."""
+
+    @property
+    def known(self) -> int:
+        """How many bytes from the start can be read: all, but of a remote file."""
+        return self.identity.size
+
+    def grow(self) -> None:
+        """Let more bytes from the start be `known`."""
 
     def forget(self, start: int, stop: int) -> None:
         """Unmap a byte range's pages (they stay in the page cache), so that memory stays flat."""

@@ -15,7 +15,7 @@ from truebits.errors import printable
 from truebits.files import checkpoint
 from truebits.files.gguf import Limits
 from truebits.files.locate import locate
-from truebits.files.mapping import MappedFile
+from truebits.files.mapping import REMOTE, map_file
 from truebits.files.part import Part, read_part
 from truebits.files.shards import check_unique, is_shard, open_shards
 from truebits.files.sniff import HEAD_BYTES, format_of
@@ -94,6 +94,20 @@ class Model:
     def bits_per_weight(self) -> float | None:
         """Of the tensors' bytes; None where there is no weight."""
         return 8 * sum(tensor.nbytes for tensor in self.tensors) / self.values if self.values else None
+
+    @property
+    def is_remote(self) -> bool:
+        """Its files are behind a URL: what is read of it is fetched first."""
+        return any(part.path in REMOTE for part in self.parts)
+
+    def expect(self, tensors: Iterable[Tensor]) -> None:
+        """Say which tensors will be read: of a remote model all of them are fetched, several at once."""
+        ranges: dict[int, list[tuple[int, int]]] = {}
+        for tensor in tensors if self.is_remote else ():
+            ranges.setdefault(tensor.part, []).append((tensor.offset, tensor.offset + tensor.nbytes))
+        for part, of_part in ranges.items():
+            with self.parts[part].map() as file:
+                file.expect_all(of_part)
 
     def row(self, tensor: Tensor) -> int:
         """Return the length of a tensor's fastest dimension; 1 for a scalar."""
@@ -196,15 +210,19 @@ def open_model(path: str | os.PathLike[str], **limits: int) -> Model:
     return Model(path, parts, tensors)
 
 
-def open_gguf(source: Model | str | os.PathLike[str]) -> Model:
-    """Open, if it is not open yet, a model to be rewritten or run: a GGUF.
+def open_gguf(source: Model | str | os.PathLike[str], remote: bool = False) -> Model:
+    """Open, if it is not open yet, a GGUF; one to be rewritten or run may not be `remote`.
 
     Raises
     ------
     NeedsGGUF
         It is a safetensors model.
+    UsageError
+        It is behind a URL.
     """
     model = source if isinstance(source, Model) else open_model(source)
+    if model.is_remote and not remote:
+        raise errors.UsageError(f"{printable(str(model.path))} is behind a URL: download it, to rewrite or run it")
     if model.format != "gguf":
         raise errors.NeedsGGUF(
             f"{printable(str(model.path))} is a {model.format} model, and truebits rewrites and runs GGUF only: "
@@ -219,7 +237,7 @@ def _folder_parts(folder: Path, limits: Limits) -> tuple[Part, ...]:
 
 
 def _file_parts(path: Path, limits: Limits) -> tuple[Part, ...]:
-    with MappedFile(path) as file:
+    with map_file(path) as file:
         format = format_of(file.data[:HEAD_BYTES], path)
     if format == "index":
         return _indexed_parts(path, limits)

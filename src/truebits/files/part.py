@@ -12,7 +12,7 @@ from truebits import errors
 from truebits.files import gguf, safetensors
 from truebits.files.gguf import Limits
 from truebits.files.header import STRING, U64, Header
-from truebits.files.mapping import Identity, MappedFile
+from truebits.files.mapping import Identity, MappedFile, map_file
 from truebits.files.safetensors import SafetensorsHeader
 from truebits.files.sniff import HEAD_BYTES, format_of
 from truebits.files.tensor import Oddity
@@ -37,7 +37,7 @@ class Part:
 
     def map(self) -> MappedFile:
         """Map the file; raises `FileChanged` if it is no longer the one whose header was read."""
-        return MappedFile(self.path, self.identity)
+        return map_file(self.path, self.identity)
 
     def at(self, path: Path) -> Part:
         """Return the part as it stands at `path`, now: a copy with the same header."""
@@ -78,9 +78,22 @@ class Part:
 
 def read_part(path: Path, number: int, limits: Limits, format: str) -> Part:
     """Read the header of one file of a model; all its files are of one format."""
-    with MappedFile(path) as file:
+    with map_file(path) as file:
         found = format_of(file.data[:HEAD_BYTES], path)
         if found != format:
             raise errors.BadShardSet(path, 0, f"a file of format {found} among {format} files")
-        header = READERS[format](file.data, path, number, limits)
+        header = _read_header(file, number, limits, format)
         return Part(header, file.identity, tuple(header.findings(file.data)))
+
+
+def _read_header(file: MappedFile, number: int, limits: Limits, format: str) -> Header | SafetensorsHeader:
+    """Read a header; as much of a remote file as it turns out to take."""
+    while file.known < file.identity.size:
+        known = min(file.known - 8, limits.max_header_bytes)
+        try:
+            return READERS[format](file.data, file.path, number, limits._replace(max_header_bytes=known))
+        except errors.LimitExceeded:
+            if known == limits.max_header_bytes:
+                raise
+            file.grow()
+    return READERS[format](file.data, file.path, number, limits)

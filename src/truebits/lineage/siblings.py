@@ -54,7 +54,7 @@ def siblings(
         There are less than two, or one is no GGUF.
     SelectionError, ModelFileError, OSError
     """
-    opened = [open_gguf(model) for model in models]
+    opened = [open_gguf(model, remote=True) for model in models]
     if len(opened) < 2:
         raise UsageError("there is nothing to compare: give two models or more")
     chosen = [{tensor.name: tensor for tensor in model.select(select, exclude)} for model in opened]

@@ -73,7 +73,7 @@ def trace(
         The GGUF does not say its architecture, or the source is no checkpoint.
     SelectionError, ModelFileError, OSError
     """
-    model = open_gguf(gguf)
+    model = open_gguf(gguf, remote=True)
     checkpoint = source if isinstance(source, Model) else open_model(source)
     if checkpoint.format != "safetensors":
         raise UsageError(f"{printable(str(checkpoint.path))} is a GGUF: a checkpoint is expected, as safetensors")

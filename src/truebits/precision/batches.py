@@ -118,6 +118,7 @@ def batches(model: Model, tensors: Iterable[Tensor], size: int = BATCH_BYTES) ->
     """
     size = min(max(size, LEAST_BATCH_BYTES), BATCH_BYTES)
     tensors = sorted(tensors, key=attrgetter("part", "type", "offset"))
+    model.expect(tensors)
     for part, of_part in groupby(tensors, key=attrgetter("part")):
         with model.parts[part].map() as file:
             for type, of_type in groupby(of_part, key=attrgetter("type")):

@@ -43,6 +43,7 @@ def column_runs(file: MappedFile, tensor: Tensor, rows: int, row: int) -> np.nda
     firsts = np.linspace(0, row - COLUMNS, spots.size).astype(np.int64)
     at = (spots[:, None] * length + np.arange(length)) * row + firsts[:, None]
     starts = (tensor.offset + at * item).ravel().tolist()
+    file.expect_all((start, start + COLUMNS * item) for start in starts)
     raw = b"".join(file.data[start : start + COLUMNS * item] for start in starts)
     file.forget(tensor.offset, tensor.offset + tensor.nbytes)
     values = to_singles(np.frombuffer(raw, f"<u{item}"), tensor.type).view(np.float32)

@@ -175,7 +175,9 @@ def _counted(model: Model, tensor: Tensor, row: int, numbers: np.ndarray, thread
         for some in np.split(numbers, range(ROWS_AT_ONCE, numbers.size, ROWS_AT_ONCE)):
             file.check()
             first, last = int(some[0]), int(some[-1]) + 1
-            data = np.frombuffer(file.data, np.uint8, (last - first) * row * item, tensor.offset + first * row * item)
+            start, size = tensor.offset + first * row * item, (last - first) * row * item
+            file.expect_all([(start, start + size)])
+            data = np.frombuffer(file.data, np.uint8, size, start)
             words = np.require(data, requirements="A").view(f"<u{item}")
             starts = (some - first) * row
             bins, counts, splits = native.profiles(words, starts, starts + row, tensor.type, threads)

@@ -108,7 +108,8 @@ def _look(file: MappedFile, tensor: Tensor, shape: tuple[int, int]) -> Sampled:
     size = LAYOUTS[tensor.type].nbytes if tensor.type in LAYOUTS else 32 * FLOAT_BYTES[tensor.type]
     at = sample(tensor.nbytes // size)
     runs = np.split(at, np.flatnonzero(np.diff(at) > 1) + 1) if at.size else []
-    places = ((tensor.offset + int(run[0]) * size, tensor.offset + (int(run[-1]) + 1) * size) for run in runs)
+    places = [(tensor.offset + int(run[0]) * size, tensor.offset + (int(run[-1]) + 1) * size) for run in runs]
+    file.expect_all(places)
     raw = np.frombuffer(b"".join(file.data[start:stop] for start, stop in places), np.uint8)
     file.forget(tensor.offset, tensor.offset + tensor.nbytes)
     if tensor.type in LAYOUTS:

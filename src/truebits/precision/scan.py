@@ -65,7 +65,7 @@ def scan(
     types = FLOAT_BYTES if blocks is False else (*FLOAT_BYTES, *BLOCK_LAYOUTS)
     kept = floating(selected, types, asked=bool(select or exclude))
     plain = [tensor for tensor in kept if tensor.type in FLOAT_BYTES]
-    packed = [tensor for tensor in kept if tensor.type in BLOCK_LAYOUTS]
+    packed = [tensor for tensor in kept if tensor.type in BLOCK_LAYOUTS and (blocks or not model.is_remote)]
     before, total = sum(tensor.nbytes for tensor in plain), sum(tensor.nbytes for tensor in (kept if blocks else plain))
 
     def moved(start: int, done: int, _: int) -> None:

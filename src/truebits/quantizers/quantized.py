@@ -40,6 +40,7 @@ class Stored:
         dtype = np.dtype(DTYPES.get(tensor.type, f"<u{max(1, BY_NAME[tensor.type].nbytes)}"))
         items = tensor.nbytes // dtype.itemsize
         start = tensor.offset if items else 0  # an empty tensor may stand past the end of the file
+        file.expect_all([(start, start + tensor.nbytes)] if items else [])
         flat = np.frombuffer(file.data, dtype, items, start)
         self.words = flat.reshape(tensor.shape) if items == tensor.values else flat
 

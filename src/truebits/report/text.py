@@ -262,6 +262,7 @@ def bits_view(model: Model, name: str, bits: int, count: int = 8) -> Table:
     with model.parts[tensor.part].map() as file:
         for index in np.unique(np.linspace(0, tensor.values - 1, min(count, tensor.values)).astype(int)).tolist():
             at = tensor.offset + index * item
+            file.expect_all([(at, at + item)])
             word = int.from_bytes(file.data[at : at + item], "little")
             digits = f"{word:0{layout.word_bits}b}"
             exponent, mantissa = digits[1 : 1 + layout.exponent_bits], digits[1 + layout.exponent_bits :]
