@@ -82,12 +82,14 @@ class BlockErrors:
         Values seen, and those off by more than the bound.
     first_beyond : int or None
         The first of these.
+    born : int
+        NaN and Inf that the source does not have.
     """
 
     def __init__(self, type: str, block: int):
         self.bound = BOUNDS[type]
         self.block = block
-        self.values = self.beyond = 0
+        self.values = self.beyond = self.born = 0
         self.first_beyond: int | None = None
         self.squared_error = self.squares = 0.0
 
@@ -109,6 +111,7 @@ class BlockErrors:
             if self.first_beyond is None and off.any():
                 self.first_beyond = first + int(np.argmax(off))
             self.beyond += int(np.count_nonzero(off))
+            self.born += int(np.count_nonzero(~np.isfinite(stored) & np.isfinite(expected)))
         self.squared_error += squares(error)
         self.squares += squares(magnitude)
         self.values += stored.size

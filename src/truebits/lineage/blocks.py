@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import lcm
 
 import numpy as np
@@ -14,7 +14,8 @@ from truebits.lineage.comparison import Comparison, Outcome
 from truebits.lineage.detours import Detour, casts, requantizations
 from truebits.lineage.nearest_code import NearestCodes
 from truebits.lineage.requantize import Requantized
-from truebits.lineage.ways import Verdict
+from truebits.lineage.source import Meant
+from truebits.lineage.ways import Verdict, same
 
 FIRST_VALUES = 1 << 14
 """Requantized before more are."""
@@ -78,6 +79,8 @@ class Look:
 
 def judge_blocks(of: Comparison) -> Outcome:
     """Judge a tensor of blocks."""
+    if all(_is_identical(of, *span) for span in of.expected.spans(of.side.block[0])):
+        return Outcome(Verdict.IDENTICAL)
     if of.type not in BOUNDS:
         return Outcome(Verdict.UNCOMPARED, f"{of.type} is not a type whose error is known")
     direct = _looked(of)
@@ -92,6 +95,14 @@ def judge_blocks(of: Comparison) -> Outcome:
         return Outcome(Verdict.CONSISTENT, found.again.described, error=direct.errors.rms)
     detail = _history(of, direct) or found.problem
     return Outcome(Verdict.ALTERED, detail, 0, direct.differing, of.place_at(direct.first_wrong), direct.errors.rms)
+
+
+def _is_identical(of: Comparison, first: int, count: int) -> bool:
+    """Tell whether blocks and source mean the same values: those of a source in blocks itself."""
+    if not isinstance(of.expected.readers[0], Meant):
+        return False
+    stored, values = of.words(first, count), of.values(first, count)
+    return bool(((stored.view("<f4") == values) | same(stored, values.view("<u4"))).all())  # ggml's FP4 has one zero
 
 
 def _looked(of: Comparison, through: Detour | None = None, is_ordered: bool = True, most: int | None = None) -> Look:
@@ -118,6 +129,11 @@ def _history(of: Comparison, direct: Look) -> str:
     """Say how blocks that are not the source's came to be, if it can be told."""
     if of.expected.is_transformed and _looked(of, is_ordered=False).problem is None:
         return f"the source's values as they are, without {', '.join(map(str, of.expected.pair.transforms))}"
+    for text, other in ((one.text, replace(of, expected=one.expected)) for one in of.suspects):
+        if all(_looked(other, most=most).problem is None for most in (FIRST_VALUES, direct.again.budget)):
+            return text
+    if direct.errors.born:
+        return f"{direct.errors.born:,} NaN or Inf that the source has not"
     for detour in _plausible(of, direct):
         if all(_looked(of, detour, most=most).problem is None for most in (FIRST_VALUES, direct.again.budget)):
             return f"requantized from {detour.name} of this checkpoint"

@@ -13,6 +13,7 @@ from truebits.comparing.sides import Side
 from truebits.files.mapping import MappedFile
 from truebits.lineage.source import Expected
 from truebits.lineage.ways import Verdict
+from truebits.numbers.words import to_singles
 
 Advance = Callable[[int], None]
 
@@ -35,6 +36,21 @@ class Outcome(NamedTuple):
     error: float | None = None
 
 
+class Suspect(NamedTuple):
+    """A mistake that somebody may have made.
+
+    Attributes
+    ----------
+    text : str
+        ``its scale is left out``.
+    expected : Expected
+        What the tensor would be then.
+    """
+
+    text: str
+    expected: Expected
+
+
 @dataclass
 class Comparison:
     """A pair at work.
@@ -49,6 +65,10 @@ class Comparison:
     settings : Settings
     advance : callable
         Called after each piece with the GGUF's bytes that were read.
+    suspects : tuple of Suspect
+        Mistakes that may have been made with the source, to be tried where the two differ.
+    is_swapped : bool
+        Read the GGUF's words as if their bytes stood the other way round.
     """
 
     expected: Expected
@@ -56,6 +76,8 @@ class Comparison:
     file: MappedFile
     settings: Settings
     advance: Advance
+    suspects: tuple[Suspect, ...] = ()
+    is_swapped: bool = False
 
     @property
     def type(self) -> str:
@@ -64,7 +86,10 @@ class Comparison:
 
     def words(self, first: int, count: int, type: str = "F32") -> np.ndarray:
         """Return a piece of the GGUF as words of a type."""
-        return self.side.words(self.file, first, count, type)
+        if not self.is_swapped:
+            return self.side.words(self.file, first, count, type)
+        own = self.side.words(self.file, first, count, self.type).byteswap()
+        return own if type == self.type else to_singles(own, self.type)
 
     def packed(self, first: int, count: int) -> np.ndarray:
         """Return the bytes of a piece of the GGUF."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from functools import cached_property
 from typing import Any
 
@@ -20,15 +20,22 @@ LAYERS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
 class Facts:
     """What two headers say about the model.
 
+    Parameters
+    ----------
+    model, source : Model
+    swapped : collection of str
+        Names of the source's tensors whose last two dimensions are stored the other way round.
+
     Raises
     ------
     UsageError
         The GGUF does not say its architecture.
     """
 
-    def __init__(self, model: Model, source: Model):
+    def __init__(self, model: Model, source: Model, swapped: Collection[str] = ()):
         self.model = model
         self.source = source
+        self.swapped = swapped
         architecture = model.value("general.architecture")
         if not isinstance(architecture, str):
             raise UsageError(f"{printable(str(model.path))} has no general.architecture: its tensors cannot be named")

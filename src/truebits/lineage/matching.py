@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from math import prod
@@ -118,14 +118,15 @@ class Matching:
     family: str
 
 
-def match(model: Model, source: Model, tensors: Sequence[Tensor] | None = None) -> Matching:
+def match(model: Model, source: Model, swapped: Collection[str] = ()) -> Matching:
     """Match a GGUF with a checkpoint by their headers; no data is read.
 
     Parameters
     ----------
     model, source : Model
-    tensors : sequence of Tensor, optional
-        Of the checkpoint, where they are not those of its files but what these mean.
+        Of a checkpoint that is quantized itself, what its tensors mean.
+    swapped : collection of str
+        Names of the source's tensors whose last two dimensions are stored the other way round.
 
     Raises
     ------
@@ -134,13 +135,13 @@ def match(model: Model, source: Model, tensors: Sequence[Tensor] | None = None) 
     UsageError
         The GGUF does not say its architecture.
     """
-    facts = Facts(model, source)
+    facts = Facts(model, source, swapped)
     facts.check()
     names = Names(facts.architecture, facts.layers)
     homes: defaultdict[str, dict[int, Home]] = defaultdict(dict)
     left_out = []
     known = {tensor.name for tensor in model.tensors}
-    for tensor in source.tensors if tensors is None else tensors:
+    for tensor in source.tensors:
         places = _places(tensor, names, known, facts)
         if isinstance(places, str):
             left_out.append(LeftOut(tensor, places))
@@ -241,6 +242,9 @@ def _laid_out(pair: Pair, arrange: Arrange, facts: Facts) -> Pair:
         arrange_all = partial(_rows, start=start, count=shape[0] - left_out)
     else:
         arrange_all = arrange
+    if pair.sources[0].name in facts.swapped:
+        shapes = [(*one[:-2], one[-1], one[-2]) for one in shapes]
+        arrange_all = partial(_swapped, arrange=arrange_all)
     try:
         laid = strips(shapes, arrange_all)
     except (ValueError, IndexError) as error:
@@ -260,6 +264,10 @@ def _candidates(shapes: Sequence[tuple[int, ...]]) -> tuple[tuple[Strip, ...], .
 
 def _permuted(outline: np.ndarray, heads: int) -> list[np.ndarray]:
     return [permuted(outline, heads)]
+
+
+def _swapped(outline: np.ndarray, arrange: Arrange) -> Sequence[np.ndarray]:
+    return arrange(outline.swapaxes(-1, -2))
 
 
 def _transposed(outline: np.ndarray) -> list[np.ndarray]:

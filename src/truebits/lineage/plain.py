@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -13,6 +13,9 @@ from truebits.files.types import FLOAT_FORMATS
 from truebits.lineage.comparison import Comparison, Outcome
 from truebits.lineage.detours import Detour, requantizations
 from truebits.lineage.ways import Cast, Verdict, Way, near, same, ways
+
+LARGEST_FP16 = 65520.0
+"""From which on a value rounds to Inf."""
 
 FIRST_VALUES = 1 << 12
 """Requantized before all of a piece is: whole blocks of all types."""
@@ -67,7 +70,37 @@ def _altered(of: Comparison, nearest: Tally, good: Sequence[Tally]) -> Outcome:
         done = ", ".join(map(str, of.expected.pair.transforms))
         detail = f"the source's values as they are, without {done}"
         return Outcome(Verdict.ALTERED, detail, 0, of.expected.values, first)
-    return Outcome(Verdict.ALTERED, _requantized(of), 0, nearest.differing, first)
+    return Outcome(Verdict.ALTERED, _history(of), 0, nearest.differing, first)
+
+
+def _history(of: Comparison) -> str:
+    """Say what was done to a tensor, if it can be told."""
+    for text, other in ((one.text, replace(of, expected=one.expected)) for one in of.suspects):
+        if _is_explained(other):
+            return text
+    if ITEM_BYTES[of.type] > 1 and _is_explained(replace(of, is_swapped=True)):
+        return "its bytes are swapped"
+    return _born(of) or _requantized(of)
+
+
+def _is_explained(of: Comparison) -> bool:
+    """Tell whether all values are as a converter would have made them."""
+    every = list(ways(of.expected.type, of.type, of.expected.is_computed))[:1]
+    return not _tallies(of, every, is_patient=False)[0].differing
+
+
+def _born(of: Comparison) -> str:
+    """Say how many values are NaN or Inf that were not, or would not be in the type, and where."""
+    number, at = 0, 0
+    for first, count in of.expected.spans(1):
+        values = of.values(first, count)
+        with np.errstate(over="ignore"):
+            limit = LARGEST_FP16 if of.type == "F16" else np.inf
+            born = ~np.isfinite(of.words(first, count).view("<f4")) & np.isfinite(values) & (np.abs(values) < limit)
+        if born.any() and not number:
+            at = first + int(np.argmax(born))
+        number += int(np.count_nonzero(born))
+    return f"{number:,} NaN or Inf that the source has not, the first at {at:,}" if number else ""
 
 
 def _requantized(of: Comparison) -> str:

@@ -15,6 +15,7 @@ from truebits.lineage.layout import Strip
 from truebits.lineage.matching import Pair
 from truebits.numbers.words import to_singles
 from truebits.precision.converters import Kind
+from truebits.quantizers.quantized import Quantized
 
 Files = Mapping[int, MappedFile]
 
@@ -43,6 +44,22 @@ class Mapped:
 
     def forget(self, first: int, count: int) -> None:
         self.side.forget(self.file, first, count)
+
+
+class Meant:
+    """A tensor of a quantized checkpoint: the values that its codes and scales stand for."""
+
+    type = "F32"
+
+    def __init__(self, quantized: Quantized, files: Files):
+        self.quantized = quantized.as_stored or quantized
+        self.files = files
+
+    def words(self, first: int, count: int) -> np.ndarray:
+        return self.quantized.words(self.files, first, count)
+
+    def forget(self, first: int, count: int) -> None:
+        self.quantized.forget(self.files)
 
 
 class Expected:

@@ -21,16 +21,15 @@ from truebits.lineage.comparison import Comparison, Outcome, Settings
 from truebits.lineage.judge import judge
 from truebits.lineage.matching import LeftOut as Unplaced
 from truebits.lineage.matching import Matching, Pair, match
+from truebits.lineage.mistakes import suspects
 from truebits.lineage.renamed import found_by_value
-from truebits.lineage.source import Expected, Files, Mapped
+from truebits.lineage.source import Expected, Files, Mapped, Meant, Reader
 from truebits.lineage.traces import LeftOut, TensorTrace, Trace
 from truebits.lineage.ways import Verdict
 from truebits.precision.batches import Progress
 from truebits.precision.converters import UNDONE, Kind, is_known
 from truebits.precision.coverage import NOT_SELECTED, Coverage
-
-SCALES = ("_scale_inv", "_scale", "_scale_2")
-"""What follows a weight's name in the name of its scales, where a checkpoint is quantized itself."""
+from truebits.quantizers.checkpoints import Meaning, meaning
 
 ALL_ZERO = "all zero: the adapter does nothing there"
 
@@ -78,12 +77,14 @@ def trace(
     if checkpoint.format != "safetensors":
         raise UsageError(f"{printable(str(checkpoint.path))} is a GGUF: a checkpoint is expected, as safetensors")
     chosen = {tensor.name for tensor in model.select(select, exclude)}
-    matching = match(model, checkpoint)
+    meant = meaning(checkpoint)
+    swapped = [name for name, one in meant.quantized.items() if one.as_stored is not None]
+    matching = match(model, meant.model, swapped)
     native.expect_work("rounding", sum(tensor.values for tensor in model.tensors if tensor.name in chosen))
     with _mapped(model) as ours, _mapped(checkpoint) as theirs:
         matching = found_by_value(matching, model, checkpoint, ours, theirs)
         pairs = [pair for pair in matching.pairs if pair.tensor.name in chosen]
-        work = Work(model, checkpoint, ours, theirs, Settings(thorough, threads), matching.left_out)
+        work = Work(model, meant, ours, theirs, Settings(thorough, threads), matching.left_out)
         found = list(work.traced(pairs, progress))
     is_whole = not (select or exclude)
     if is_whole:
@@ -112,11 +113,10 @@ class Work:
     """A GGUF and its checkpoint, all files mapped."""
 
     def __init__(
-        self, model: Model, source: Model, ours: Files, theirs: Files, settings: Settings, left_out: Sequence[Unplaced]
+        self, model: Model, meant: Meaning, ours: Files, theirs: Files, settings: Settings, left_out: Sequence[Unplaced]
     ):
-        self.model, self.source, self.ours, self.theirs = model, source, ours, theirs
+        self.model, self.meant, self.ours, self.theirs = model, meant, ours, theirs
         self.settings = settings
-        self.names = {tensor.name for tensor in source.tensors}
         self.unplaced = [one.tensor.values for one in left_out if one.why is None]
 
     def traced(self, pairs: Sequence[Pair], progress: Progress | None) -> Iterator[TensorTrace]:
@@ -139,13 +139,18 @@ class Work:
 
     def _compared(self, pair: Pair, advance: Callable[[int], None]) -> Outcome:
         side = Side(self.model, pair.tensor)
-        expected = Expected([Mapped(self.source, self.theirs, tensor) for tensor in pair.sources], pair)
+        expected = Expected([self._reader(tensor) for tensor in pair.sources], pair)
         file = self.ours[pair.tensor.part]
-        outcome = judge(Comparison(expected, side, file, self.settings, advance))
+        mistakes = tuple(suspects(pair, self.meant.quantized, self.theirs))
+        outcome = judge(Comparison(expected, side, file, self.settings, advance, mistakes))
         if outcome.verdict is Verdict.ALTERED and pair.is_unsure and _is_unrelated(outcome, pair):
             return Outcome(Verdict.UNCOMPARED, _reason(pair))
         is_zero = pair.tensor.name.endswith(".lora_b") and not side.words(file, 0, pair.tensor.values, "F32").any()
         return outcome._replace(detail=ALL_ZERO) if is_zero and not outcome.verdict.is_fault else outcome
+
+    def _reader(self, tensor: Tensor) -> Reader:
+        quantized = self.meant.quantized.get(tensor.name)
+        return Meant(quantized, self.theirs) if quantized else Mapped(self.meant.model, self.theirs, tensor)
 
     def _outside(self, pair: Pair) -> Outcome | None:
         """Say what becomes of a tensor that is not compared; None if it is."""
@@ -160,12 +165,10 @@ class Work:
         if pair.problem:
             verdict = Verdict.UNCOMPARED if pair.is_unsure else Verdict.ALTERED
             return Outcome(verdict, pair.problem, differing=0 if pair.is_unsure else pair.tensor.values)
-        types = {tensor.type for tensor in pair.sources}
-        if len(types) > 1 or not types <= ITEM_BYTES.keys():
-            return Outcome(Verdict.UNCOMPARED, f"the source is {' and '.join(sorted(types))}")
-        scaled = [tensor.label for tensor in pair.sources if any(tensor.name + end in self.names for end in SCALES)]
-        if scaled:
-            return Outcome(Verdict.UNCOMPARED, f"{scaled[0]} is quantized, with scales of its own")
+        types = {self._reader(tensor).type for tensor in pair.sources}
+        why = [self.meant.not_read[tensor.name] for tensor in pair.sources if tensor.name in self.meant.not_read]
+        if why or len(types) > 1 or not types <= ITEM_BYTES.keys():
+            return Outcome(Verdict.UNCOMPARED, why[0] if why else f"the source is {' and '.join(sorted(types))}")
         if not pair.tensor.values:
             return Outcome(Verdict.IDENTICAL)
         return None
