@@ -150,7 +150,9 @@ class Work:
 
     def _reader(self, tensor: Tensor) -> Reader:
         quantized = self.meant.quantized.get(tensor.name)
-        return Meant(quantized, self.theirs) if quantized else Mapped(self.meant.model, self.theirs, tensor)
+        if quantized is None or tensor.type in ITEM_BYTES:
+            return Mapped(self.meant.model, self.theirs, tensor)
+        return Meant(quantized, self.theirs)
 
     def _outside(self, pair: Pair) -> Outcome | None:
         """Say what becomes of a tensor that is not compared; None if it is."""
