@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import ml_dtypes
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 
 from safetensors_bytes import Tensors, safetensors
 from truebits.files.model import Model, open_model
+from truebits.numbers.words import to_singles
 from truebits.quantizers.checkpoints import Meaning, meaning
 
 RANDOM = np.random.default_rng(7)
@@ -83,6 +85,42 @@ def test_fp8_times_scales(tmp_path, shape, scale, block, piece):
         each = scales.repeat(rows, -2).repeat(columns, -1)[..., : shape[-2], : shape[-1]]
     same_bits(values_of(of, "a.weight", piece), codes.astype(np.float32) * each)
     assert [(one.name, one.type) for one in of.model.tensors] == [("a.weight", "F8_E4M3 x scale")]
+
+
+GOLDEN = Path(__file__).parent / "data" / "checkpoints"
+"""Made by the formats' own packages: see tools/quantized_checkpoints.py."""
+
+
+def golden(name: str) -> tuple[Tensors, dict, dict[str, np.ndarray], str]:
+    """Return the tensors of a case as stored, its config, and the values that the package gives with their type."""
+    model = open_model(GOLDEN / f"{name}.safetensors")
+    part = model.parts[0]
+    tensors, expected, type = {}, {}, ""
+    for tensor in model.tensors:
+        raw = part.path.read_bytes()[tensor.offset : tensor.offset + tensor.nbytes]
+        if tensor.name.startswith("expected."):
+            type = tensor.type
+            words = np.frombuffer(raw, f"<u{tensor.nbytes // tensor.values}")
+            expected[tensor.name[9:]] = to_singles(words, type).view(np.float32).reshape(tensor.shape)
+        else:
+            tensors[tensor.name] = tensor.type, tensor.shape, raw
+    return tensors, json.loads(str(model.value("config"))), expected, type
+
+
+def rounded(values: np.ndarray, type: str) -> np.ndarray:
+    """Round float32 values to the nearest of a type."""
+    return values.astype({"F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16}[type]).astype(np.float32)
+
+
+@pytest.mark.parametrize("case", sorted(path.stem for path in GOLDEN.glob("*.safetensors")))
+@pytest.mark.parametrize("piece", [1 << 20, 300])
+def test_values_are_those_of_the_formats_own_package(tmp_path, case, piece):
+    tensors, config, expected, type = golden(case)
+    of = meaning(folder(tmp_path, tensors, config))
+    assert (of.not_read, set(of.quantized)) == ({}, set(expected))
+    for name, values in expected.items():
+        assert type in ("F32", of.quantized[name].computed_in)
+        same_bits(rounded(values_of(of, name, piece), type), values)
 
 
 def mxfp4(codes: np.ndarray, scales: np.ndarray) -> np.ndarray:

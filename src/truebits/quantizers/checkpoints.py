@@ -6,17 +6,17 @@ something is absent, the tensors are not read, and the reason is given.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple
 
 from truebits.errors import shortened
 from truebits.files.model import Model
 from truebits.files.tensor import Tensor
 from truebits.files.types import FLOAT_BYTES, FP8_FORMATS
+from truebits.quantizers.forms import FORMS, FP8_METHODS, Form
 from truebits.quantizers.method import Method, method_of
-from truebits.quantizers.quantized import NotRead, Quantized
-from truebits.quantizers.small_floats import gpt_oss, packed_fp4, plain, scaled
+from truebits.quantizers.quantized import NotRead, Peek, Quantized
+from truebits.quantizers.small_floats import plain
 
 WHOLE_NUMBERS = ("I64", "U64", "BOOL")
 """Types that no quantizer packs codes into: positions, counters, masks."""
@@ -24,80 +24,8 @@ WHOLE_NUMBERS = ("I64", "U64", "BOOL")
 PLAIN = (*FP8_FORMATS, "F4", "F8_E8M0")
 """Types that are values by themselves, where they have no scale."""
 
-Build = Callable[[str, Mapping[str, Tensor], Method], Quantized]
-
-
-class Form(NamedTuple):
-    """How a format names what it stores.
-
-    Attributes
-    ----------
-    title : str
-    methods : tuple of str
-        ``quant_method`` in config.json of checkpoints that are stored so.
-    ending : str
-        Of the name of the tensor that holds the codes, instead of which the weight is called `weight`.
-    weight : str
-        Ending of the weight's own name.
-    types : tuple of str
-        Of the codes.
-    others : dict of str to tuple of str
-        The endings that the other tensors may have, by role.
-    needed : tuple of str
-        Roles without which the form is another one.
-    build : callable
-    """
-
-    title: str
-    methods: tuple[str, ...]
-    ending: str
-    weight: str
-    types: tuple[str, ...]
-    others: dict[str, tuple[str, ...]]
-    needed: tuple[str, ...]
-    build: Build
-
-
-def _settings(method: Method) -> dict[str, Any]:
-    groups = method.integers("group_size")
-    return {"block": method.block, "group": groups.pop() if len(groups) == 1 else None}
-
-
-def _scaled(name: str, sources: Mapping[str, Tensor], method: Method) -> Quantized:
-    return scaled(name, sources, _settings(method))
-
-
-def _fp4(name: str, sources: Mapping[str, Tensor], method: Method) -> Quantized:
-    return packed_fp4(name, sources, {})
-
-
-def _gpt_oss(name: str, sources: Mapping[str, Tensor], method: Method) -> Quantized:
-    return gpt_oss(name, sources, {})
-
-
-SCALED = ("fp8", "fbgemm_fp8", "compressed-tensors", "modelopt", "quark", "mxfp8", "fp_quant", "w8a8_fp8")
-
-FORMS = (
-    Form("MXFP4", ("mxfp4", "quark"), "_blocks", "", ("U8",), {"scale": ("_scales",)}, (), _gpt_oss),
-    Form(
-        "FP8", SCALED, "", "", tuple(FP8_FORMATS),
-        {"scale": ("_scale_inv", "_scale", "-.scale", "-.scales", "-.scale_weight", "-.qscale_weight")},
-        ("scale",), _scaled,
-    ),
-    Form(
-        "NVFP4", ("modelopt", "modelopt_fp4", "quark"), ".weight", ".weight", ("U8",),
-        {"scale": (".weight_scale",), "global": (".weight_scale_2",)}, ("scale",), _fp4,
-    ),
-    Form(
-        "packed FP4", ("compressed-tensors",), ".weight_packed", ".weight", ("U8",),
-        {"scale": (".weight_scale",), "divisor": (".weight_global_scale",)}, (), _fp4,
-    ),
-    Form(
-        "INT8", ("compressed-tensors", "modelopt", "quark"), ".weight", ".weight", ("I8",),
-        {"scale": (".weight_scale",), "zero": (".weight_zero_point",)}, ("scale",), _scaled,
-    ),
-)  # fmt: skip
-"""Tried in this order. An ending of another tensor that begins with ``-`` takes the place of the name's last part."""
+LARGEST_PEEK = 16 << 20
+"""Bytes of a tensor that is read whole to learn how others are stored: group indices, shapes, names."""
 
 
 @dataclass(frozen=True)
@@ -133,6 +61,13 @@ def meaning(model: Model) -> Meaning:
         return Meaning(model)
     method = method_of(model)
     names = {tensor.name: tensor for tensor in model.tensors}
+
+    def peek(tensor: Tensor) -> bytes:
+        if tensor.nbytes > LARGEST_PEEK:
+            raise NotRead(f"{shortened(tensor.name)} has {tensor.nbytes} bytes, more than it can need")
+        with model.parts[tensor.part].map() as file:
+            return file.data[tensor.offset : tensor.offset + tensor.nbytes]
+
     quantized: dict[str, Quantized] = {}
     meant_by: dict[str, str] = {}
     not_read: dict[str, str] = {}
@@ -142,7 +77,7 @@ def meaning(model: Model) -> Meaning:
             if sources is None:
                 continue
             try:
-                found = _read(form, sources, method, names)
+                found = _read(form, sources, method, names, peek)
             except NotRead as reason:
                 not_read |= {one.name: f"{form.title}: {reason}" for one in sources.values() if _is_code(one)}
                 break
@@ -153,7 +88,7 @@ def meaning(model: Model) -> Meaning:
         if tensor.name not in meant_by and tensor.name not in not_read and _is_code(tensor):
             if tensor.type not in PLAIN:
                 not_read |= {tensor.name: f"{method.name}: not understood"} if method.name else {}
-            elif method.name in SCALED and tensor.type in FP8_FORMATS:
+            elif method.name in FP8_METHODS and tensor.type in FP8_FORMATS:
                 not_read[tensor.name] = "FP8: its scale is absent"
             else:
                 quantized[tensor.name] = plain(tensor)
@@ -182,10 +117,12 @@ def _sources(form: Form, tensor: Tensor, names: Mapping[str, Tensor]) -> dict[st
     return sources if all(role in sources for role in form.needed) else None
 
 
-def _read(form: Form, sources: Mapping[str, Tensor], method: Method, names: Mapping[str, Tensor]) -> Quantized:
+def _read(
+    form: Form, sources: Mapping[str, Tensor], method: Method, names: Mapping[str, Tensor], peek: Peek
+) -> Quantized:
     if method.name is not None and method.name not in form.methods:
         raise NotRead(f"config.json says {method.name}")
     name = sources["weight"].name.removesuffix(form.ending) + form.weight
     if names.get(name, sources["weight"]) is not sources["weight"]:
         raise NotRead(f"there is a tensor {shortened(name)}, too")
-    return form.build(name, sources, method)
+    return form.build(name, sources, method, peek)

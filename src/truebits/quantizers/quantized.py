@@ -63,6 +63,10 @@ Rows = Callable[[Arrays, int, int], np.ndarray]
 """From stored tensors, the first row and the one after the last: their values, float32 of shape (rows, row)."""
 
 
+Peek = Callable[[Tensor], bytes]
+"""Reads a small stored tensor whole."""
+
+
 @dataclass(frozen=True)
 class Quantized:
     """A tensor that is stored as several.
@@ -73,7 +77,7 @@ class Quantized:
         As it is meant: its name without what quantizers add, its own shape, the format's name as its type
         (``GPTQ 4-bit``), and in `nbytes` all that is stored of it.
     sources : dict of str to Tensor
-        What is stored, by role: ``weight``, ``scale``, ``zero``, ``g_idx``.
+        What is read of what is stored, by role: ``weight``, ``scale``, ``zero``.
     rows : callable
         See `Rows`.
     computed_in : str

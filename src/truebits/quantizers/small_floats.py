@@ -9,13 +9,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import cache, partial
 from math import prod
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from truebits.files.tensor import Tensor
 from truebits.files.types import FP8_FORMATS
-from truebits.quantizers.quantized import Arrays, NotRead, Quantized, Stored, meant, need, shape_text
+from truebits.quantizers.method import Method
+from truebits.quantizers.quantized import Arrays, NotRead, Peek, Quantized, Stored, meant, need, shape_text
 from truebits.quantizers.unpacking import nibbles
 
 FP4_VALUES = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6], np.float32)
@@ -127,7 +128,7 @@ def _scaled_rows(blocks: Blocks, columns: int, arrays: Arrays, start: int, stop:
     return values
 
 
-def scaled(name: str, sources: Mapping[str, Tensor], settings: Mapping[str, Any]) -> Quantized:
+def scaled(name: str, sources: Mapping[str, Tensor], method: Method, peek: Peek) -> Quantized:
     """Read FP8 or INT8 codes times scales (times, though DeepSeek calls them ``weight_scale_inv``).
 
     Raises
@@ -137,13 +138,13 @@ def scaled(name: str, sources: Mapping[str, Tensor], settings: Mapping[str, Any]
     weight, scale = sources["weight"], need(sources, "scale")
     kind = "INT8" if weight.type == "I8" else weight.type
     is_mx = scale.type in E8M0
-    group = MX_BLOCK if scale.type == "U8" else settings.get("group")
-    blocks = blocks_of(weight.shape, scale, settings.get("block"), group)
+    groups = {MX_BLOCK} if scale.type == "U8" else method.integers("group_size")
+    blocks = blocks_of(weight.shape, scale, method.block, groups.pop() if len(groups) == 1 else None)
     if "zero" in sources and sources["zero"].shape != scale.shape:
         raise NotRead(f"its zero points are {shape_text(sources['zero'].shape)}, its scales {shape_text(scale.shape)}")
     type = f"MXFP8 {weight.type[3:]}" if is_mx and blocks.columns == MX_BLOCK else f"{kind} x scale"
     columns = weight.shape[-1] if weight.shape else 1
-    computed = scale.type if scale.type in ("BF16", "F16") else settings.get("computed_in", "F32")
+    computed = scale.type if scale.type in ("BF16", "F16") else "F32"
     tensor = meant(name, type, weight.shape, sources)
     return Quantized(tensor, dict(sources), partial(_scaled_rows, blocks, columns), computed)
 
@@ -166,7 +167,7 @@ def plain(tensor: Tensor) -> Quantized:
 
 
 def _fp4_rows(columns: int, block: int, arrays: Arrays, start: int, stop: int) -> np.ndarray:
-    packed = arrays["weight"].words.reshape(-1, columns // 2)[start:stop]
+    packed = arrays["weight"].words.reshape(-1, columns // 2)[start:stop].view(np.uint8)
     values = fp4_table()[nibbles(packed)].reshape(stop - start, columns // block, block)
     scale = arrays["scale"]
     factors = scales_of(scale, scale.words.reshape(-1, columns // block)[start:stop])
@@ -178,7 +179,7 @@ def _fp4_rows(columns: int, block: int, arrays: Arrays, start: int, stop: int) -
     return values.reshape(stop - start, columns)
 
 
-def packed_fp4(name: str, sources: Mapping[str, Tensor], settings: Mapping[str, Any]) -> Quantized:
+def packed_fp4(name: str, sources: Mapping[str, Tensor], method: Method, peek: Peek) -> Quantized:
     """Read FP4 codes, two per byte, the first in the low half: MXFP4 (E8M0 scales) or NVFP4 (FP8 scales and one more).
 
     Raises
@@ -206,7 +207,7 @@ def packed_fp4(name: str, sources: Mapping[str, Tensor], settings: Mapping[str, 
     if extra and sources[extra[0]].values != 1:
         raise NotRead(f"its scale of the whole tensor has {sources[extra[0]].values} values")
     tensor = meant(name, "NVFP4" if is_nv else "MXFP4", shape, sources)
-    return Quantized(tensor, dict(sources), partial(_fp4_rows, shape[-1], block), settings.get("computed_in", "BF16"))
+    return Quantized(tensor, dict(sources), partial(_fp4_rows, shape[-1], block), "BF16")
 
 
 def _turned_rows(experts: int, out: int, blocks: int, arrays: Arrays, start: int, stop: int) -> np.ndarray:
@@ -227,7 +228,7 @@ def _turned_rows(experts: int, out: int, blocks: int, arrays: Arrays, start: int
     return np.concatenate(found)
 
 
-def gpt_oss(name: str, sources: Mapping[str, Tensor], settings: Mapping[str, Any]) -> Quantized:
+def gpt_oss(name: str, sources: Mapping[str, Tensor], method: Method, peek: Peek) -> Quantized:
     """Read gpt-oss's experts: MXFP4 in ``_blocks`` (experts, out, blocks, 16 bytes) and ``_scales``, meant in x out.
 
     Gate and up stand by turns, row by row, in `gate_up_proj`, as they are meant.
