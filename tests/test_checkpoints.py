@@ -12,6 +12,10 @@ import pytest
 from safetensors_bytes import Tensors, safetensors
 from truebits.files.model import Model, open_model
 from truebits.numbers.words import to_singles
+from truebits.precision.coverage import Coverage
+from truebits.precision.profile import PrecisionProfile
+from truebits.precision.report import Report
+from truebits.precision.scan import scan
 from truebits.quantizers.checkpoints import Meaning, meaning
 
 RANDOM = np.random.default_rng(7)
@@ -204,3 +208,47 @@ def test_what_does_not_fit_is_not_read(tmp_path, case):
     of = meaning(folder(tmp_path, tensors, settings))
     assert (of.quantized, set(of.not_read.values())) == ({}, {expected})
     assert [one.name for one in of.model.tensors] == list(tensors)
+
+
+def test_scan_counts_the_values(tmp_path):
+    codes, scales = fp8(256, 256), positive(2, 2)
+    norm = RANDOM.normal(1, 0.1, 64).astype(ml_dtypes.bfloat16)
+    tensors = {
+        "m.weight_scale_inv": stored("F32", scales),
+        "m.weight": stored("F8_E4M3", codes),
+        "norm.weight": stored("BF16", norm),
+    }
+    model = folder(tmp_path, tensors, {"quant_method": "fp8", "weight_block_size": [128, 128]})
+    values = codes.astype(np.float32) * scales.repeat(128, 0).repeat(128, 1)
+    report = scan(model)
+    assert list(report) == ["m.weight", "norm.weight"]
+    got = report["m.weight"]
+    expected = PrecisionProfile.merge(profiles_of(tmp_path / "plain", values).values())
+    assert (got.stored, got.values, got.bins.tolist(), got.counts.tolist()) == (
+        "F8_E4M3 x scale", values.size, expected.bins.tolist(), expected.counts.tolist(),
+    )  # fmt: skip
+    size = sum(tensor.nbytes for tensor in model.tensors)
+    assert report.coverage == Coverage(2, 2, values.size + 64, values.size + 64, size, size)
+    assert not report.findings
+
+
+def profiles_of(path: Path, values: np.ndarray) -> Report:
+    path.mkdir()
+    return scan(folder(path, {"m.weight": stored("F32", values)}))
+
+
+def test_scan_finds_nan_of_scales(tmp_path):
+    scales = positive(4, 1)
+    scales[2] = np.nan
+    tensors = {"m.weight": stored("F8_E4M3", fp8(4, 8)), "m.weight_scale": stored("F32", scales)}
+    report = scan(folder(tmp_path, tensors))
+    assert (report["m.weight"].nan, report["m.weight"].first) == (8, {"nan": 16})
+    assert [one.kind for one in report.findings] == ["nan"]
+
+
+def test_scan_says_what_is_not_read(tmp_path):
+    tensors = {"m.weight": stored("F8_E4M3", fp8(8, 8)), "norm": stored("F32", positive(8))}
+    coverage = scan(folder(tmp_path, tensors, {"quant_method": "fp8"})).coverage
+    assert [(one.type, one.values, one.why) for one in coverage.undecided] == [
+        ("F8_E4M3", 64, "FP8: its scale is absent")
+    ]

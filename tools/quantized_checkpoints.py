@@ -21,7 +21,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-OUT, IN, GROUP = 64, 128, 32
+OUT, IN, GROUP = 32, 128, 32
 Made = tuple[dict[str, torch.Tensor], dict[str, torch.Tensor], dict, str]
 """Tensors as stored, values by the weight's name, config.json's quantization_config, the package's name."""
 
@@ -113,7 +113,7 @@ def gptq(bits: int, ordered: bool) -> Made:
     zero = torch.round(-low / scale).clamp(1, most)
     layer.pack(linear, scale, zero, groups.int())
     layer.scales = layer.scales.half()
-    expected = layer(torch.eye(IN, dtype=torch.float16).float()).T.contiguous()
+    expected = layer(torch.eye(IN, dtype=torch.float16)).T.contiguous()
     stored = {f"m.{name}": getattr(layer, name) for name in ("qweight", "qzeros", "scales", "g_idx")}
     config = {"quant_method": "gptq", "bits": bits, "group_size": GROUP, "desc_act": not ordered}
     return stored, {"m.weight": expected}, config, "auto-gptq"
@@ -203,8 +203,8 @@ def gpt_oss() -> Made:
 def fp8(dtype=torch.float8_e4m3fn) -> Made:
     from transformers.integrations.finegrained_fp8 import Fp8Dequantize
 
-    codes = (weight(rows=256, columns=256) * 2000).to(dtype)
-    scales = torch.rand(2, 2, generator=torch.Generator().manual_seed(8)) * 1e-4
+    codes = (weight(rows=256, columns=128) * 2000).to(dtype)
+    scales = torch.rand(2, 1, generator=torch.Generator().manual_seed(8)) * 1e-4
     expected = Fp8Dequantize(None)._dequantize_one(codes, scales, torch.float32)
     config = {"quant_method": "fp8", "weight_block_size": [128, 128]}
     return {"m.weight": codes, "m.weight_scale_inv": scales}, {"m.weight": expected}, config, "transformers"

@@ -53,6 +53,21 @@ class TensorPrecision(PrecisionProfile):
     is_swapped: bool = False
 
     @property
+    def stored(self) -> str:
+        """The storage type; `type` but for quantized checkpoints, whose values are counted as F32."""
+        return self.tensor.type
+
+    @property
+    def is_plain(self) -> bool:
+        """The values stand in the file as they are counted."""
+        return self.tensor.type == self.type
+
+    @property
+    def narrowest(self) -> str | None:
+        """As for any profile; None for what is quantized, and so narrower than any."""
+        return super(TensorPrecision, self).narrowest if self.is_plain else None
+
+    @property
     def is_made(self) -> bool:
         """A converter makes the tensor, of settings and not of weights, as ``rope_freqs.weight``."""
         from truebits.precision.converters import is_made
@@ -79,23 +94,25 @@ def profiles(
     pieces: dict[str, list[Piece]] = {tensor.name: [] for tensor in tensors}
     first: dict[str, dict[str, int]] = {tensor.name: {} for tensor in tensors}
     seen, swapped = dict.fromkeys(pieces, 0), set()
-    for batch, counted in over_batches(lambda of: list(_pieces(of)), model, tensors, threads, progress, is_large):
+    for batch, counted in over_batches(
+        lambda of: list(counted_ranges(of)), model, tensors, threads, progress, is_large
+    ):
         for tensor, piece in counted:
             pieces[tensor.name].append(piece)
         for (tensor, (bins, _)), start, stop in zip(counted, batch.starts.tolist(), batch.stops.tolist(), strict=False):
             words = batch.words[start:stop]
-            first[tensor.name] = _special(tensor.type, bins, words, seen[tensor.name]) | first[tensor.name]
+            first[tensor.name] = special(tensor.type, bins, words, seen[tensor.name]) | first[tensor.name]
             if not seen[tensor.name] and is_swapped(words, tensor.type, bins):
                 swapped.add(tensor.name)
             seen[tensor.name] += stop - start
-    found = {tensor.name: _joined(tensor, pieces[tensor.name]) for tensor in tensors}
+    found = {tensor.name: joined(tensor, tensor.type, pieces[tensor.name]) for tensor in tensors}
     for name, precision in found.items():
         precision.first, precision.is_swapped = first[name], name in swapped
     _undo_conversion(model, found, architecture)
     return found
 
 
-def _special(type: str, bins: np.ndarray, words: np.ndarray, before: int) -> dict[str, int]:
+def special(type: str, bins: np.ndarray, words: np.ndarray, before: int) -> dict[str, int]:
     """Return where in a tensor the first NaN and Inf of a range stand, `before` values after its start."""
     layout = LAYOUTS[type]
     masks = {"nan": layout.is_nan, "inf": layout.is_inf}
@@ -195,7 +212,7 @@ def floating(tensors: Iterable[Tensor], types: Iterable[str], asked: bool) -> li
     return kept
 
 
-def _pieces(batch: Batch) -> Iterator[tuple[Tensor, Piece]]:
+def counted_ranges(batch: Batch) -> Iterator[tuple[Tensor, Piece]]:
     """Count each range of a batch; further pieces move values that are counted apart to their own bins."""
     type = batch.tensors[0].type
     layout = LAYOUTS[type]
@@ -214,12 +231,12 @@ def _pieces(batch: Batch) -> Iterator[tuple[Tensor, Piece]]:
                 yield batch.tensors[owner], (np.array([suspect, own]), np.array([-count, count]))
 
 
-def _joined(tensor: Tensor, pieces: list[Piece]) -> TensorPrecision:
-    """Add up the pieces of one tensor; most have one, an empty tensor none."""
+def joined(tensor: Tensor, type: str, pieces: list[Piece]) -> TensorPrecision:
+    """Add up the pieces of one tensor, counted as words of a type; most have one, an empty tensor none."""
     if len(pieces) == 1:
-        return TensorPrecision(tensor.type, *pieces[0], tensor)
+        return TensorPrecision(type, *pieces[0], tensor)
     nothing = np.empty(0, np.int64)
     bins = np.concatenate([nothing, *(bins for bins, _ in pieces)])
     counts = np.concatenate([nothing, *(counts for _, counts in pieces)])
-    whole = PrecisionProfile.of(tensor.type, bins, counts)
+    whole = PrecisionProfile.of(type, bins, counts)
     return TensorPrecision(whole.type, whole.bins, whole.counts, tensor)

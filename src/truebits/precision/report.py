@@ -31,8 +31,10 @@ class Report(Mapping[str, TensorPrecision]):
     Attributes
     ----------
     model : Model
+        With the tensors that are meant, where a checkpoint is quantized itself.
     tensors : dict of str to TensorPrecision
-        The selected F32, F16, BF16 and F64 tensors, in file order.
+        The selected F32, F16, BF16 and F64 tensors, in file order; and those of a quantized checkpoint, whose `type` is
+        F32 and whose `stored` says the format.
     architecture : str or None
         What the file says it is, as ``llama``: from it follows what converters changed.
     blocks : dict of str to BlockPrecision
@@ -73,7 +75,7 @@ class Report(Mapping[str, TensorPrecision]):
         """
         members: dict[tuple[str, str], list[TensorPrecision]] = {}
         for precision in self.tensors.values():
-            members.setdefault((precision.tensor.group, precision.type), []).append(precision)
+            members.setdefault((precision.tensor.group, precision.stored), []).append(precision)
         types = Counter(group for group, _ in members)
         return {group if types[group] == 1 else f"{group} ({type})": of for (group, type), of in members.items()}
 
@@ -97,7 +99,7 @@ class Report(Mapping[str, TensorPrecision]):
         """
         precision = self[name]
         origin, tensor = precision.origin, precision.tensor
-        if not origin.exceptions or precision.before is not None:
+        if not origin.exceptions or precision.before is not None or not precision.is_plain:
             return []
         from truebits.precision.evidence import at_scale
 
@@ -133,5 +135,5 @@ class Report(Mapping[str, TensorPrecision]):
         """Put together the tensors of each storage type."""
         members: dict[str, list[TensorPrecision]] = {}
         for precision in self.tensors.values():
-            members.setdefault(precision.type, []).append(precision)
+            members.setdefault(precision.stored, []).append(precision)
         return members

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -14,6 +14,7 @@ from truebits.precision.batches import Progress
 from truebits.precision.counting import floating, profiles
 from truebits.precision.coverage import NO_WEIGHTS, NOT_SELECTED, WHOLE_NUMBERS, Coverage
 from truebits.precision.report import Report
+from truebits.quantizers.checkpoints import meaning
 from truebits_native.types import LAYOUTS as BLOCK_LAYOUTS
 
 LEFT_OUT = "quantized, read with --blocks"
@@ -60,13 +61,16 @@ def scan(
     """
     from truebits.precision.symptoms import findings_of
 
-    model = source if isinstance(source, Model) else open_model(source)
+    of = meaning(source if isinstance(source, Model) else open_model(source))
+    model = of.model
     selected = model.select(select, exclude)
     types = FLOAT_BYTES if blocks is False else (*FLOAT_BYTES, *BLOCK_LAYOUTS)
-    kept = floating(selected, types, asked=bool(select or exclude))
+    quantized = [of.quantized[tensor.name] for tensor in selected if tensor.name in of.quantized]
+    kept = floating(selected, types, asked=bool(select or exclude) and not quantized)
     plain = [tensor for tensor in kept if tensor.type in FLOAT_BYTES]
     packed = [tensor for tensor in kept if tensor.type in BLOCK_LAYOUTS and (blocks or not model.is_remote)]
     before, total = sum(tensor.nbytes for tensor in plain), sum(tensor.nbytes for tensor in (kept if blocks else plain))
+    total += sum(one.tensor.nbytes for one in quantized)
 
     def moved(start: int, done: int, _: int) -> None:
         if progress is not None:
@@ -74,37 +78,45 @@ def scan(
 
     architecture = model.architecture
     report = Report(model, profiles(model, plain, architecture, threads, partial(moved, 0)), architecture)
+    if quantized:
+        from truebits.precision.meant import meant_profiles
+
+        found = report.tensors | meant_profiles(model, quantized, threads, partial(moved, before))
+        report = replace(report, tensors={one.name: found[one.name] for one in selected if one.name in found})
+        before += sum(one.tensor.nbytes for one in quantized)
     if blocks or packed:
         from truebits.precision.sampling import read_blocks, sample_blocks
 
         if blocks:
-            found, made_from = read_blocks(model, plain, packed, threads, partial(moved, before))
-            report = replace(report, blocks=found, made_from=made_from)
+            packed_found, made_from = read_blocks(model, plain, packed, threads, partial(moved, before))
+            report = replace(report, blocks=packed_found, made_from=made_from)
         else:
             report = replace(report, blocks=sample_blocks(model, packed))
     if rows:
         from truebits.precision.rows import mixed_rows
 
-        report = replace(report, rows=mixed_rows(model, tuple(report.tensors.values()), threads))
-    report = replace(report, coverage=_coverage(report, selected))
+        report = replace(
+            report, rows=mixed_rows(model, tuple(one for one in report.tensors.values() if one.is_plain), threads)
+        )
+    report = replace(report, coverage=_coverage(report, selected, of.not_read))
     return replace(report, findings=findings_of(report))
 
 
-def _coverage(report: Report, selected: Sequence[Tensor]) -> Coverage:
+def _coverage(report: Report, selected: Sequence[Tensor], not_read: Mapping[str, str]) -> Coverage:
     """Say what a scan has read, and why not the rest."""
     names = {tensor.name for tensor in selected}
     return Coverage.merge(
-        _read(report, tensor) if tensor.name in names else Coverage.of_tensor(tensor, NOT_SELECTED)
+        _read(report, tensor, not_read) if tensor.name in names else Coverage.of_tensor(tensor, NOT_SELECTED)
         for tensor in report.model.tensors
     )
 
 
-def _read(report: Report, tensor: Tensor) -> Coverage:
+def _read(report: Report, tensor: Tensor, not_read: Mapping[str, str]) -> Coverage:
     if tensor.name in report.tensors:
         return Coverage.of_tensor(tensor)
     if tensor.name in report.blocks:
         return report.blocks[tensor.name].coverage
-    return Coverage.of_tensor(tensor, _why_not(tensor))
+    return Coverage.of_tensor(tensor, not_read.get(tensor.name) or _why_not(tensor))
 
 
 def _why_not(tensor: Tensor) -> str:

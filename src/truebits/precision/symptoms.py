@@ -211,7 +211,7 @@ def _upcast(report: Report, facts: dict[str, Facts]) -> Iterator[Finding]:
     by_formats: dict[tuple[str, str], list[TensorPrecision]] = {}
     for name, of in facts.items():
         one = report.tensors[name]
-        format = _narrower(one, of)
+        format = _narrower(one, of) if one.is_plain else None
         if format is not None and of.nan < one.values:
             by_formats.setdefault((one.type, format), []).append(one)
     for (type, format), members in by_formats.items():

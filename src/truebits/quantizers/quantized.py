@@ -16,7 +16,7 @@ from truebits.numbers.words import to_singles
 
 Files = Mapping[int, MappedFile]
 
-PIECE_VALUES = 1 << 20
+PIECE_VALUES = 1 << 19
 """Made at a time, about."""
 
 DTYPES = {"I8": "<i1", "I16": "<i2", "I32": "<i4", "I64": "<i8", "BOOL": "<u1"}

@@ -55,7 +55,7 @@ def _finite(value: Any) -> Any:
 
 def scan(report: Report) -> str:
     groups = [
-        {"name": printable(name), "type": members[0].type, **_answers(members)}
+        {"name": printable(name), "type": members[0].stored, **_answers(members)}
         for name, members in report.members().items()
     ]
     return document(

@@ -43,15 +43,18 @@ class Row(NamedTuple):
     """What a scan's tables have one row for: tensors, their merged profile and origin, and what each would save."""
 
     name: str
+    type: str
     tensors: int
     profile: PrecisionProfile
     origin: Origin
     bytes_saved: int
 
     @classmethod
-    def of(cls, name: str, members: Sequence[PrecisionProfile]) -> Row:
-        saved = sum(one.bytes_saved for one in members)
-        return cls(printable(name), len(members), PrecisionProfile.merge(members), origin_of(members), saved)
+    def of(cls, name: str, members: Sequence[TensorPrecision]) -> Row:
+        saved = sum(one.bytes_saved for one in members if one.is_plain)
+        return cls(
+            printable(name), members[0].stored, len(members), PrecisionProfile.merge(members), origin_of(members), saved
+        )
 
 
 def rows_of(report: Report, by_tensor: bool) -> list[Row]:
@@ -80,11 +83,11 @@ def precision(rows: list[Row], bits: int) -> Table:
             "origin",
         )
     )
-    for name, count, of, origin, _ in rows:
+    for name, type, count, of, origin, _ in rows:
         zero = of.low_zero(bits) if bits < LAYOUTS[of.type].word_bits else None
         share = (zero, percent(zero, of.values), of.values - zero) if zero is not None else (None, None, None)
         bits_used = of.mantissa_bits(), of.mantissa_bits(0.999)
-        table.rows.append((name, of.type, count, of.values, *share, *bits_used, str(origin)))
+        table.rows.append((name, type, count, of.values, *share, *bits_used, str(origin)))
     return table
 
 
@@ -98,12 +101,12 @@ def counts(rows: list[Row], bits: int) -> Table:
             *("bytes_saved", "origin"),
         )
     )
-    for name, count, of, origin, saved in rows:
+    for name, type, count, of, origin, saved in rows:
         answers = of.answers()
         exact = [answers["fits"][format] for format in REPORTED_FORMATS]
         kinds = [answers[key] for key in ("zero", "subnormal", "inf", "nan")]
         shape = *(of.exponent_range or (None, None)), of.exponent_entropy, of.mantissa_bits(), of.mantissa_bits(0.999)
-        start = name, of.type, count, of.values, answers["low_zero"].get(str(bits))
+        start = name, type, count, of.values, answers["low_zero"].get(str(bits))
         table.rows.append((*start, *exact, *kinds, *shape, saved, origin.format))
     return table
 
@@ -112,7 +115,7 @@ def contents(rows: list[Row]) -> Table:
     """What the values are exact in, and what else they are."""
     formats = (name.removeprefix("fp8_").upper() for name in REPORTED_FORMATS)
     table = Table(("tensors", *formats, "zero", "subnormal", "Inf", "NaN", "exponents", "entropy", "saves"))
-    for name, _, of, _, saved in rows:
+    for name, _, _, of, _, saved in rows:
         fits = (percent(of.fits(format), of.values) for format in REPORTED_FORMATS)
         reach = f"2^{of.exponent_range[0]} .. 2^{of.exponent_range[1]}" if of.exponent_range else "-"
         kinds = of.zero, of.subnormal, of.inf, of.nan, reach, of.exponent_entropy, nbytes(saved) if saved else "-"
@@ -180,6 +183,10 @@ def _exceptions(report: Report, limit: int = 5) -> list[str]:
 
 def _concluded(type: str, of: PrecisionProfile, members: Sequence[TensorPrecision]) -> Iterator[str]:
     """Say what the values of a storage type are: how many tensors, what share of the values, and why."""
+    if not members[0].is_plain:
+        read = f"{how_many(len(members), f'{type} tensor')} read as the {how_many(of.values, 'value')}"
+        yield f"{read} that codes and scales stand for, in F32."
+        return
     by_format: dict[str, list[TensorPrecision]] = {}
     for one in members:
         by_format.setdefault(one.origin.format, []).append(one)
