@@ -124,7 +124,8 @@ def test_values_are_those_of_the_formats_own_package(tmp_path, case, piece):
     assert (of.not_read, set(of.quantized)) == ({}, set(expected))
     for name, values in expected.items():
         assert type in ("F32", of.quantized[name].computed_in)
-        same_bits(rounded(values_of(of, name, piece), type), values)
+        got = rounded(values_of(of, name, piece), type)
+        same_bits(got + 0 if case.startswith("modelopt") else got, values)  # whose table of FP4 has no -0
 
 
 def mxfp4(codes: np.ndarray, scales: np.ndarray) -> np.ndarray:
