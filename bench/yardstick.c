@@ -1,7 +1,7 @@
 /* The yardsticks: what a memory-bound loop costs in C, for the kernels to be measured against.
  *
  * Contract of all three: `words` are n aligned 32-bit words; `threads` threads share them in equal
- * consecutive parts, as Numba's prange does; no function allocates, none can fail.
+ * consecutive parts; no function allocates, none can fail.
  * Build: cc -O3 -march=native -fopenmp -shared -fPIC yardstick.c -o yardstick.so
  */
 

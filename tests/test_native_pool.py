@@ -19,6 +19,8 @@ from native_child import child
 from truebits_native import dispatch, pool, reference
 from words import assert_same_bits, mixed
 
+compiled = pytest.mark.skipif(os.environ.get("NUMBA_DISABLE_JIT") == "1", reason="takes minutes without the compiler")
+
 
 @pytest.fixture
 def kernels(monkeypatch):
@@ -150,6 +152,7 @@ def test_where_no_thread_can_be_started_the_caller_works(monkeypatch, four_cores
     assert list(pool.in_order(abs, range(100))) == list(range(100))
 
 
+@compiled
 def test_any_number_of_threads_gives_the_same(kernels, four_cores):
     words, other = mixed(700_001, 1), mixed(700_001, 2)
     expected = reference.profile(words), reference.compare(words, other)
@@ -158,6 +161,7 @@ def test_any_number_of_threads_gives_the_same(kernels, four_cores):
         assert repr(native.compare(words, other, threads)) == repr(expected[1])
 
 
+@compiled
 def test_eight_threads_at_once(kernels, four_cores):
     words = [mixed(200_001 + size, size) for size in range(8)]
     expected = [reference.profile(of) for of in words]
@@ -167,6 +171,7 @@ def test_eight_threads_at_once(kernels, four_cores):
                 assert_same_bits(got, expected[i if of is words else 0])
 
 
+@compiled
 def test_in_a_thread_of_asyncio(kernels):
     words = mixed(200_001, 3)
 
@@ -183,6 +188,7 @@ def counted(seed):
     return native.low_zero_count(words, 3), native.profile(words).sum()
 
 
+@compiled
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 @pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
 def test_in_a_pool_of_processes_after_kernels_ran(kernels, method):
@@ -191,6 +197,7 @@ def test_in_a_pool_of_processes_after_kernels_ran(kernels, method):
         assert processes.map_async(counted, [0] * 4).get(timeout=60) == [expected] * 4
 
 
+@compiled
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_a_fork_while_other_threads_compile_and_count(tmp_path):
     """But for a fork while another thread imports the first thing it needs, which no program survives."""
@@ -211,6 +218,7 @@ for _ in range(5):
     assert child(code, NUMBA_CACHE_DIR=str(tmp_path)).split() == ["0"] * 5
 
 
+@compiled
 def test_two_thousand_calls_leave_nothing_behind(kernels):
     words = mixed(100_001, 4)
 
@@ -246,6 +254,7 @@ def test_an_interrupt_is_answered_between_runs(four_cores):
     assert len(done) == count
 
 
+@compiled
 def test_signals_while_kernels_are_compiled_loaded_and_run(tmp_path):
     """Numba on the main thread answers with SystemError, dies, or loses the signal."""
     code = """
