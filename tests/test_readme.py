@@ -27,11 +27,15 @@ def run(command: str, folder) -> subprocess.CompletedProcess[str]:
     return done
 
 
+def fill(folder):
+    """Make what the README says is there: the shipped model, and its checkpoint."""
+    shutil.copytree(data.MODEL.parent, folder / "story")
+    shipped_checkpoint.write(folder / "hf")
+
+
 @pytest.fixture
 def folder(tmp_path):
-    """Give a folder with what the README says is there: the shipped model, and its checkpoint."""
-    shutil.copytree(data.MODEL.parent, tmp_path / "story")
-    shipped_checkpoint.write(tmp_path / "hf")
+    fill(tmp_path)
     return tmp_path
 
 

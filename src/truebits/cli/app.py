@@ -18,8 +18,9 @@ from truebits.cli.comparing import diff, rank, trace
 from truebits.cli.evaluating import evaluate, experiment
 from truebits.cli.gate import check
 from truebits.cli.options import THREADS, options
-from truebits.cli.reading import scan, show, verify
+from truebits.cli.reading import show, verify
 from truebits.cli.rewriting import fakequant, synth, truncate, undo
+from truebits.cli.scanning import scan
 from truebits.cli.shared import Ended
 from truebits.errors import TruebitsError, printable
 

@@ -22,6 +22,7 @@ def options(*decorators: Callable[..., Any]) -> Callable[..., Any]:
     return decorate
 
 
+MODELS = click.argument("models", metavar="MODEL...", nargs=-1, required=True, type=click.Path(path_type=Path))
 MODEL = click.argument("model", type=click.Path(path_type=Path))
 SELECTION = options(
     click.option(
@@ -54,9 +55,28 @@ REMOTE = options(
 )
 
 THREADS = click.option("--threads", type=click.IntRange(1), help="Default: all cores. Results do not depend on it.")
-JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
-STYLE = click.option("-o", "--output", "style", type=click.Choice(STYLES), default="text", show_default=True)
-REPORT = click.option("-o", "--output", "style", type=click.Choice(("text", "md")), default="text", show_default=True)
+
+
+def _is_json(context: click.Context, _: click.Parameter, flag: bool) -> bool:
+    return flag or context.params.get("as_json", False)
+
+
+def _style(context: click.Context, _: click.Parameter, style: str) -> str:
+    if style != "json":
+        return style
+    context.params["as_json"] = True
+    return "text"
+
+
+def styles(*names: str) -> Callable[..., Any]:
+    """Return the option -o of these styles, and of JSON, for which it says the same as --json."""
+    kinds = click.Choice((*names, "json"))
+    return click.option("-o", "--output", "style", type=kinds, default="text", show_default=True, callback=_style)
+
+
+JSON = click.option("--json", "as_json", is_flag=True, callback=_is_json, help="Print JSON, as -o json does.")
+STYLE = styles(*STYLES)
+REPORT = styles("text", "md")
 ALLOW = click.option(
     "--allow",
     multiple=True,

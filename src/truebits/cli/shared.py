@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,6 +22,13 @@ class Ended(Exception):
     """The command has done its work and printed what it found; the exit code says the same."""
 
     exit_code: int
+
+    @classmethod
+    def of(cls, exit_code: int) -> Ended:
+        """Return the ending with an exit code: the worst of several models."""
+        ended = cls()
+        ended.exit_code = exit_code
+        return ended
 
 
 class Different(Ended):
@@ -66,3 +73,13 @@ def print_table(title: str, table: Table, style: str) -> None:
     if style == "text":
         click.echo(f"{title}\n")
     click.echo(table.render(style))
+
+
+COLOURS = {"error": "red", "warning": "yellow"}
+
+
+def echo_lines(lines: Iterable[tuple[str, str]]) -> None:
+    """Print lines, those of a finding in its colour: on a terminal only, and not with NO_COLOR set."""
+    colour = False if os.environ.get("NO_COLOR") else None
+    for kind, line in lines:
+        click.echo(click.style(line, fg=COLOURS[kind]) if kind in COLOURS else line, color=colour)

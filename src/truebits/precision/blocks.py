@@ -228,9 +228,14 @@ class BlockPrecision(BlockProfile):
     made_from: Origin
 
     @property
+    def is_sampled(self) -> bool:
+        """Some of the blocks were not looked at, not even their scales."""
+        return self.blocks * self.layout.nbytes < self.tensor.nbytes
+
+    @property
     def coverage(self) -> Coverage:
         """All scales, and the codes of the sampled blocks; or nothing but a sample of both."""
-        if self.blocks * self.layout.nbytes < self.tensor.nbytes:
+        if self.is_sampled:
             return Coverage.of_tensor(self.tensor, SAMPLED, self.blocks * self.layout.nbytes)
         others = self.blocks - self.sampled_blocks
         if not others:

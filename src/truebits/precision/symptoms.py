@@ -144,7 +144,8 @@ def _all_zero(report: Report, facts: dict[str, Facts]) -> Iterator[Finding]:
     zero = _matrices(report, facts, lambda one, of: of.zero == one.values)
     zero += [name for name, one in report.blocks.items() if is_matrix(one.tensor) and one.is_zero]
     if zero:
-        yield Finding("all_zero", "error", tuple(zero), f"{_named(zero)}: every value is zero")
+        sampled = " looked at" if any(name in report.blocks and report.blocks[name].is_sampled for name in zero) else ""
+        yield Finding("all_zero", "error", tuple(zero), f"{_named(zero)}: every value{sampled} is zero")
 
 
 def _constant(report: Report, facts: dict[str, Facts]) -> Iterator[Finding]:

@@ -56,7 +56,7 @@ class Table:
         """
         if style == "csv":
             return self._csv()
-        cells = [[_cut(_shown(cell), LONGEST_CELL) for cell in row] for row in self.rows]
+        cells = [[cut(_shown(cell), LONGEST_CELL) for cell in row] for row in self.rows]
         right = [
             all(isinstance(row[i], int | float | None) or _is_share(row[i]) for row in self.rows)
             for i in range(len(self.columns))
@@ -64,7 +64,7 @@ class Table:
         widths = [max(2, *(len(text) for text in column)) for column in zip(self.columns, *cells, strict=True)]
         if width is not None and style == "text":
             widths = _narrowed(widths, width)
-            cells = [[_cut(text, most) for text, most in zip(row, widths, strict=True)] for row in cells]
+            cells = [[cut(text, most) for text, most in zip(row, widths, strict=True)] for row in cells]
         lines = [
             [
                 text.rjust(width) if to_right else text.ljust(width)
@@ -107,7 +107,7 @@ def _shown(cell: Cell) -> str:
     return cell
 
 
-def _cut(text: str, most: int) -> str:
+def cut(text: str, most: int) -> str:
     """Return a text of at most so many characters; what is cut is cut from its middle."""
     if len(text) <= most:
         return text
@@ -147,13 +147,17 @@ def _is_share(cell: Cell) -> bool:
     return isinstance(cell, str) and cell.endswith(" %")
 
 
-def percent(part: int, whole: int) -> str:
-    """Return a share with two decimals that says 100 % or 0 % only where it is exactly that."""
+def percent(part: int, whole: int, digits: int = 2) -> str:
+    """Return a share that says 100 % or 0 % only where it is exactly that, with more digits where it takes them."""
     if part == whole:
         return "100 %" if whole else "-"
     if part == 0:
         return "0 %"
-    return f"{min(99.99, max(0.01, 100 * part / whole)):.2f} %"
+    share = 100 * part / whole
+    if share < 0.01:
+        return f"{share:.1g} %" if share >= 1e-4 else f"{share:.0e} %"
+    more = next(more for more in range(digits, 18) if 0 < round(share, more) < 100)
+    return f"{share:.{more}f} %"
 
 
 def nbytes(count: int) -> str:

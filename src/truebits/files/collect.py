@@ -1,0 +1,56 @@
+"""What was named on a command line -> models: files, folders of models, and patterns."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from truebits.errors import UsageError, printable
+from truebits.files.locate import URL
+from truebits.files.shards import SHARD_NAME
+
+CACHED = "models--"
+"""What the name of a model's folder in the Hugging Face cache starts with."""
+
+
+def collect(places: Iterable[str | os.PathLike[str]]) -> list[Path]:
+    """Return the models that files, folders and patterns stand for, in the order given and each once.
+
+    A folder of GGUF files stands for each of them (a shard set is one), and so do the folders in it; a folder with
+    safetensors files, or a ``config.json``, is one model. A pattern (``*.gguf``) that the shell left alone stands for
+    what it matches. Anything else stands for itself.
+
+    Raises
+    ------
+    UsageError
+        A pattern matches nothing.
+    """
+    found: dict[Path, None] = {}
+    for place in places:
+        path, text = Path(place), os.fspath(place)
+        matching = [path]
+        if any(sign in text for sign in "*?[") and not URL.match(text) and not path.exists():
+            matching = sorted(Path(path.anchor).glob(os.fspath(path.relative_to(path.anchor))))
+            if not matching:
+                raise UsageError(f"{printable(text)} matches no file")
+        for match in matching:
+            found |= dict.fromkeys(_models_in(match) or [match])
+    return list(found)
+
+
+def _models_in(path: Path) -> list[Path]:
+    """Return the models of a folder and of those in it, in order of their names; a file is itself."""
+    if not path.is_dir() or path.name.startswith(CACHED):
+        return [path]
+    entries = sorted(entry for entry in path.iterdir() if not entry.name.startswith("."))
+    if any(entry.suffix == ".safetensors" or entry.name == "config.json" for entry in entries):
+        return [path]
+    files = [entry for entry in entries if entry.suffix == ".gguf" and entry.is_file() and _stands_for_all(entry)]
+    return [*files, *(model for entry in entries if entry.is_dir() for model in _models_in(entry))]
+
+
+def _stands_for_all(path: Path) -> bool:
+    """Tell whether a file is no shard, or the first of its set."""
+    match = SHARD_NAME.fullmatch(path.name)
+    return match is None or int(match["number"]) == 1
