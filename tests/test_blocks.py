@@ -256,8 +256,8 @@ def test_scales_of_all_blocks_are_read_and_codes_of_a_sample(tmp_path):
     for name, expected in (("dead", whole.dead), ("degenerate", whole.distinct[1])):
         assert getattr(got, name) / got.sampled_groups == pytest.approx(expected / count, abs=0.02)
     assert got.codes == whole.used.bit_count() == 16
-    assert "Scales are those of all 100,000 blocks" in run("scan", path, "--blocks").output
-    assert "2,048 of them, at equal distances" in run("scan", path, "--blocks").output
+    assert "Scales are those of all 100,000 blocks" in run("scan", path, "--blocks", "--wide").output
+    assert "2,048 of them, at equal distances" in run("scan", path, "--blocks", "--wide").output
 
 
 def test_scan_without_blocks_reads_none(mixed_model):
@@ -291,7 +291,7 @@ def run(*arguments):
 
 
 def test_command_prints_a_table_of_blocks(mixed_model):
-    done = run("scan", mixed_model, "--blocks", "-l", "q8_0|mxfp4")
+    done = run("scan", mixed_model, "--blocks", "--wide", "-l", "q8_0|mxfp4")
     assert done.exit_code == 0, done.output
     lines = done.output.splitlines()
     head = next(line for line in lines if "codes used" in line)
@@ -316,13 +316,13 @@ def test_json_has_blocks(mixed_model):
     assert (one["blocks"], one["groups"], one["levels"], one["special_scales"]) == (32, 32, 16, 0)
     assert sum(one["distinct"].values()) == one["sampled_groups"] == one["sampled_blocks"] == 32
     assert one["made_from"]["format"] == "direct"
-    assert json.loads(run("scan", mixed_model, "--json").output)["blocks"] == []
+    assert json.loads(run("scan", mixed_model, "--no-blocks", "--json").output)["blocks"] == []
 
 
 def test_blocks_go_with_the_full_scan_only(mixed_model):
     done = run("scan", mixed_model, "--blocks", "--low-bits-only")
     assert isinstance(done.exception, tb.UsageError)
-    assert "--blocks goes with the full scan" in str(done.exception)
+    assert "--blocks and --rows go with the full scan" in str(done.exception)
 
 
 def test_a_sample_says_that_it_is_one(tmp_path):

@@ -147,9 +147,10 @@ def refusals(folder: Path, full: Path) -> list[tuple[list, int, str]]:
     (folder / "there.gguf").touch()
     os.mkfifo(folder / "fifo.gguf")
     (folder / "link.gguf").symlink_to(full)
+    (folder / "folder").mkdir()
     return [
         (["scan", "missing.gguf"], 4, "missing.gguf"),
-        (["scan", "."], 4, "folder"),
+        (["scan", "folder"], 4, "folder"),
         (["scan", "fifo.gguf"], 4, "fifo.gguf"),
         (["scan", "empty.gguf"], 3, "E_EMPTY at byte 0"),
         (["scan", "page.gguf"], 3, "HTML"),
@@ -195,7 +196,7 @@ def test_names_from_files_reach_the_terminal_escaped(tmp_path):
     writer.close()
     for arguments in (
         ["show", path, "--by-tensor"],
-        ["scan", path, "--by-tensor"],
+        ["scan", path, "--by-tensor", "--wide"],
         ["scan", path, "--json"],
         ["scan", path, "-l", "x"],
     ):

@@ -158,6 +158,6 @@ def test_what_lacks_its_scales_is_told_of(tmp_path):
     (finding,) = tb.scan(path).findings
     assert (finding.kind, finding.tensors) == ("upcast", tuple(names))
     assert finding.message.startswith("5 of 6 F32 tensors, 95.2 % of the values, hold FP8 E4M3FN values only")
-    done = CliRunner().invoke(app, ["scan", str(path)]).stdout
+    done = CliRunner().invoke(app, ["scan", str(path), "--wide"]).stdout
     assert "5 of 6 F32 tensors, 95.2 % of the values: fp8_e4m3fn; all 81,920 values are exact in FP8 E4M3FN" in done
     assert "1 of 6 F32 tensors, 4.8 % of the values: f32 (b.weight)" in done
