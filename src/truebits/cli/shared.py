@@ -49,6 +49,11 @@ def open_model(path: Path) -> Model:
     from truebits.rewriting.marker import marker_path
 
     model = files.open_model(path)
+    if model.is_remote:
+        from truebits.files.remote import SETTINGS
+        from truebits.report.progress import progress_bar
+
+        SETTINGS.progress = click.get_current_context().with_resource(progress_bar("fetch"))
     for part in model.parts:
         for finding in part.findings:
             click.echo(f"warning: {printable(part.path.name)}: {finding.error.code}: {finding.message}", err=True)

@@ -13,11 +13,12 @@ import os
 import re
 import shutil
 import threading
-from collections.abc import Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
+from typing import TypeVar
 from urllib.parse import unquote, urlsplit
 
 from truebits.errors import TruebitsError, UsageError, shortened
@@ -53,6 +54,8 @@ class Settings:
         Bytes of one model that may be fetched.
     dry_run : bool
         Say how much would be fetched beyond the header, and stop.
+    progress : callable, optional
+        Called with bytes done and bytes in all.
     """
 
     connections: int = 8
@@ -60,15 +63,33 @@ class Settings:
     cache_bytes: int = 20 << 30
     limit: int = 8 << 30
     dry_run: bool = False
+    progress: Callable[[int, int], None] | None = None
 
 
 SETTINGS = Settings()
+
+Job = TypeVar("Job")
+Result = TypeVar("Result")
 
 
 class Planned(TruebitsError):
     """A dry run: says what would be fetched."""
 
     exit_code = 0
+
+
+def at_once(work: Callable[[Job], Result], jobs: Iterable[Job]) -> Iterator[tuple[Job, Result]]:
+    """Do work on so many threads as there may be connections; yield jobs with their results as they are done.
+
+    After an error, or Ctrl-C, nothing new is begun.
+    """
+    threads = ThreadPoolExecutor(SETTINGS.connections)
+    try:
+        futures = {threads.submit(work, job): job for job in jobs}
+        for future in as_completed(futures):
+            yield futures[future], future.result()
+    finally:
+        threads.shutdown(cancel_futures=True)
 
 
 class Partial:
@@ -139,10 +160,11 @@ class Partial:
                 f"{shortened(self.path.name)}: {nbytes:,} of {size:,} bytes would be fetched, the limit is "
                 f"{SETTINGS.limit:,}: select fewer tensors (--include), or raise it (--fetch-limit)"
             )
-        self.fetched += nbytes
-        with ThreadPoolExecutor(SETTINGS.connections) as threads:
-            for done in [threads.submit(self._fetch, *one) for one in asked]:
-                done.result()
+        done, self.fetched = self.fetched, self.fetched + nbytes
+        for (start, stop), _ in at_once(lambda one: self._fetch(*one), asked):
+            done += stop - start
+            if SETTINGS.progress is not None:
+                SETTINGS.progress(done, self.fetched)
 
     def _fetch(self, start: int, stop: int) -> None:
         """Get a range; what came before an error is kept, too."""
@@ -261,11 +283,10 @@ def _begin(transports: Mapping[str, Transport]) -> Path:
         transport.fetch(0, FIRST_BYTES, lambda at, piece: pieces.append((at, piece)))
         return pieces
 
-    with ThreadPoolExecutor(SETTINGS.connections) as threads:
-        pieces = list(threads.map(first, transports.values()))
+    pieces = dict(at_once(lambda name: first(transports[name]), transports))
     folder = _folder("\n".join(f"{one.url} {one.known}" for one in transports.values()))
-    for (name, transport), some in zip(transports.items(), pieces, strict=True):
-        PARTIALS[folder / name] = Partial(folder / name, transport, some)
+    for name, transport in transports.items():
+        PARTIALS[folder / name] = Partial(folder / name, transport, pieces[name])
         REMOTE[folder / name] = RemoteFile
     return folder
 
