@@ -66,6 +66,7 @@ def meaning(model: Model) -> Meaning:
         if tensor.nbytes > LARGEST_PEEK:
             raise NotRead(f"{shortened(tensor.name)} has {tensor.nbytes} bytes, more than it can need")
         with model.parts[tensor.part].map() as file:
+            file.expect_all([(tensor.offset, tensor.offset + tensor.nbytes)])
             return file.data[tensor.offset : tensor.offset + tensor.nbytes]
 
     quantized: dict[str, Quantized] = {}
