@@ -10,6 +10,9 @@ import numpy as np
 import pytest
 
 from safetensors_bytes import Tensors, safetensors
+from truebits.comparing.diff import diff
+from truebits.comparing.fingerprint import fingerprint
+from truebits.comparing.verify import verify
 from truebits.files.model import Model, open_model
 from truebits.numbers.words import to_singles
 from truebits.precision.coverage import Coverage
@@ -253,3 +256,78 @@ def test_scan_says_what_is_not_read(tmp_path):
     assert [(one.type, one.values, one.why) for one in coverage.undecided] == [
         ("F8_E4M3", 64, "FP8: its scale is absent")
     ]
+
+
+def two(tmp_path, a: tuple[Tensors, dict | None], b: tuple[Tensors, dict | None]) -> tuple[Model, Model]:
+    models = []
+    for name, (tensors, settings) in (("a", a), ("b", b)):
+        (tmp_path / name).mkdir()
+        models.append(folder(tmp_path / name, tensors, settings))
+    return models[0], models[1]
+
+
+COMPARED = (
+    "gptq-4-act",
+    "awq",
+    "bnb-nf4-nested",
+    "mlx-3",
+    "hqq-3-axis0",
+    "ct-int4-group-zero",
+    "fp8-blocks",
+    "ct-nvfp4",
+)
+
+
+@pytest.mark.parametrize("case", COMPARED)
+def test_diff_and_fingerprint_are_of_values_whatever_stores_them(tmp_path, case):
+    tensors, config, _, _ = golden(case)
+    (tmp_path / "q").mkdir()
+    of = meaning(folder(tmp_path / "q", tensors, config))
+    plain = {name: stored("F32", values_of(of, name)) for name in of.quantized}
+    a, b = two(tmp_path, (tensors, config), (plain, None))
+    found = diff(a, b)
+    assert (found.verdict, found.changed, len(found.tensors)) == ("same values", 0, 1)
+    assert fingerprint(a).value == fingerprint(b).value
+    assert verify(b, fingerprint(a)).verdict == "same"
+    assert diff(a, a).verdict == "same"
+
+
+def test_diff_of_other_values(tmp_path):
+    tensors, config, expected, _ = golden("gptq-4")
+    scales = np.frombuffer(tensors["m.scales"][2], "<f2").copy()
+    scales[-1] *= 2
+    group = {**tensors, "m.scales": stored("F16", scales, tensors["m.scales"][1])}
+    a, b = two(tmp_path, (tensors, config), (group, config))
+    found = diff(a, b)
+    values = expected["m.weight"]
+    assert (found.verdict, found.changed) == ("different", np.count_nonzero(values[-1, -32:]))
+    assert fingerprint(a).value != fingerprint(b).value
+
+
+def test_the_same_bytes_may_mean_other_values(tmp_path):
+    tensors, config, expected, _ = golden("gptq-4")
+    a, b = two(tmp_path, (tensors, config), (tensors, {**config, "checkpoint_format": "gptq_v2"}))
+    found = diff(a, b)
+    assert (found.verdict, found.changed) == ("different", expected["m.weight"].size)
+
+
+def test_what_cannot_be_read_is_not_compared(tmp_path):
+    codes = fp8(8, 8)
+    plain = {"m.weight": stored("BF16", codes.astype(ml_dtypes.bfloat16))}
+    a, b = two(tmp_path, ({"m.weight": stored("F8_E4M3", codes)}, {"quant_method": "fp8"}), (plain, None))
+    found = diff(a, b)
+    assert (found.verdict, found.tensors[0].problem) == ("not verified", "FP8: its scale is absent")
+
+
+def test_a_weight_and_its_scale_in_two_files(tmp_path):
+    codes, scales = fp8(256, 256), positive(2, 2)
+    parts = {"m.weight": stored("F8_E4M3", codes)}, {"m.weight_scale_inv": stored("F32", scales)}
+    for number, tensors in enumerate(parts, 1):
+        (tmp_path / f"model-{number:05d}-of-00002.safetensors").write_bytes(safetensors(tensors))
+    model = open_model(tmp_path)
+    values = codes.astype(np.float32) * scales.repeat(128, 0).repeat(128, 1)
+    same_bits(values_of(meaning(model), "m.weight"), values)
+    (tmp_path / "plain").mkdir()
+    plain = folder(tmp_path / "plain", {"m.weight": stored("F32", values)})
+    assert diff(model, plain).verdict == "same values"
+    assert fingerprint(model).value == fingerprint(plain).value

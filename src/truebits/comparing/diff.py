@@ -13,12 +13,13 @@ from typing import NamedTuple
 
 import truebits_native as native
 from truebits.comparing.measure import Both, Place
-from truebits.comparing.sides import ITEM_BYTES, Side
+from truebits.comparing.sides import ITEM_BYTES, AnySide, side_of
 from truebits.errors import UsageError, printable, shortened
 from truebits.files.model import Model, Regexes, open_model
 from truebits.files.tensor import Tensor
 from truebits.precision.batches import Progress
 from truebits.precision.coverage import Coverage
+from truebits.quantizers.checkpoints import meaning
 from truebits_native.reference import Difference, merged
 
 METRICS = ("changed", "max_abs", "max_rel", "max_ulp", "mse", "rms")
@@ -219,14 +220,16 @@ def diff(
     ------
     SelectionError, ModelFileError, OSError
     """
-    ours, theirs = (side if isinstance(side, Model) else open_model(side) for side in (a, b))
+    meant = [meaning(side if isinstance(side, Model) else open_model(side)) for side in (a, b)]
+    ours, theirs = (of.model for of in meant)
+    unread = meant[0].not_read | meant[1].not_read
     chosen = [{tensor.name: tensor for tensor in side.select(select, exclude)} for side in (ours, theirs)]
     both = [(tensor, chosen[1][name]) for name, tensor in chosen[0].items() if name in chosen[1]]
     _check_architectures(ours, theirs)
     native.expect_work("rounding", sum(old.values for old, new in both if {old.type, new.type} <= ITEM_BYTES.keys()))
     total, done, found = sum(tensor.nbytes for tensor, _ in both), 0, []
     for old, new in both:
-        found.append(_compared(Side(ours, old), Side(theirs, new), threads))
+        found.append(_compared(side_of(meant[0], old), side_of(meant[1], new), unread.get(old.name), threads))
         done += old.nbytes
         if progress is not None:
             progress(done, total)
@@ -252,8 +255,8 @@ def _check_architectures(ours: Model, theirs: Model) -> None:
         )
 
 
-def _compared(ours: Side, theirs: Side, threads: int | None) -> TensorDiff:
-    """Compare one tensor with its namesake."""
+def _compared(ours: AnySide, theirs: AnySide, unread: str | None, threads: int | None) -> TensorDiff:
+    """Compare one tensor with its namesake; `unread` says why its values cannot be."""
     a, b = ours.tensor, theirs.tensor
     if ours.model.format != theirs.model.format:  # GGUF has the fastest dimension first, safetensors last
         b = b._replace(shape=b.shape[::-1])
@@ -265,10 +268,14 @@ def _compared(ours: Side, theirs: Side, threads: int | None) -> TensorDiff:
         ours.expect(left)
         theirs.expect(right)
         both = Both(ours, theirs, left, right, threads)
-        if both.same_bytes():
+        if not both.is_quantized and both.same_bytes():
             return same
-        problem = _problem(a, b)
-        return replace(same, problem=problem) if problem else replace(same, **both.measured()._asdict())
+        problem = unread or (None if both.is_quantized else _problem(a, b))
+        if problem:
+            return replace(same, problem=problem)
+        measured = both.measured()
+        is_same = both.is_quantized and not measured.difference.changed and both.same_bytes()
+        return same if is_same else replace(same, **measured._asdict())
 
 
 def _problem(a: Tensor, b: Tensor) -> str | None:

@@ -7,6 +7,8 @@ little-endian:
    one quiet NaN with sign and payload 0 (the types widen payloads differently); -0 and 0 stay apart. A piece is
    written in the narrowest of BF16, F32 and F64 that holds each of its values exactly: words of 2, 4 or 8 bytes.
    The tensor's hash is H over all pieces: one byte of the word's width, then H(words).
+   A tensor of a quantized checkpoint counts as the F32 values that its codes and scales stand for, under the name of
+   the weight (`truebits.quantizers`), and FP8 as the values of its words.
 2. Any other tensor's bytes are cut into pieces of 2^22 bytes. Its hash is H over all pieces: the byte 1,
    then H(bytes).
 3. A tensor's record is: its name, as u32 length and bytes; its kind in the same form, ``values`` for a floating-point
@@ -23,6 +25,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
 from hashlib import sha256
@@ -41,6 +44,8 @@ from truebits.numbers.words import to_singles
 from truebits.precision.batches import RUN_GAP, Progress
 from truebits.precision.bins import LAYOUTS
 from truebits.precision.coverage import Coverage
+from truebits.quantizers.checkpoints import Meaning, meaning
+from truebits.quantizers.quantized import Quantized
 from truebits_native import reference
 from truebits_native.pool import in_order
 
@@ -151,19 +156,19 @@ def fingerprint(
     ModelFileError, OSError
         As `open`; and if the file changes meanwhile.
     """
-    model = source if isinstance(source, Model) else open_model(source)
-    chosen = model.select(select, exclude)
-    found = hashes(model, chosen, threads, progress)
+    of = meaning(source if isinstance(source, Model) else open_model(source))
+    chosen = of.model.select(select, exclude)
+    found = hashes(of, chosen, threads, progress)
     rows = (
-        TensorFingerprint(tensor.name, tensor.type, tensor.shape, tensor.values, kind_of(tensor), found[tensor.name])
-        for tensor in chosen
+        TensorFingerprint(one.name, one.type, one.shape, one.values, kind_of(one, of), found[one.name])
+        for one in chosen
     )
-    return Fingerprint(str(model.path), tuple(rows), Coverage.of(model.tensors, {}, found.keys()))
+    return Fingerprint(str(of.model.path), tuple(rows), Coverage.of(of.model.tensors, {}, found.keys()))
 
 
-def kind_of(tensor: Tensor) -> str:
+def kind_of(tensor: Tensor, of: Meaning) -> str:
     """Return what of a tensor is hashed: ``values`` or ``bytes``."""
-    return "values" if tensor.type in FLOAT_BYTES else "bytes"
+    return "values" if tensor.type in FLOAT_BYTES or tensor.name in of.quantized else "bytes"
 
 
 def significant(shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -193,11 +198,13 @@ class _Piece(NamedTuple):
     stop: int
 
 
-def hashes(model: Model, tensors: Iterable[Tensor], threads: int | None, progress: Progress | None) -> dict[str, str]:
-    """Return the hash of each tensor, in hex, by name."""
-    tensors = sorted(tensors, key=attrgetter("part", "offset"))
-    found = {tensor.name: sha256() for tensor in tensors}
-    total, done = sum(tensor.nbytes for tensor in tensors), 0
+def hashes(of: Meaning, tensors: Iterable[Tensor], threads: int | None, progress: Progress | None) -> dict[str, str]:
+    """Return the hash of each tensor that is meant, in hex, by name."""
+    model = of.model
+    everything = sorted(tensors, key=attrgetter("part", "offset"))
+    found = {tensor.name: sha256() for tensor in everything}
+    total, done = sum(tensor.nbytes for tensor in everything), 0
+    tensors = [tensor for tensor in everything if tensor.name not in of.quantized]
     for part, of_part in groupby(tensors, key=attrgetter("part")):
         with model.parts[part].map() as file:
             for hashed in in_order(partial(_hashed, file), _jobs(of_part), threads):
@@ -207,7 +214,27 @@ def hashes(model: Model, tensors: Iterable[Tensor], threads: int | None, progres
                 if progress is not None:
                     progress(done, total)
             file.check()
-    return {name: of.hexdigest() for name, of in found.items()}
+    for name in found.keys() & of.quantized.keys():
+        for digest in _quantized_digests(model, of.quantized[name], threads):
+            found[name].update(digest)
+        done += of.quantized[name].tensor.nbytes
+        if progress is not None:
+            progress(done, total)
+    return {name: hash.hexdigest() for name, hash in found.items()}
+
+
+def _quantized_digests(model: Model, one: Quantized, threads: int | None) -> Iterator[bytes]:
+    """Yield what each piece of a quantized tensor adds to its hash."""
+    with ExitStack() as stack:
+        parts = {tensor.part for tensor in one.sources.values()}
+        files = {part: stack.enter_context(model.parts[part].map()) for part in parts}
+
+        def digest(first: int) -> bytes:
+            words = canonical(one.words(files, first, min(PIECE_VALUES, one.tensor.values - first)), "F32")
+            one.forget(files)
+            return bytes([words.itemsize]) + sha256(words.data).digest()
+
+        yield from in_order(digest, range(0, one.tensor.values, PIECE_VALUES), threads)
 
 
 def _jobs(tensors: Iterable[Tensor]) -> Iterator[list[_Piece]]:

@@ -13,8 +13,9 @@ import numpy as np
 
 import truebits_native as native
 from truebits.comparing import sides
-from truebits.comparing.sides import ITEM_BYTES, Side, spans
+from truebits.comparing.sides import ITEM_BYTES, AnySide, QuantizedSide, spans
 from truebits.files.mapping import MappedFile
+from truebits.files.tensor import Tensor
 from truebits.files.types import FLOAT_BYTES
 from truebits.numbers.words import to_singles
 from truebits_native import reference
@@ -71,8 +72,8 @@ class Measured(NamedTuple):
 class Both:
     """Two tensors of one shape, mapped."""
 
-    ours: Side
-    theirs: Side
+    ours: AnySide
+    theirs: AnySide
     left: MappedFile
     right: MappedFile
     threads: int | None
@@ -101,29 +102,39 @@ class Both:
         self.ours.forget(self.left, first, count)
         self.theirs.forget(self.right, first, count)
 
+    @property
+    def is_quantized(self) -> bool:
+        """A side's values are more than its bytes: settings of its checkpoint say what they mean."""
+        return isinstance(self.ours, QuantizedSide) or isinstance(self.theirs, QuantizedSide)
+
     def same_bytes(self) -> bool:
         """Tell whether they are of one type, and the same byte for byte."""
-        a, b = self.ours.tensor, self.theirs.tensor
-        if (a.type, a.nbytes) != (b.type, b.nbytes):
+        if self.ours.tensor.type != self.theirs.tensor.type:
             return False
+        stored = list(self.ours.stored(self.left)), list(self.theirs.stored(self.right))
+        if [tensor.nbytes for _, tensor in stored[0]] != [tensor.nbytes for _, tensor in stored[1]]:
+            return False
+        return all(self._same_range(*ours, *theirs) for ours, theirs in zip(*stored, strict=True))
+
+    def _same_range(self, left: MappedFile, a: Tensor, right: MappedFile, b: Tensor) -> bool:
         step = 4 * sides.PIECE_VALUES
         for at in range(0, a.nbytes, step):
             size = min(step, a.nbytes - at)
             pieces = []
-            for file, start in ((self.left, a.offset + at), (self.right, b.offset + at)):
+            for file, start in ((left, a.offset + at), (right, b.offset + at)):
                 file.check()
-                file.expect_all([(start, start + size)])
                 pieces.append(np.frombuffer(file.data, np.uint8, size, start))
             if not _equal(pieces[0], pieces[1], self.threads, a.nbytes > LARGE_BYTES):
                 return False
-            self.left.forget(a.offset + at, a.offset + at + size)
-            self.right.forget(b.offset + at, b.offset + at + size)
+            left.forget(a.offset + at, a.offset + at + size)
+            right.forget(b.offset + at, b.offset + at + size)
         return True
 
     def few_blocks(self) -> np.ndarray | None:
         """Return which blocks differ; None if there are many, or the tensors have none."""
         values, nbytes = self.ours.block
-        if self.ours.tensor.type in ITEM_BYTES or self.ours.tensor.type != self.theirs.tensor.type:
+        types = {self.ours.tensor.type, self.theirs.tensor.type}
+        if self.is_quantized or len(types) > 1 or types <= ITEM_BYTES.keys():
             return None
         found: list[np.ndarray] = []
         for first, count in spans(self.values, sides.PIECE_VALUES // 4, values):

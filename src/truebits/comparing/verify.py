@@ -14,6 +14,7 @@ from truebits.files.model import Model, Regexes, matching, open_model, patterns
 from truebits.files.tensor import Tensor
 from truebits.precision.batches import Progress
 from truebits.precision.coverage import Coverage
+from truebits.quantizers.checkpoints import Meaning, meaning
 
 VERDICTS = ("same", "changed", "requantized", "absent", "extra")
 
@@ -114,37 +115,38 @@ def verify(
         As `open`; and if the file changes meanwhile.
     """
     recorded = manifest if isinstance(manifest, Fingerprint) else read_manifest(manifest)
-    model = source if isinstance(source, Model) else open_model(source)
+    of = meaning(source if isinstance(source, Model) else open_model(source))
+    model = of.model
     wanted, unwanted = patterns(select), patterns(exclude)
     rows = {row.name: row for row in matching(recorded.tensors, wanted, unwanted)}
     tensors = {tensor.name: tensor for tensor in matching(model.tensors, wanted, unwanted)}
     if (wanted or unwanted) and not rows and not tensors:
         raise SelectionError("the selection has no tensor, neither in the model nor in the manifest")
-    found = hashes(model, [tensor for tensor in tensors.values() if _may_be_same(rows, tensor)], threads, progress)
-    checks = tuple(_check(name, rows.get(name), tensors.get(name), found.get(name)) for name in {**rows, **tensors})
+    found = hashes(of, [one for one in tensors.values() if _may_be_same(rows, one, of)], threads, progress)
+    checks = tuple(_check(name, rows.get(name), tensors.get(name), found.get(name), of) for name in {**rows, **tensors})
     not_read = {check.name: check.reason for check in checks if check.name in tensors and check.name not in found}
     return Verification(str(model.path), checks, Coverage.of(model.tensors, not_read, tensors.keys()))
 
 
-def _may_be_same(rows: dict[str, TensorFingerprint], tensor: Tensor) -> bool:
+def _may_be_same(rows: dict[str, TensorFingerprint], tensor: Tensor, of: Meaning) -> bool:
     """Tell whether a tensor's hash is worth computing."""
     row = rows.get(tensor.name)
-    return row is not None and _is_alike(row, tensor) and significant(row.shape) == significant(tensor.shape)
+    return row is not None and _is_alike(row, tensor, of) and significant(row.shape) == significant(tensor.shape)
 
 
-def _is_alike(row: TensorFingerprint, tensor: Tensor) -> bool:
+def _is_alike(row: TensorFingerprint, tensor: Tensor, of: Meaning) -> bool:
     """Tell whether the same is hashed on both sides."""
-    return row.kind == kind_of(tensor) and (row.kind == "values" or row.type == tensor.type)
+    return row.kind == kind_of(tensor, of) and (row.kind == "values" or row.type == tensor.type)
 
 
-def _check(name: str, row: TensorFingerprint | None, tensor: Tensor | None, hash: str | None) -> Check:
+def _check(name: str, row: TensorFingerprint | None, tensor: Tensor | None, hash: str | None, of: Meaning) -> Check:
     if tensor is None:
         assert row is not None
         return Check(name, "absent", row.type, None, "only the manifest has it")
     if row is None:
         return Check(name, "extra", None, tensor.type, "only the model has it")
     types = row.type, tensor.type
-    if not _is_alike(row, tensor):
+    if not _is_alike(row, tensor, of):
         return Check(name, "requantized", *types, f"stored as {tensor.type}, was {row.type}: not comparable by hash")
     if hash is None:
         now, was = (" x ".join(map(str, shape)) or "scalar" for shape in (tensor.shape, row.shape))
