@@ -88,6 +88,20 @@ def test_short_rows_are_not_found_by_chance(tmp_path, seed):
     assert found(tmp_path / "m.safetensors") == {}
 
 
+def test_many_narrow_values_in_no_whole_row_are_no_run(tmp_path):
+    values = draws(100)
+    values[:, ::2] = rounded(values[:, ::2].copy(), "fp16")
+    write_safetensors(tmp_path / "m.safetensors", {"a": values})
+    assert found(tmp_path / "m.safetensors") == {}
+
+
+def test_runs_longer_than_what_is_read_at_once(tmp_path, monkeypatch):
+    monkeypatch.setattr("truebits.precision.rows.BYTES_AT_ONCE", 4 * ROW * 7)
+    runs = [(3, 40, "fp16"), (48, 49, "bf16"), (90, 99, "fp16")]
+    write_safetensors(tmp_path / "m.safetensors", {"a": mixed(runs)})
+    assert found(tmp_path / "m.safetensors") == {"a": runs}
+
+
 def test_the_document_and_the_table(tmp_path):
     path = tmp_path / "m.safetensors"
     write_safetensors(path, {"a": mixed([(40, 49, "fp16")]), "b": draws(9)})

@@ -64,6 +64,9 @@ class Evidence:
     bits : dict of (str, str) to int
         By format, and a wider one: bits of the values inside that are zero by chance only if the values are
         in truth of the wider one.
+    kinds : dict of (str, str) to int
+        The same of different magnitudes, so many as there can be: what is multiplied by one number is no more proof
+        than that number.
     telling : int
         Values with more than `FEW_BITS` mantissa bits.
     magnitude : int or None
@@ -90,6 +93,7 @@ class Evidence:
     values: int
     outside: dict[str, int]
     bits: dict[tuple[str, str], int]
+    kinds: dict[tuple[str, str], int]
     telling: int = 0
     magnitude: int | None = None
     flushed_bits: int = 0
@@ -110,12 +114,15 @@ class Evidence:
         table = _questions(type, formats)[profile.bins]
         numbers = iter((profile.counts @ table).tolist())
         outside = {name: next(numbers) for name in names}
-        bits = {pair: next(numbers) for pair in combinations(names, 2)}
+        pairs = tuple(combinations(names, 2))
+        bits = {pair: next(numbers) for pair in pairs}
+        most = np.minimum(profile.counts, _magnitudes(type)[profile.bins])
+        kinds = dict(zip(pairs, (most @ table[:, len(names) : len(names) + len(pairs)]).tolist(), strict=True))
         sums = dict(zip(SUMS, numbers, strict=True))
         in_fp8, in_bf16 = sums.pop("whole_bits_fp8"), sums.pop("whole_bits")
         sums["whole_bits"] = in_bf16 if outside["fp8_e4m3fn"] else in_fp8
         nan = profile.nan
-        return cls(type, profile.values - nan, outside, bits, magnitude=profile.magnitude, nan=nan, **sums)
+        return cls(type, profile.values - nan, outside, bits, kinds, magnitude=profile.magnitude, nan=nan, **sums)
 
     @classmethod
     def merge(cls, parts: Iterable[Evidence]) -> Evidence:
@@ -138,6 +145,7 @@ class Evidence:
             type=types.pop(),
             outside={name: sum(part.outside[name] for part in parts) for name in parts[0].outside},
             bits={pair: sum(part.bits[pair] for part in parts) for pair in parts[0].bits},
+            kinds={pair: sum(part.kinds[pair] for part in parts) for pair in parts[0].kinds},
             magnitude=magnitudes.pop() if len(magnitudes) == 1 else None,
             **{name: sum(getattr(part, name) for part in parts) for name in added},
         )
@@ -160,6 +168,13 @@ def at_scale(profile: PrecisionProfile, format: Format) -> Format:
 def most_exceptions(values: int) -> float:
     """Return how many values may be exceptions from what most are."""
     return max(1, (1 - MOST) * values)
+
+
+@cache
+def _magnitudes(type: str) -> np.ndarray:
+    """How many different magnitudes a bin can have, by bin."""
+    layout = LAYOUTS[type]
+    return 1 << np.clip(layout.table_bits - layout.trailing - 1, 0, 40)
 
 
 @cache

@@ -123,7 +123,11 @@ def _narrowest(evidence: Evidence, fitting: list[str]) -> Origin | None:
         if bits < BITS_WANTED:
             few = f"{exact}, but only {evidence.telling:,} have enough bits to tell it from {_title(wider)}"
             return Origin("ambiguous", 1 - odds, few, fitting[0], fitting[0])
-        if name == "fp16" and evidence.type != "F16" and (computed := _computed(evidence)):
+        kinds = min(evidence.kinds[name, wider] for wider in fitting[at:])
+        if kinds < BITS_WANTED:
+            few = f"{exact}, but too few of them differ to tell it from what else holds them"
+            return Origin("ambiguous", 1 - 2.0**-kinds, few, fitting[0], fitting[0])
+        if name in ("fp16", "tf32") and evidence.type != "F16" and (computed := _computed(evidence, name)):
             return computed
         trace = _trace_of_fp16(evidence) if name == "bf16" and wider == "fp16" and evidence.type != "F16" else None
         others = " (fits FP16: FP16, TF32, or arithmetic on BF16)" if name == "fp16" and evidence.type != "F16" else ""
@@ -132,18 +136,18 @@ def _narrowest(evidence: Evidence, fitting: list[str]) -> Origin | None:
     return None
 
 
-def _computed(evidence: Evidence) -> Origin | None:
-    """Judge values that FP16 holds, and that set its last bit too seldom to be its own; None if they do not."""
+def _computed(evidence: Evidence, name: str) -> Origin | None:
+    """Judge values that FP16 or TF32 holds, and that set its last bit too seldom to be its own; else None."""
     last, of = evidence.last_bits_set, evidence.last_bits
     bits = _bits_against(last, of, LAST_BIT_SET)
     if bits < BITS_DOUBTED:
         return None
-    seldom = f"{last:,} of {of:,} set the last bit, which those of FP16 do once in two"
-    reason = f"all {evidence.values:,} values are exact in FP16, but {seldom}: {_by_chance(int(bits))}"
+    seldom = f"{last:,} of {of:,} set its last bit, which its own values do once in two"
+    reason = f"all {evidence.values:,} values are exact in {_title(name)}, but {seldom}: {_by_chance(int(bits))}"
     if bits < BITS_WANTED:
-        return Origin("ambiguous", 1 - 2.0**-bits, f"{reason}; FP16, TF32, or arithmetic on BF16", "fp16", "fp16")
+        return Origin("ambiguous", 1 - 2.0**-bits, f"{reason}; FP16, TF32, or arithmetic on BF16", name, name)
     computed = f"{reason}; computed from coarser values, as a mean of BF16"
-    return Origin(FLOAT_FORMATS[evidence.type], 1 - 2.0**-bits, computed, "fp16", "fp16")
+    return Origin(FLOAT_FORMATS[evidence.type], 1 - 2.0**-bits, computed, name, name)
 
 
 def _bits_against(some: int, all: int, chance: float) -> float:

@@ -31,7 +31,7 @@ from truebits.precision.profile import PrecisionProfile
 LOW_BITS = {"F32": 13, "F16": 3, "F64": 29}
 """Bits that are zero in every normal value of a narrower format: FP16 in F32, BF16 in F16, F32 in F64."""
 
-ROWS_AT_ONCE = 4096
+BYTES_AT_ONCE = 16 << 20
 
 
 @dataclass(frozen=True)
@@ -172,7 +172,10 @@ def _counted(model: Model, tensor: Tensor, row: int, numbers: np.ndarray, thread
     item = FLOAT_BYTES[tensor.type]
     table = _misfits(tensor.type)
     with model.parts[tensor.part].map() as file:
-        for some in np.split(numbers, range(ROWS_AT_ONCE, numbers.size, ROWS_AT_ONCE)):
+        at_once = max(1, BYTES_AT_ONCE // (row * item))
+        for some in np.split(numbers, np.searchsorted(numbers, range(at_once, tensor.values // row, at_once))):
+            if not some.size:
+                continue
             file.check()
             first, last = int(some[0]), int(some[-1]) + 1
             start, size = tensor.offset + first * row * item, (last - first) * row * item

@@ -83,7 +83,7 @@ def before(words: np.ndarray, change: Change) -> Evidence:
     pairs |= {(name, "f32"): int(bits[name].sum()) for name in CANDIDATES}
     pairs["bf16", "fp16"] = int(np.where(kept["fp16"], np.maximum(bits["bf16"] - bits["fp16"], 0), 0).sum())
     telling = int(np.count_nonzero((bits["bf16"] > 0) | (bits["fp16"] > 0)))
-    return Evidence("F32", words.size, outside, pairs, telling, converted=words.size, fractions=words.size)
+    return Evidence("F32", words.size, outside, pairs, pairs, telling, converted=words.size, fractions=words.size)
 
 
 def bits_of_fp16(words: np.ndarray, change: Change) -> int:
