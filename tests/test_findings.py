@@ -161,3 +161,16 @@ def test_what_lacks_its_scales_is_told_of(tmp_path):
     done = CliRunner().invoke(app, ["scan", str(path), "--wide"]).stdout
     assert "5 of 6 F32 tensors, 95.2 % of the values: fp8_e4m3fn; all 81,920 values are exact in FP8 E4M3FN" in done
     assert "1 of 6 F32 tensors, 4.8 % of the values: f32 (b.weight)" in done
+
+
+def test_what_the_header_promises_is_found_in_a_scan(tmp_path):
+    path = tmp_path / "model-Q4_K_M.gguf"
+    writer = GGUFWriter(path, "llama")
+    writer.add_block_count(2)
+    writer.add_tensor("blk.0.ffn_up.weight", PLAIN)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    assert kinds(tb.scan(path)) == {("missing_block", "error", ()), ("label", "warning", ())}
+    assert tb.check(path).verdict == "failed"

@@ -32,6 +32,7 @@ def show(
         return
     opened = open_model(model)
     chosen = opened.select(include, exclude)
+    from truebits.precision.findings import header_findings
     from truebits.report import listing
     from truebits.report.table import terminal_width
 
@@ -43,7 +44,7 @@ def show(
     width = terminal_width()
     if style == "text":
         click.echo(listing.about(opened, width))
-        for finding in listing.findings(opened):
+        for finding in header_findings(opened):
             click.echo(f"{finding.level}: {finding.message}")
         click.echo()
     if by_tensor or include or exclude:

@@ -144,12 +144,6 @@ class BlockProfile:
         return self.used.bit_count()
 
     @property
-    def is_zero(self) -> bool:
-        """All scales are zero, and with them the values; offsets, if there are any, of the sampled blocks."""
-        scales = self.blocks * self.layout.scales
-        return 0 < scales <= self.zero_scales and self.dead == self.sampled_groups
-
-    @property
     def degenerate(self) -> int:
         """Number of sampled groups whose values have one and the same code (for Q8_0: the same cell)."""
         return int(self.distinct[1])
@@ -231,6 +225,12 @@ class BlockPrecision(BlockProfile):
     def is_sampled(self) -> bool:
         """Some of the blocks were not looked at, not even their scales."""
         return self.blocks * self.layout.nbytes < self.tensor.nbytes
+
+    @property
+    def is_zero(self) -> bool:
+        """All scales were read and are zero, and with them the values; offsets, if any, of the sampled blocks."""
+        scales = self.blocks * self.layout.scales
+        return 0 < scales <= self.zero_scales and not self.is_sampled and self.dead == self.sampled_groups
 
     @property
     def coverage(self) -> Coverage:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from truebits.errors import printable
+from truebits.files.claims import label_of, missing_blocks
+from truebits.files.model import Model
 
 LEVELS = ("error", "warning", "note")
 
@@ -42,6 +44,15 @@ class Finding:
         """Return what stands in a JSON document under ``findings``."""
         names = [printable(name) for name in self.tensors]
         return {"kind": self.kind, "level": self.level, "tensors": names, "message": self.message}
+
+
+def header_findings(model: Model) -> Iterator[Finding]:
+    """Find what the header alone tells is wrong: promised blocks that are not there, a label that misleads."""
+    missing, label = missing_blocks(model), label_of(model)
+    if missing:
+        yield Finding("missing_block", "error", (), missing.message)
+    if label and label.contradiction:
+        yield Finding("label", "warning", (), label.contradiction)
 
 
 def worst_first(findings: Iterable[Finding]) -> tuple[Finding, ...]:

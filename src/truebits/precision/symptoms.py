@@ -16,7 +16,7 @@ from truebits.numbers.formats import find
 from truebits.precision.bins import LAYOUTS
 from truebits.precision.coverage import Coverage, count, share
 from truebits.precision.evidence import Evidence
-from truebits.precision.findings import Finding, worst_first
+from truebits.precision.findings import Finding, header_findings, worst_first
 from truebits.precision.swapped import FEWEST
 
 if TYPE_CHECKING:
@@ -68,6 +68,7 @@ def findings_of(report: Report) -> tuple[Finding, ...]:
     """Find what is wrong with a scanned model."""
     facts = {name: _facts(one) for name, one in report.tensors.items() if one.values}
     found = [
+        *header_findings(report.model),
         *_special(report, "nan", "NaN", {name: of.nan for name, of in facts.items() if of.nan}),
         *_special(report, "inf", "Inf", {name: of.inf for name, of in facts.items() if of.inf}),
         *_lost_blocks(report),

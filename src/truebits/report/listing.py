@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from truebits.errors import printable, shortened
-from truebits.files.claims import label_of, missing_blocks
+from truebits.files.claims import label_of
 from truebits.files.header import Header
 from truebits.files.model import Model
 from truebits.files.part import Part
 from truebits.files.stores import Found
 from truebits.files.tensor import Tensor
-from truebits.precision.findings import Finding
+from truebits.precision.findings import header_findings
 from truebits.report.table import Amount, Bytes, Table, amount, nbytes, percent
 
 MOST_LISTED = 6
@@ -58,17 +58,6 @@ def name_of(model: Model) -> str:
     """Return what a model calls itself, or its file's name."""
     name = model.value("general.name")
     return name if isinstance(name, str) and name.strip() else model.path.name or str(model.path)
-
-
-def findings(model: Model) -> list[Finding]:
-    """Return what the header alone tells is wrong: promised blocks that are not there, a label that misleads."""
-    found = []
-    missing, label = missing_blocks(model), label_of(model)
-    if missing:
-        found.append(Finding("missing_block", "error", (), missing.message))
-    if label and label.contradiction:
-        found.append(Finding("label", "warning", (), label.contradiction))
-    return found
 
 
 def types(model: Model) -> Table:
@@ -164,7 +153,7 @@ def document(model: Model, chosen: tuple[Tensor, ...], verb: str = "show") -> It
         "warnings": [
             f"{printable(part.path.name)}: {finding.message}" for part in model.parts for finding in part.findings
         ],
-        "findings": [finding.to_dict() for finding in findings(model)],
+        "findings": [finding.to_dict() for finding in header_findings(model)],
     }
     yield json.dumps(head)[:-1]
     yield ', "metadata": {'
