@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 # Optional parts to install; with EXTRAS=[eval-native] pip builds llama.cpp here, which takes ten minutes or more.
-EXTRAS ?= [eval,plot]
+EXTRAS ?= [eval]
 
 .PHONY: demo test test-slow test-nojit bench lint clean
 
@@ -34,7 +34,7 @@ lint: $(VENV)/.lint
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check --upgrade "pip>=25.1"
-	$(BIN)/pip install --quiet --disable-pip-version-check --editable ".$(EXTRAS)"
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-compile --editable ".$(EXTRAS)"
 	touch $@
 
 $(VENV)/.test: $(VENV)/.installed
