@@ -30,6 +30,11 @@ if TYPE_CHECKING:
     from truebits.experiments.experiment import Candidate as Candidate
     from truebits.experiments.experiment import Experiment as Experiment
     from truebits.experiments.experiment import experiment as experiment
+    from truebits.experiments.recipe import Recipe as Recipe
+    from truebits.experiments.recipe import recipe as recipe
+    from truebits.experiments.sensitivity import Effect as Effect
+    from truebits.experiments.sensitivity import Sensitivity as Sensitivity
+    from truebits.experiments.sensitivity import sensitivity as sensitivity
     from truebits.experiments.synth import synth as synth
     from truebits.files.model import Model as Model
     from truebits.files.model import open_model
@@ -94,6 +99,8 @@ _NAMES = {
     "lineage.kin": ("Siblings",),
     "evaluation.evaluate": ("evaluate", "Evaluation"),
     "experiments.experiment": ("experiment", "Experiment", "Candidate"),
+    "experiments.sensitivity": ("sensitivity", "Sensitivity", "Effect"),
+    "experiments.recipe": ("recipe", "Recipe"),
     "experiments.synth": ("synth",),
     "report.progress": ("progress_bar",),
     "errors": (

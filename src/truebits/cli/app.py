@@ -21,6 +21,7 @@ from truebits.cli.options import THREADS, options
 from truebits.cli.reading import show, verify
 from truebits.cli.rewriting import fakequant, synth, truncate, undo
 from truebits.cli.scanning import scan
+from truebits.cli.sensitivity import recipe, sensitivity
 from truebits.cli.shared import Ended
 from truebits.errors import TruebitsError, printable
 
@@ -50,7 +51,11 @@ def demo(keep: Path | None, threads: int | None) -> None:
     tell(click.echo, keep, threads)
 
 
-for command in (show, scan, check, verify, truncate, fakequant, undo, diff, trace, rank, evaluate, experiment, synth):
+READING = (show, scan, check, verify, diff, trace, rank)
+WRITING = (truncate, fakequant, undo, synth)
+EVALUATING = (evaluate, experiment, sensitivity, recipe)
+
+for command in (*READING, *WRITING, *EVALUATING):
     app.add_command(command)
 
 

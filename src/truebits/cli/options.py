@@ -94,14 +94,17 @@ IN_PLACE = options(
     ALLOW,
 )
 
+CONTEXT = click.option("--context", "n_ctx", type=int, default=512, show_default=True, help="Tokens per chunk of text.")
+BACKEND = click.option(
+    "--backend", type=click.Choice(("wheel", "native")), help="Whose llama.cpp: of the extra eval, or eval-native."
+)
+
 EVALUATION = options(
     click.option("--prompts", type=click.Path(path_type=Path), help="File of one prompt per line."),
-    click.option("--context", "n_ctx", type=int, default=512, show_default=True, help="Tokens per chunk of text."),
+    CONTEXT,
     click.option("--chunks", type=int, help="Only the first so many; default: all."),
     click.option("--rounds", type=int, default=5, show_default=True, help="Of the timings; 0 for none."),
     click.option("--answer-tokens", type=int, default=48, show_default=True, help="Length of an answer, at most."),
     click.option("--seed", type=int, default=0, show_default=True, help="Of the timings' bootstrap."),
-    click.option(
-        "--backend", type=click.Choice(("wheel", "native")), help="Whose llama.cpp: of the extra eval, or eval-native."
-    ),
+    BACKEND,
 )

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from truebits.errors import UsageError
+from truebits.evaluation.crew import check_numbers, cut_chunks, load_models, settings_of, stepper
 from truebits.evaluation.dialogue import PROMPTS, Answer, compare_replies, read_text
 from truebits.evaluation.inference import Settings, Vocabulary
 from truebits.evaluation.llama import require_llama
@@ -25,18 +26,11 @@ from truebits.evaluation.worker import Worker
 from truebits.files.model import Model, open_gguf
 from truebits.precision.batches import Progress
 
-BATCH = 512
-"""Tokens that llama.cpp decodes at a time, at most."""
-
 SPEED_TOKENS = 32
 """Decoded one by one to measure the speed."""
 
 FIXED = {"kv_cache": "F32", "flash_attention": False, "gpu_layers": 0}
 """Settings that `Inference` gives no choice of."""
-
-SMALLEST_CONTEXT = 8
-SMALLEST_ROUNDS = 5
-"""Of fewer, chance alone too often makes all speak for the same model."""
 
 
 @dataclass(frozen=True)
@@ -188,23 +182,23 @@ def evaluate_many(
         In the candidates' order.
     """
     require_llama(backend)
-    _check_numbers(n_ctx=n_ctx, chunks=chunks, threads=threads, rounds=rounds, answer_tokens=answer_tokens)
+    check_numbers(n_ctx=n_ctx, chunks=chunks, threads=threads, rounds=rounds, answer_tokens=answer_tokens)
     asked = list(PROMPTS if prompts is None else prompts)
     contents = read_text(text)
     paths = [str(open_gguf(model).parts[0].path) for model in (base, *candidates)]
     if len(paths) == 1:
         raise UsageError("there is no candidate to evaluate")
-    settings = Settings(n_ctx, min(n_ctx, BATCH), threads or len(os.sched_getaffinity(0)), backend)
+    settings = settings_of(n_ctx, threads, backend)
     with ExitStack() as stack:
         crew = [
             stack.enter_context(closing(Worker("candidate" if number else "base", path, settings)))
             for number, path in enumerate(paths)
         ]
-        vocabulary = _load(crew, n_ctx)
-        parts = _chunks(crew[0].ask("tokenize", contents), vocabulary, n_ctx, chunks)
+        vocabulary = load_models(crew, n_ctx)
+        parts = cut_chunks(crew[0].ask("tokenize", contents), vocabulary, n_ctx, chunks)
         openings, template = _openings(crew, asked, answer_tokens, settings, vocabulary)
         again = len(asked) + (rounds + 1 if rounds else 0)
-        step = _stepper(progress, steps(len(parts), len(crew)) + again * len(crew))
+        step = stepper(progress, steps(len(parts), len(crew)) + again * len(crew))
         floor, *scores = score_chunks(crew, parts, vocabulary.size, step)
         answers = _answers(crew, asked, openings, answer_tokens, step)
         timings = _timings(crew, parts[0], rounds, seed, step)
@@ -236,77 +230,6 @@ def evaluate_many(
         )
         for path, one, replies, (load, speed) in zip(paths[1:], scores, answers, timings, strict=True)
     ]
-
-
-def _check_numbers(*, n_ctx: int, chunks: int | None, threads: int | None, rounds: int, answer_tokens: int) -> None:
-    if n_ctx < SMALLEST_CONTEXT:
-        raise UsageError(f"a context of {n_ctx} tokens is too short: give at least {SMALLEST_CONTEXT}")
-    for name, number in (("chunks", chunks), ("threads", threads), ("tokens per answer", answer_tokens)):
-        if number is not None and number < 1:
-            raise UsageError(f"{number} {name}: give at least 1")
-    if rounds < 0 or 0 < rounds < SMALLEST_ROUNDS:
-        raise UsageError(f"{rounds} rounds tell nothing from chance: give at least {SMALLEST_ROUNDS}, or 0 for none")
-
-
-def _stepper(progress: Progress | None, total: int) -> Callable[[], None]:
-    done = 0
-
-    def step() -> None:
-        nonlocal done
-        done += 1
-        if progress is not None:
-            progress(done, total)
-
-    return step
-
-
-def _load(crew: Sequence[Worker], n_ctx: int) -> Vocabulary:
-    """Load all models; return the vocabulary that they share.
-
-    Raises
-    ------
-    UsageError
-        They do not share one, or one was trained for less context.
-    """
-    for method in ("load", "vocabulary"):
-        for worker in crew:
-            worker.send(method)
-        found = [worker.receive() for worker in crew]
-    base, *others = found
-    for worker, vocabulary in zip(crew, found, strict=True):
-        if vocabulary.trained_context < n_ctx:
-            raise UsageError(
-                f"{worker.name}: was trained for {vocabulary.trained_context} tokens of context, not {n_ctx}"
-            )
-    for worker, other in zip(crew[1:], others, strict=True):
-        if other.size != base.size:
-            raise UsageError(
-                f"{worker.name}: has another vocabulary: {other.size:,} tokens, the base has {base.size:,}"
-            )
-        if (other.digest, other.bos) != (base.digest, base.bos):
-            raise UsageError(f"{worker.name}: has another vocabulary: as many tokens as the base, but not the same")
-    return base
-
-
-def _chunks(tokens: np.ndarray, vocabulary: Vocabulary, n_ctx: int, limit: int | None) -> np.ndarray:
-    """Cut a text's tokens into chunks, each with the token that begins a text in place of its first.
-
-    Returns
-    -------
-    ndarray of int32, shape (chunks, n_ctx)
-
-    Raises
-    ------
-    UsageError
-        There is not one.
-    """
-    count = min(len(tokens) // n_ctx, limit or len(tokens))
-    if not count:
-        raise UsageError(f"the text has {len(tokens):,} tokens; one chunk takes {n_ctx:,}")
-    chunks = tokens[: count * n_ctx].reshape(count, n_ctx)
-    if vocabulary.bos is not None:
-        chunks[:, 0] = vocabulary.bos
-    return chunks
 
 
 def _openings(

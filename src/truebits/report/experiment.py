@@ -145,10 +145,10 @@ def _verdict(timing: Timing, unit: str, factor: float) -> str:
 
 
 def _predicted(of: Evaluation) -> list[str | Table]:
-    return [_predictions(of), _effect(of), _by(of.settings)]
+    return [_predictions(of), _effect(of), computed_by(of.settings)]
 
 
-def _by(settings: dict[str, Any]) -> str:
+def computed_by(settings: dict[str, Any]) -> str:
     """Say what computed the predictions."""
     flags = (flag.split() for flag in settings["cpu_features"].removeprefix("CPU : ").split("|"))
     on = (name for name, _, value in flags if value == "1")
