@@ -5,6 +5,12 @@ name in `truebits_native.reference`, and gives bit-identical results for any num
 Small work goes to the twin, because importing Numba and loading a kernel takes longer.
 """
 
+import sys as _sys
+
+if _sys.byteorder != "little":
+    raise ImportError("truebits_native maps files, which are little-endian: it does not run on a big-endian machine")
+
+
 from truebits_native.blocks import block_counts
 from truebits_native.chunks import CHUNK
 from truebits_native.codes import code_counts

@@ -1,5 +1,11 @@
 """truebits: what precision do these weights truly carry, and what happens if they carry less?"""
 
+import sys as _sys
+
+if _sys.byteorder != "little":
+    raise ImportError("truebits maps files, which are little-endian: it does not run on a big-endian machine")
+
+
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 

@@ -13,6 +13,9 @@ from typing import NamedTuple
 
 LONG_RANGE = 8 << 20
 
+READING = os.O_RDONLY | sum(getattr(os, flag, 0) for flag in ("O_NONBLOCK", "O_CLOEXEC", "O_BINARY"))
+"""How files are opened to be read: never waiting for the other end of a pipe; with what the system has of it."""
+
 
 class Identity(NamedTuple):
     """What tells one state of one file from another."""
@@ -61,7 +64,7 @@ class MappedFile:
 
     def __init__(self, path: Path, expected: Identity | None = None):
         self.path = path
-        self.descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        self.descriptor = os.open(path, READING)
         try:
             status = os.fstat(self.descriptor)
             if stat.S_ISDIR(status.st_mode):
@@ -72,9 +75,7 @@ class MappedFile:
             if expected is not None and self.identity != expected:
                 raise FileChanged(errno.ESTALE, "has changed since its header was read", str(path))
             empty = self.identity.size == 0
-            self.data: mmap.mmap | bytes = (
-                b"" if empty else mmap.mmap(self.descriptor, 0, prot=mmap.PROT_READ, flags=mmap.MAP_PRIVATE)
-            )
+            self.data: mmap.mmap | bytes = b"" if empty else _mapped(self.descriptor)
         except BaseException:
             os.close(self.descriptor)
             raise
@@ -99,7 +100,7 @@ class MappedFile:
         A short one is only read ahead.
         """
         long = stop - start >= LONG_RANGE
-        self._advise(mmap.MADV_HUGEPAGE if long else mmap.MADV_WILLNEED, start, stop)
+        self._advise("MADV_HUGEPAGE" if long else "MADV_WILLNEED", start, stop)
 
     def expect_all(self, ranges: Iterable[tuple[int, int]]) -> None:
         """Say which byte ranges will be read, as far as one knows: a remote file gets them all at once."""
@@ -114,11 +115,20 @@ class MappedFile:
 
     def forget(self, start: int, stop: int) -> None:
         """Unmap a byte range's pages (they stay in the page cache), so that memory stays flat."""
-        self._advise(mmap.MADV_DONTNEED, start, stop)
+        self._advise("MADV_DONTNEED", start, stop)
 
-    def _advise(self, advice: int, start: int, stop: int) -> None:
+    def _advise(self, name: str, start: int, stop: int) -> None:
+        advice = getattr(mmap, name, None)
+        if advice is None:  # macOS has no huge pages to ask for, Windows no advice at all
+            return
         start -= start % mmap.PAGESIZE
         stop = min(stop, self.identity.size)
         if stop > start and isinstance(self.data, mmap.mmap):
             with suppress(OSError):  # advice only: a kernel without huge pages says EINVAL
                 self.data.madvise(advice, start, stop - start)
+
+
+def _mapped(descriptor: int) -> mmap.mmap:
+    if hasattr(mmap, "MAP_PRIVATE"):
+        return mmap.mmap(descriptor, 0, prot=mmap.PROT_READ, flags=mmap.MAP_PRIVATE)
+    return mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ)  # Windows

@@ -21,6 +21,7 @@ from truebits.files.model import Model
 from truebits.files.part import Part
 from truebits.files.tensor import Tensor
 from truebits.files.types import FLOAT_BYTES
+from truebits.rewriting import durable
 from truebits.rewriting.copy import Blocks, Change, check_layout, digest, others, pieces, single_values, words_of
 from truebits.rewriting.durable import sync, write_all
 from truebits.rewriting.locks import locked
@@ -192,6 +193,8 @@ def check_parts(model: Model, tensors: list[Tensor], allow: set[str]) -> None:
 def check_allowed(part: Part, allow: set[str]) -> None:
     """Refuse a file that may be more than it seems: each refusal names the flag that overrides it."""
     path = part.path
+    if durable.fcntl is None:
+        raise Refused(f"{path}: in place works on Linux and macOS, where files can be locked; write a new file")
     if path.is_symlink() and "symlink" not in allow:
         raise Refused(f"{path} is a symbolic link to {path.resolve()}; --allow symlink changes what it points to")
     links = path.stat().st_nlink
