@@ -13,7 +13,9 @@ from safetensors_bytes import Tensors, safetensors
 from truebits.comparing.diff import diff
 from truebits.comparing.fingerprint import fingerprint
 from truebits.comparing.verify import verify
+from truebits.errors import BadConfig, ModelFileError
 from truebits.files.model import Model, open_model
+from truebits.files.types import FLOAT_BYTES
 from truebits.numbers.words import to_singles
 from truebits.precision.coverage import Coverage
 from truebits.precision.profile import PrecisionProfile
@@ -331,3 +333,71 @@ def test_a_weight_and_its_scale_in_two_files(tmp_path):
     plain = folder(tmp_path / "plain", {"m.weight": stored("F32", values)})
     assert diff(model, plain).verdict == "same values"
     assert fingerprint(model).value == fingerprint(plain).value
+
+
+OTHER_TYPES = {"I64": 8, "F32": 4, "C64": 8, "BF16": 2, "U8": 1, "BOOL": 1, "F8_E4M3": 1, "F8_E8M0": 1}
+
+
+def damaged(tensors: Tensors):
+    """Yield what a hostile file might have instead."""
+    for name, (type, shape, raw) in tensors.items():
+        yield f"without {name}", {other: of for other, of in tensors.items() if other != name}
+        item = max(1, len(raw) // max(1, int(np.prod(shape))))
+        for short in ((), (1,), (0,), (1, 1), (0, 4), (2, 3, 5), (*shape, 1), shape[::-1], shape[:-1]):
+            count = int(np.prod(short))
+            yield f"{name} as {short}", {**tensors, name: (type, short, (raw * 9 + bytes(999))[: count * item])}
+        for other, size in (
+            ("I64", 8),
+            ("F32", 4),
+            ("BF16", 2),
+            ("U8", 1),
+            ("BOOL", 1),
+            ("F8_E4M3", 1),
+            ("F8_E8M0", 1),
+        ):
+            count = len(raw) // size
+            yield f"{name} in {other}", {**tensors, name: (other, (count,), raw[: count * size])}
+        yield f"{name} of noise", {**tensors, name: (type, shape, RANDOM.bytes(len(raw)))}
+        yield f"{name} of ones", {**tensors, name: (type, shape, b"\xff" * len(raw))}
+
+
+CONFIGS = (
+    {}, {"bits": 5}, {"bits": -1}, {"bits": "4", "group_size": "x"}, {"group_size": 0}, {"group_size": 10**30},
+    {"quant_method": "???"}, {"quant_method": 7}, {"checkpoint_format": []}, {"version": {}},
+    {"weight_block_size": [0, 0]},
+    {"weight_block_size": [1, 10**30]}, {"config_groups": [1]},
+    {"config_groups": {"a": {"weights": {"num_bits": 99}}}},
+)  # fmt: skip
+
+
+CASES = sorted(path.stem for path in GOLDEN.glob("*.safetensors"))
+QUICK = ("awq", "bnb-int8", "bnb-nf4-nested", "ct-int4-group-zero", "gpt-oss", "gptq-3-act", "hqq-4-axis1", "mlx-5")
+
+
+@pytest.mark.parametrize("case", [pytest.param(one, marks=[pytest.mark.slow] * (one not in QUICK)) for one in CASES])
+def test_no_damage_is_more_than_an_error(tmp_path, case):
+    """Read, or not read and said so; never a crash, and nothing left out of what is meant."""
+    tensors, config, _, _ = golden(case)
+    files = [(name, changed, config) for name, changed in damaged(tensors)]
+    files += [(str(changed), tensors, config | changed) for changed in CONFIGS]
+    for name, changed, settings in files:
+        try:
+            of = meaning(folder(tmp_path, changed, settings))
+        except ModelFileError:
+            continue
+        for one, quantized in of.quantized.items():
+            assert values_of(of, one).size == quantized.tensor.values, name
+        left = {tensor.name for tensor in of.model.tensors}
+        words = {tensor.name for tensor in of.model.tensors if tensor.type in (*FLOAT_BYTES, "I64", "U64", "BOOL")}
+        assert left <= of.quantized.keys() | of.not_read.keys() | words, name
+
+
+@pytest.mark.parametrize(
+    "text", ['{"quantization_config": 7}', "[]", "{" * 3, '{"a":' * 10_000, '{"quantization_config": []}']
+)
+def test_a_config_that_is_none(tmp_path, text):
+    tensors, *_ = golden("gptq-4")
+    folder(tmp_path, tensors)
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(BadConfig):
+        meaning(open_model(tmp_path))

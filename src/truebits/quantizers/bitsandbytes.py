@@ -59,10 +59,10 @@ def _four_bit_rows(state: State, arrays: Arrays, start: int, stop: int) -> np.nd
     chosen = scale.words.reshape(-1)[blocks]
     if "nested_scale" in arrays:
         factors = arrays["nested_scale"].values().reshape(-1)[blocks // state.nested_block]
-        scales = arrays["nested_map"].values()[chosen] * factors + state.offset
+        scales = arrays["nested_map"].values().reshape(-1)[chosen] * factors + state.offset
     else:
         scales = scale.singles(chosen)
-    values = arrays["map"].values()[codes]
+    values = arrays["map"].values().reshape(-1)[codes]
     values *= np.repeat(scales, state.block)[first - int(blocks[0]) * state.block :][: last - first]
     return values.reshape(-1, row)
 
@@ -82,7 +82,7 @@ def four_bit(name: str, sources: Mapping[str, Tensor], method: Method, peek: Pee
         raise NotRead(f"{shape_text(state.shape)} in blocks of {state.block} do not fit {weight.nbytes} bytes")
     if is_nested:
         nested, levels = need(sources, "nested_scale"), need(sources, "nested_map")
-        if nested.values != -(-scale.values // state.nested_block) or levels.shape != (256,):
+        if nested.values != -(-scale.values // state.nested_block) or levels.values != 256:
             raise NotRead(f"its scales' scales are {shape_text(nested.shape)}, and {scale.values} scales need others")
     used = {role: one for role, one in sources.items() if is_nested or not role.startswith("nested")}
     title = "NF4" if said.name.endswith("nf4") else "FP4"

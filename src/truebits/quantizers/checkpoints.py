@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from truebits.errors import shortened
 from truebits.files.model import Model
 from truebits.files.tensor import Tensor
-from truebits.files.types import FLOAT_BYTES, FP8_FORMATS
+from truebits.files.types import BY_NAME, FLOAT_BYTES, FP8_FORMATS
 from truebits.quantizers.forms import FORMS, FP8_METHODS, Form
 from truebits.quantizers.method import Method, method_of
 from truebits.quantizers.quantized import NotRead, Peek, Quantized
@@ -88,7 +88,7 @@ def meaning(model: Model) -> Meaning:
     for tensor in model.tensors:
         if tensor.name not in meant_by and tensor.name not in not_read and _is_code(tensor):
             if tensor.type not in PLAIN:
-                not_read |= {tensor.name: f"{method.name}: not understood"} if method.name else {}
+                not_read |= {tensor.name: f"{method.name or 'quantized'}: not understood"} if method.settings else {}
             elif method.name in FP8_METHODS and tensor.type in FP8_FORMATS:
                 not_read[tensor.name] = "FP8: its scale is absent"
             else:
@@ -123,6 +123,9 @@ def _read(
 ) -> Quantized:
     if method.name is not None and method.name not in form.methods:
         raise NotRead(f"config.json says {method.name}")
+    for one in sources.values():
+        if BY_NAME[one.type].bits < 8 or one.type == "C64":
+            raise NotRead(f"{shortened(one.name)} is {one.type}")
     name = sources["weight"].name.removesuffix(form.ending) + form.weight
     if names.get(name, sources["weight"]) is not sources["weight"]:
         raise NotRead(f"there is a tensor {shortened(name)}, too")

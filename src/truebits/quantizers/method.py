@@ -15,6 +15,10 @@ NESTED = ("text_config", "llm_config", "language_config")
 """Where models of several parts keep what is said of their language model."""
 
 
+LARGEST = 1 << 31
+"""No size of a block or a group is as large."""
+
+
 class Method(NamedTuple):
     """How a checkpoint was quantized.
 
@@ -35,7 +39,7 @@ class Method(NamedTuple):
     def integers(self, *keys: str) -> set[int]:
         """Return every whole number that is said under one of these keys, of the whole or of a group."""
         said = [of.get(key) for of in (self.settings, *self.groups) for key in keys]
-        return {one for one in said if isinstance(one, int) and not isinstance(one, bool)}
+        return {one for one in said if isinstance(one, int) and not isinstance(one, bool) and abs(one) < LARGEST}
 
     @property
     def block(self) -> tuple[int, int] | None:
@@ -43,7 +47,11 @@ class Method(NamedTuple):
         for of in (self.settings, *self.groups):
             for key in ("weight_block_size", "block_structure"):
                 said = of.get(key)
-                if isinstance(said, list) and len(said) == 2 and all(isinstance(n, int) and n > 0 for n in said):
+                if (
+                    isinstance(said, list)
+                    and len(said) == 2
+                    and all(isinstance(n, int) and 0 < n < LARGEST for n in said)
+                ):
                     return said[0], said[1]
         return None
 

@@ -13,6 +13,7 @@ from truebits.files.mapping import MappedFile
 from truebits.files.tensor import Tensor
 from truebits.files.types import BY_NAME
 from truebits.numbers.words import to_singles
+from truebits.quantizers.unpacking import e8m0_table
 
 Files = Mapping[int, MappedFile]
 
@@ -48,6 +49,8 @@ class Stored:
         """Return some of `words` as float32 values, of the same shape."""
         if self.type in DTYPES or self.type.startswith("U"):
             return words.astype(np.float32)
+        if self.type == "F8_E8M0":
+            return e8m0_table()[words]
         own = np.array(words, order="C").reshape(-1)  # the kernels want it aligned
         return to_singles(own, self.type).view(np.float32).reshape(words.shape)
 

@@ -14,10 +14,9 @@ from typing import NamedTuple
 import numpy as np
 
 from truebits.files.tensor import Tensor
-from truebits.files.types import FP8_FORMATS
 from truebits.quantizers.method import Method
 from truebits.quantizers.quantized import Arrays, NotRead, Peek, Quantized, Stored, meant, need, shape_text
-from truebits.quantizers.unpacking import nibbles
+from truebits.quantizers.unpacking import e8m0_table, nibbles
 
 FP4_VALUES = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6], np.float32)
 """E2M1 (OCP Microscaling Formats, table 5) without the sign, which is the fourth bit."""
@@ -36,15 +35,9 @@ def fp4_table() -> np.ndarray:
     return np.concatenate([FP4_VALUES, -FP4_VALUES])
 
 
-@cache
-def e8m0_table() -> np.ndarray:
-    """Return the value of each code of E8M0: a power of two, and NaN for 255 (OCP Microscaling Formats)."""
-    return np.append(np.ldexp(np.float32(1), np.arange(255) - 127), np.float32(np.nan)).astype(np.float32)
-
-
 def scales_of(stored: Stored, words: np.ndarray) -> np.ndarray:
     """Return some of a tensor's scales as float32; bytes without a type of their own are E8M0."""
-    return e8m0_table()[words] if stored.type in E8M0 else stored.singles(words)
+    return e8m0_table()[words] if stored.type == "U8" else stored.singles(words)
 
 
 class Blocks(NamedTuple):
@@ -151,9 +144,7 @@ def scaled(name: str, sources: Mapping[str, Tensor], method: Method, peek: Peek)
 
 def _plain_rows(columns: int, arrays: Arrays, start: int, stop: int) -> np.ndarray:
     weight = arrays["weight"]
-    if weight.type == "F8_E8M0":
-        return e8m0_table()[weight.words.reshape(-1, columns)[start:stop]]
-    if weight.type in FP8_FORMATS:
+    if weight.type != "F4":
         return weight.singles(weight.words.reshape(-1, columns)[start:stop])
     first, last = start * columns, stop * columns
     codes = nibbles(weight.words[first // 2 : -(-last // 2)])

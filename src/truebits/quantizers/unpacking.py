@@ -1,6 +1,8 @@
-"""Codes of 2 to 8 bits out of the words that they are packed in: a stream of bits, the lowest first."""
+"""Codes of 2 to 8 bits out of the words that they are packed in: a stream of bits, the lowest first; and E8M0."""
 
 from __future__ import annotations
+
+from functools import cache
 
 import numpy as np
 
@@ -49,3 +51,9 @@ def unpack(words: np.ndarray, bits: int) -> np.ndarray:
     at, shift = first // 8, (first % 8).astype(np.uint16)
     padded = np.pad(data, ((0, 0), (0, 1))).astype(np.uint16)
     return ((padded[:, at] | padded[:, at + 1] << 8) >> shift & mask).astype(np.uint8)
+
+
+@cache
+def e8m0_table() -> np.ndarray:
+    """Return the value of each code of E8M0: a power of two, and NaN for 255 (OCP Microscaling Formats)."""
+    return np.append(np.ldexp(np.float32(1), np.arange(255) - 127), np.float32(np.nan)).astype(np.float32)
