@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from truebits.files.model import Model
 from truebits.files.tensor import Tensor
+from truebits.files.types import TORCH_DTYPES
 
 FILE_TYPES = {
     0: "F32", 1: "F16", 2: "Q4_0", 3: "Q4_1", 7: "Q8_0", 8: "Q5_0", 9: "Q5_1", 10: "Q2_K", 11: "Q3_K_S",
@@ -23,8 +24,6 @@ FILE_TYPES = {
 
 GUESSED = 1024
 """llama.cpp adds it to a file type that no file said."""
-
-TORCH_DTYPES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16", "float64": "F64"}
 
 IN_A_NAME = re.compile(
     r"(?<![A-Za-z0-9])(I?Q[1-8]_(?:K_(?:XXL|XL|S|M|L)|K|[01]|XXS|XS|NL|S|M)|TQ[12]_0|MXFP4_MOE|MXFP4|NVFP4|BF16|F16|F32)"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import re
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from truebits.errors import UsageError, shortened
 from truebits.files import stores
@@ -34,6 +35,17 @@ def locate(path: Path) -> Path:
     if URL.match(text):
         return _remote(URL.sub(lambda match: f"{match['scheme']}://", text))
     raise FileNotFoundError(errno.ENOENT, f"no such file or folder{_meant(text)}", text)
+
+
+def shown(path: Path) -> Path:
+    """Return a path as it may be printed: of a URL what may be secret (user, query) is left out."""
+    text = str(path)
+    if not URL.match(text) or path.exists():
+        return path
+    plain = urlsplit(URL.sub(lambda match: f"{match['scheme']}://", text))
+    return Path(
+        f"{plain.scheme}://{plain.netloc.rpartition('@')[2] if plain.scheme != 'hf' else plain.netloc}{plain.path}"
+    )
 
 
 def _remote(url: str) -> Path:

@@ -14,7 +14,7 @@ from truebits import errors
 from truebits.errors import printable
 from truebits.files import checkpoint
 from truebits.files.gguf import Limits
-from truebits.files.locate import locate
+from truebits.files.locate import locate, shown
 from truebits.files.mapping import REMOTE, map_file
 from truebits.files.part import Part, read_part
 from truebits.files.shards import check_unique, is_shard, open_shards
@@ -207,7 +207,7 @@ def open_model(path: str | os.PathLike[str], **limits: int) -> Model:
     place = locate(path)
     parts = _folder_parts(place, checked) if place.is_dir() else _file_parts(place, checked)
     tensors = tuple(tensor for part in parts for tensor in part.header.tensors)
-    return Model(path, parts, tensors)
+    return Model(shown(path), parts, tensors)
 
 
 def open_gguf(source: Model | str | os.PathLike[str], remote: bool = False) -> Model:

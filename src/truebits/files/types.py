@@ -81,6 +81,12 @@ FLOAT_BYTES = {name: BY_NAME[name].nbytes for name in FLOAT_FORMATS}
 FP8_FORMATS = {type.name: type.format for type in STORAGE_TYPES if type.format and type.bits == 8}
 """The formats of safetensors' FP8 dtypes."""
 
+WHOLE_NUMBERS = ("I64", "U64", "BOOL")
+"""Types that no quantizer packs codes into: positions, counters, masks."""
+
+TORCH_DTYPES = {"float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16"}
+"""Those types by PyTorch's name, as a ``config.json`` has it."""
+
 FIRST_CLAIMED_TWICE = 39
 """From this number on forks have numbered types of their own before ggml did: BitNet's TL2 is 39, ggml's MXFP4, too."""
 

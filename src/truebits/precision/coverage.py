@@ -17,9 +17,6 @@ SCALES_READ = "all scales read, codes by sample"
 NOT_NEEDED = (NOT_SELECTED, NO_WEIGHTS, SCALES_READ)
 """Why tensors were not read, or not whole, that a verdict on a selection's weights does not need more of."""
 
-WHOLE_NUMBERS = ("I64", "U64", "BOOL")
-"""Types that no quantizer packs codes into: positions, counters, masks."""
-
 
 @dataclass(frozen=True)
 class NotRead:

@@ -9,10 +9,10 @@ from functools import partial
 
 from truebits.files.model import Model, Regexes, open_model
 from truebits.files.tensor import Tensor
-from truebits.files.types import FLOAT_BYTES
+from truebits.files.types import FLOAT_BYTES, WHOLE_NUMBERS
 from truebits.precision.batches import Progress
 from truebits.precision.counting import floating, profiles
-from truebits.precision.coverage import NO_WEIGHTS, NOT_SELECTED, WHOLE_NUMBERS, Coverage
+from truebits.precision.coverage import NO_WEIGHTS, NOT_SELECTED, Coverage
 from truebits.precision.report import Report
 from truebits.quantizers.checkpoints import meaning
 from truebits_native.types import LAYOUTS as BLOCK_LAYOUTS

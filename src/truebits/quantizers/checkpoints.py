@@ -12,14 +12,11 @@ from dataclasses import dataclass, field, replace
 from truebits.errors import shortened
 from truebits.files.model import Model
 from truebits.files.tensor import Tensor
-from truebits.files.types import BY_NAME, FLOAT_BYTES, FP8_FORMATS
+from truebits.files.types import BY_NAME, FLOAT_BYTES, FP8_FORMATS, WHOLE_NUMBERS
 from truebits.quantizers.forms import FORMS, FP8_METHODS, Form
 from truebits.quantizers.method import Method, method_of
 from truebits.quantizers.quantized import NotRead, Peek, Quantized
 from truebits.quantizers.small_floats import plain
-
-WHOLE_NUMBERS = ("I64", "U64", "BOOL")
-"""Types that no quantizer packs codes into: positions, counters, masks."""
 
 PLAIN = (*FP8_FORMATS, "F4", "F8_E8M0")
 """Types that are values by themselves, where they have no scale."""

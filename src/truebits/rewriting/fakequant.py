@@ -19,6 +19,7 @@ import truebits_native as native
 from truebits.errors import Refused, UsageError, VerificationFailed
 from truebits.files.model import Model, Regexes, open_gguf
 from truebits.files.tensor import Tensor
+from truebits.files.types import FLOAT_BYTES
 from truebits.numbers.formats import Format, Target, target
 from truebits.numbers.rounding import Quantizer, Rounding, check
 from truebits.numbers.words import to_singles
@@ -265,7 +266,7 @@ def sweep(
     for format in targets:
         check(format, how)
     model = open_gguf(source)
-    tensors = floating(model.select(select, exclude), ("F32", "F16", "BF16", "F64"), asked=True)
+    tensors = floating(model.select(select, exclude), FLOAT_BYTES, asked=True)
     return [_tried(model, tensors, format, how, threads, progress) for format in targets]
 
 
