@@ -89,7 +89,7 @@ class Sibling:
     ----------
     path : str
     origins : dict of str to Origin
-        Of its unquantized tensors, by storage type.
+        Of its unquantized tensors, by storage type; empty where it is the same as the first, and nothing to tell.
     """
 
     path: str

@@ -59,19 +59,16 @@ def siblings(
         raise UsageError("there is nothing to compare: give two models or more")
     chosen = [{tensor.name: tensor for tensor in model.select(select, exclude)} for model in opened]
     native.expect_work("rounding", sum(tensor.values for tensor in chosen[0].values()))
+    tensors = tuple(_kins(opened, chosen, threads, progress))
+    differs = [any(one.relations[number].kin is not Kin.SAME for one in tensors) for number in range(len(opened) - 1)]
     members = tuple(
         Sibling(
             str(model.path),
-            scan(model, select, exclude, blocks=False, threads=threads).origins() if _plain(tensors) else {},
+            scan(model, select, exclude, blocks=False, threads=threads).origins() if is_telling and _plain(own) else {},
         )
-        for model, tensors in zip(opened, chosen, strict=True)
+        for model, own, is_telling in zip(opened, chosen, (any(differs), *differs), strict=True)
     )
-    tensors = tuple(_kins(opened, chosen, threads, progress))
     return Siblings(members, tensors)
-
-
-def _origins(model: Model, select: Regexes, exclude: Regexes, threads: int | None) -> dict[str, Origin]:
-    return scan(model, select, exclude, blocks=False, threads=threads).origins()
 
 
 def _plain(tensors: dict[str, Tensor]) -> bool:

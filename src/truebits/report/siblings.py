@@ -24,7 +24,7 @@ def models(found: Siblings) -> Table:
     """The files, and where the precision of their unquantized tensors came from."""
     table = Table(("model", "file", "unquantized", "came from"))
     for number, one in enumerate(found.models):
-        for type, origin in one.origins.items() or [("none", None)]:
+        for type, origin in one.origins.items() or [("-", None)]:
             file = printable(Path(one.path).name)
             table.rows.append((letter(number), file, type, str(origin) if origin else "-"))
     return table
