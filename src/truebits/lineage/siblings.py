@@ -20,7 +20,6 @@ from truebits.lineage.relation import relation
 from truebits.precision.batches import Progress
 from truebits.precision.converters import Kind, transforms_of
 from truebits.precision.coverage import Coverage
-from truebits.precision.origin import Origin
 from truebits.precision.scan import scan
 from truebits.precision.undone import Change, change_of
 
