@@ -123,6 +123,7 @@ class Both:
             pieces = []
             for file, start in ((left, a.offset + at), (right, b.offset + at)):
                 file.check()
+                file.expect_all([(start, start + size)])  # what makes a remote file fetch them
                 pieces.append(np.frombuffer(file.data, np.uint8, size, start))
             if not _equal(pieces[0], pieces[1], self.threads, a.nbytes > LARGE_BYTES):
                 return False
