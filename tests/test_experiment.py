@@ -17,6 +17,7 @@ from truebits import data
 from truebits.errors import MissingExtra, UsageError
 from truebits.quantizers import libggml
 from truebits.report import experiment as story
+from truebits.report.json import experiment as document
 
 QUICK = {"chunks": 4, "rounds": 0, "answer_tokens": 8}
 
@@ -43,6 +44,17 @@ def test_where_nothing_can_change_it_stops_with_the_proof():
     assert "Not one bit of the model can change, so nothing can be measured" in text
     assert "WHAT WAS MEASURED" not in text
     assert "The operation is the identity on every value here" in text
+
+
+def test_a_report_opens_no_file_and_says_what_was_read(tmp_path):
+    model = tmp_path / "model.gguf"
+    model.write_bytes(data.MODEL_Q8_0.read_bytes())
+    done = tb.experiment(model, bits=16)
+    model.unlink()
+    text = told(done)
+    assert "index  value" in text
+    assert "Read: 5 of 21 tensors" in text
+    assert json.loads(document(done))["coverage"]["tensors_read"] == 5
 
 
 def test_without_a_text_values_are_compared_and_the_rest_is_not_claimed():

@@ -1,4 +1,6 @@
+import json
 import math
+from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -7,6 +9,7 @@ from hypothesis import strategies as st
 
 from truebits.evaluation import scores as statistics
 from truebits.evaluation.scores import Scores, compare, divergence, perplexity, timing
+from truebits.report.json import document
 
 
 def softmax(logits):
@@ -100,6 +103,12 @@ def test_perplexity_is_llama_perplexity_s():
     assert got.value == pytest.approx(math.exp(mean), rel=1e-12)
     assert got.error == pytest.approx(math.sqrt(variance / 999) * math.exp(mean), rel=1e-9)
     assert got.tokens == 1000
+
+
+def test_a_perplexity_beyond_float64_is_infinite_and_null_in_json():
+    got = perplexity(np.array([700.0, 800.0]))
+    assert (got.value, got.error) == (math.inf, math.inf)
+    assert json.loads(document("eval", asdict(got)))["value"] is None
 
 
 def test_divergence_sums_up():

@@ -251,7 +251,7 @@ def test_rounding_twice_is_rounding_once(name):
 @pytest.fixture(scope="module")
 def llama(tmp_path_factory):
     path = tmp_path_factory.mktemp("llama") / "tinyllama.gguf"
-    yield tb.synth(path, like="tinyllama", precision="bf16")
+    yield tb.synth(path, like="tinyllama")
     path.unlink()
 
 

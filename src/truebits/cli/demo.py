@@ -16,6 +16,7 @@ from truebits.experiments.synth import synth
 from truebits.files.model import open_model
 from truebits.lineage.siblings import siblings
 from truebits.precision.profile import PrecisionProfile
+from truebits.precision.samples import samples
 from truebits.precision.scan import scan
 from truebits.report import blocks, figures, listing, text
 from truebits.report import siblings as kin
@@ -55,8 +56,8 @@ def _without_effect(say: Say, path: Path, threads: int | None) -> None:
     say("=== 1. A truncation that has no effect ===\n")
     say("Somebody truncated the F32 norms of a TinyLlama to BF16, measured everything, and saw nothing move.")
     say("Here is a model with TinyLlama's tensors, types and vocabulary size, and norms such as it has.\n")
-    _command(say, f"synth {path.name} --like tinyllama --precision bf16")
-    synth(path, like="tinyllama", precision="bf16", force=True)
+    _command(say, f"synth {path.name} --like tinyllama")
+    synth(path, like="tinyllama", force=True)
     model = open_model(path)
     _command(say, f"show {path.name}")
     say(listing.headline(model) + "\n")
@@ -66,7 +67,7 @@ def _without_effect(say: Say, path: Path, threads: int | None) -> None:
     say(text.conclusion(report) + "\n")
     say("By hand, some values of one tensor; the low 16 bits stand apart:\n")
     _command(say, f"scan {path.name} --bits-view output_norm.weight")
-    say(text.bits_view(model, "output_norm.weight", 16, 4).render() + "\n")
+    say(text.bits_view(samples(model, "output_norm.weight", 4), 16).render() + "\n")
     _command(say, f"truncate {path.name} truncated.gguf --bits 16")
     result = truncate(path, path.with_name("truncated.gguf"), bits=16, threads=threads, force=True)
     say(text.rewritten(result, None, in_place=False) + "\n")

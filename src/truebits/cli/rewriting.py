@@ -232,7 +232,7 @@ def undo(model: Path, undo_file: Path, force: bool, allow: tuple[str, ...], as_j
     click.option(
         "--like", type=click.Choice(("tinyllama",)), help="A real model's tensors, shapes, types and vocabulary size."
     ),
-    click.option("--precision", default="f32", show_default=True, help="Format that every value is exact in."),
+    click.option("--precision", help="Format that every value is exact in; default: f32, like TinyLlama: bf16."),
     click.option("--type", "type_", type=STORAGE, default="F32", show_default=True, help="Storage type."),
     click.option("--size", default="64MiB", show_default=True, help="Of the tensors together, as 64MiB or 2GB."),
     click.option("--tensors", type=int, help="How many; default: as few as hold the size."),
@@ -243,7 +243,7 @@ def undo(model: Path, undo_file: Path, force: bool, allow: tuple[str, ...], as_j
 def synth(
     out: Path,
     like: str | None,
-    precision: str,
+    precision: str | None,
     type_: str,
     size: str,
     tensors: int | None,
@@ -260,7 +260,8 @@ def synth(
     if as_json:
         click.echo("".join(listing.document(opened, opened.tensors, "synth")))
         return
-    click.echo(f"{listing.headline(opened)}\nvalues are exact in {precision}, seed {seed}")
+    exact = precision or ("bf16" if like else "f32")
+    click.echo(f"{listing.headline(opened)}\nvalues are exact in {exact}, seed {seed}")
 
 
 def _size(text: str) -> int:

@@ -180,9 +180,10 @@ def _print(report: Report, wanted: Wanted) -> None:
 def _bits_view(model: Path, name: str, wanted: Wanted) -> None:
     """Print values of one tensor bit by bit."""
     opened = open_model(model)
+    from truebits.precision.samples import samples
     from truebits.report import text
 
-    view = text.bits_view(opened, name, wanted.bits)
+    view = text.bits_view(samples(opened, name), wanted.bits)
     if wanted.as_json:
         from truebits.report import json
 

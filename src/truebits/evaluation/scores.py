@@ -27,7 +27,8 @@ class Perplexity:
     Attributes
     ----------
     value, error : float
-        The perplexity and its standard error, by llama-perplexity's formulas.
+        The perplexity and its standard error, by llama-perplexity's formulas; Inf where float64 does not hold it,
+        which JSON writes as null.
     tokens : int
         Tokens that were scored.
     """
@@ -180,7 +181,8 @@ def perplexity(nll: np.ndarray) -> Perplexity:
     nll : ndarray of float64, shape (tokens,), two or more
     """
     mean, error = _mean(nll)
-    value = float(np.exp(mean))
+    with np.errstate(over="ignore"):
+        value = float(np.exp(mean))
     return Perplexity(value, error * value, nll.size)
 
 

@@ -24,6 +24,7 @@ from truebits.numbers.formats import target
 from truebits.precision.batches import Progress
 from truebits.precision.coverage import Coverage
 from truebits.precision.report import Report
+from truebits.precision.samples import Samples, samples
 from truebits.precision.scan import scan
 from truebits.rewriting.copy import outputs
 from truebits.rewriting.fakequant import bits_per_weight, fakequant
@@ -31,6 +32,8 @@ from truebits.rewriting.operation import Rewrite
 from truebits.rewriting.plan import plan
 from truebits.rewriting.rules import Rule, assign
 from truebits.rewriting.truncate import truncate
+
+SHOWN_VALUES = 6
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,8 @@ class Experiment:
         What was done to it, as a command says it.
     report : Report
         The scan of the tensors that were selected.
+    samples : Samples
+        Some values of the first of them.
     types : dict of str to int
         Number of the model's tensors by storage type.
     plan : Rewrite
@@ -64,6 +69,7 @@ class Experiment:
     model: str
     operation: str
     report: Report = field(repr=False)
+    samples: Samples = field(repr=False)
     types: dict[str, int]
     plan: Rewrite
     again: int
@@ -145,7 +151,8 @@ def experiment(
     planned = plan(model, bits=bits, to=to, rules=rules, progress=progress, **chosen)
     names = {change.name for change in planned.tensors}
     report = scan(_only(model, names), threads=threads)
-    about = str(model.path), _operation(bits, to, rules), report, model.types
+    shown = samples(model, next(iter(report)), SHOWN_VALUES)
+    about = str(model.path), _operation(bits, to, rules), report, shown, model.types
     if not planned.changed and not anyway:
         return Experiment(*about, planned, again=0, coverage=Coverage.of(model.tensors, {}, names))
     if text is not None:

@@ -53,7 +53,7 @@ def synth(
     path: str | os.PathLike[str],
     *,
     like: str | None = None,
-    precision: str = "f32",
+    precision: str | None = None,
     type: str = "F32",
     size: int = 1 << 26,
     tensors: int | None = None,
@@ -68,8 +68,9 @@ def synth(
     like : {"tinyllama"}, optional
         TinyLlama 1.1B's 201 tensors, shapes and types (Q4_K_M), its vocabulary's size and number
         of merges. The norms have values; the quantized tensors are holes in the file (zeros).
-    precision : str
-        A format; every value is rounded to it (`truebits.numbers.formats.find`).
+    precision : str, optional
+        A format; every value is rounded to it (`truebits.numbers.formats.find`). If not given ``f32``, and for
+        TinyLlama ``bf16``, as its norms are.
     type : {"F32", "F16", "BF16", "F64"}
         Storage type of a plain model's tensors.
     size : int
@@ -96,7 +97,7 @@ def synth(
         raise UsageError(f"no model to be like is called {like!r}; there is: tinyllama")
     if type not in FLOAT_BYTES:
         raise UsageError(f"type is {type!r}, allowed are {', '.join(FLOAT_BYTES)}")
-    format = find(precision)
+    format = find(precision or ("bf16" if like else "f32"))
     specs = tinyllama() if like else plain(size, type, tensors)
     header = _header(specs, vocabulary=32_000 if like else 0)
     generator = np.random.Generator(np.random.SFC64(seed))  # its import swallows a Ctrl-C: not while writing

@@ -10,11 +10,9 @@ from truebits.evaluation.dialogue import Answer
 from truebits.evaluation.evaluate import Evaluation
 from truebits.evaluation.scores import Divergence, Perplexity, Timing
 from truebits.experiments.experiment import Candidate, Experiment
-from truebits.files.model import open_model
 from truebits.report import text
 from truebits.report.table import Scientific, Table, percent
 
-SAMPLES = 6
 SHOWN_ANSWER = 160
 """Characters of an answer in the report."""
 
@@ -71,7 +69,7 @@ def _groups(of: Experiment) -> Table:
 
 def _done(of: Experiment) -> list[str | Table]:
     reason = of.plan.reason[0].upper() + of.plan.reason[1:]
-    return [f"`{of.operation}`. {reason}."]
+    return [f"`{of.operation}`. {reason}.", f"{of.coverage}"]
 
 
 def _measures(of: Experiment) -> Table:
@@ -110,7 +108,7 @@ def _perplexity(of: Evaluation) -> tuple[str, str]:
     if abs(seen.log_ratio) <= 2 * seen.log_ratio_error:
         return (
             shown,
-            f"within noise: the change is {_signed(seen.log_ratio)} +- {seen.log_ratio_error:.1e} in its logarithm",
+            f"not told from no change: {_signed(seen.log_ratio)} +- {seen.log_ratio_error:.1e} in its logarithm",
         )
     return shown, f"{_signed(seen.log_ratio)} +- {seen.log_ratio_error:.1e} in its logarithm"
 
@@ -122,7 +120,7 @@ def _signed(number: float) -> str:
 def _dialogue(answers: Sequence[Answer]) -> tuple[str, str]:
     parted = [answer for answer in answers if answer.first_difference is not None]
     if not parted:
-        return f"all {len(answers)} answers identical", "no token was close enough to change places"
+        return f"all {len(answers)} answers identical", "the most likely token is the same each time"
     gaps = [answer.gap for answer in parted if answer.gap is not None]
     return (
         f"{len(parted)} of {len(answers)} answers part",
@@ -154,7 +152,8 @@ def computed_by(settings: dict[str, Any]) -> str:
     on = (name for name, _, value in flags if value == "1")
     return (
         f"By llama.cpp from {settings['backend']} {settings['backend_version']} ({' '.join(on)}): "
-        f"{settings['chunks']:,} chunks of {settings['n_ctx']:,} tokens, {settings['threads']} threads."
+        f"{settings['chunks']:,} chunks of {settings['n_ctx']:,} tokens, {settings['threads']} threads. "
+        "+- is one standard error over tokens."
     )
 
 
@@ -207,15 +206,13 @@ def _shortened(said: str) -> str:
 
 def _proofs(of: Experiment) -> list[str | Table]:
     """Three verifications: bits by hand, the operation on its own result, and how far it reaches."""
-    name = next(iter(of.report))
-    model = open_model(of.model)
     exact = sum(change.changed == 0 for change in of.plan.tensors)
     again = f"Done again to its own result, the operation changes {of.again:,} values."
     if not of.plan.changed:
         again = "The operation is the identity on every value here: the plan counts 0 changes, bit for bit."
     return [
-        f"By hand, some values of `{printable(name)}`, the low 16 bits apart:",
-        text.bits_view(model, name, 16, SAMPLES),
+        f"By hand, some values of `{printable(of.samples.name)}`, the low 16 bits apart:",
+        text.bits_view(of.samples, 16),
         again,
         f"Range: {exact:,} of {len(of.plan.tensors):,} tensors do not change at all "
         f"({percent(of.plan.values - of.plan.changed, of.plan.values)} of the values).",
@@ -253,7 +250,7 @@ def conclusion(of: Experiment) -> str:
 
 def _size(seen: Divergence) -> str:
     if abs(seen.log_ratio) <= 2 * seen.log_ratio_error:
-        return "Perplexity cannot tell this from noise; the divergence can."
+        return "Perplexity does not tell this from no change, at two standard errors; the divergence does."
     direction = "worse" if seen.log_ratio > 0 else "better"
     return f"Perplexity gets {direction} by {100 * abs(seen.log_ratio):.3g} %."
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from truebits.errors import SelectionError, printable
+from truebits.errors import printable
 from truebits.files.model import Model
 from truebits.files.tensor import group_of
 from truebits.files.types import FLOAT_BYTES
@@ -22,6 +22,7 @@ from truebits.precision.report import Report
 from truebits.report.table import Table, nbytes, percent
 
 if TYPE_CHECKING:
+    from truebits.precision.samples import Samples
     from truebits.rewriting.operation import Rewrite
 
 
@@ -248,36 +249,17 @@ def low_bits(model: Model, bits: int, counts: dict[str, int], by_tensor: bool) -
     return table
 
 
-def bits_view(model: Model, name: str, bits: int, count: int = 8) -> Table:
-    """Values of one tensor as sign, exponent and mantissa bits, the low ones set apart.
-
-    The values stand at equal distances, first to last.
-
-    Raises
-    ------
-    SelectionError
-        There is no such tensor, or it is not of a floating-point type.
-    """
-    tensor = next((tensor for tensor in model.tensors if name in (tensor.name, tensor.label)), None)
-    if tensor is None:
-        raise SelectionError(f"no tensor is called {printable(name)}; `truebits show` lists them")
-    if tensor.type not in FLOAT_BYTES:
-        raise SelectionError(f"{tensor.label} is {tensor.type}: its values have no bits of their own")
-    item, layout = FLOAT_BYTES[tensor.type], LAYOUTS[tensor.type]
+def bits_view(of: Samples, bits: int) -> Table:
+    """Values of one tensor as sign, exponent and mantissa bits, the low ones set apart."""
+    item, layout = FLOAT_BYTES[of.type], LAYOUTS[of.type]
     apart = min(bits, layout.mantissa_bits)
     table = Table(("index", "value", "hex", "sign", "exponent", f"mantissa, low {apart} apart"))
-    with model.parts[tensor.part].map() as file:
-        for index in np.unique(np.linspace(0, tensor.values - 1, min(count, tensor.values)).astype(int)).tolist():
-            at = tensor.offset + index * item
-            file.expect_all([(at, at + item)])
-            word = int.from_bytes(file.data[at : at + item], "little")
-            digits = f"{word:0{layout.word_bits}b}"
-            exponent, mantissa = digits[1 : 1 + layout.exponent_bits], digits[1 + layout.exponent_bits :]
-            high, low = mantissa[:-apart], mantissa[-apart:]
-            value = _value(word, tensor.type)
-            table.rows.append(
-                (str(index), f"{value:.9g}", f"{word:0{2 * item}x}", digits[0], exponent, f"{high} {low}")
-            )
+    for index, word in of.words:
+        digits = f"{word:0{layout.word_bits}b}"
+        exponent, mantissa = digits[1 : 1 + layout.exponent_bits], digits[1 + layout.exponent_bits :]
+        high, low = mantissa[:-apart], mantissa[-apart:]
+        value = f"{_value(word, of.type):.9g}"
+        table.rows.append((str(index), value, f"{word:0{2 * item}x}", digits[0], exponent, f"{high} {low}"))
     return table
 
 
