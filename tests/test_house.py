@@ -19,7 +19,7 @@ import truebits as tb
 ROOT = Path(__file__).parent.parent
 SOURCE = ROOT / "src/truebits"
 LONGEST_MODULE = 350
-TO_CUT = {"comparing/diff.py", "evaluation/evaluate.py", "rewriting/copy.py", "report/json.py"}
+TO_CUT = {"comparing/diff.py", "evaluation/evaluate.py", "rewriting/copy.py"}
 """Modules that are longer; nothing may be added here."""
 TO_RENAME = {"Batch", "Facts", "Evidence", "Overlap", "Row", "Settings", "LeftOut", "NotRead", "Table"}
 """Classes that stand twice; nothing may be added here."""

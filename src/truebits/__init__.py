@@ -13,11 +13,11 @@ from truebits._version import __version__
 
 if TYPE_CHECKING:
     from truebits.comparing.diff import Diff as Diff
-    from truebits.comparing.diff import Place as Place
     from truebits.comparing.diff import TensorDiff as TensorDiff
     from truebits.comparing.diff import diff as diff
     from truebits.comparing.fingerprint import Fingerprint as Fingerprint
     from truebits.comparing.fingerprint import fingerprint as fingerprint
+    from truebits.comparing.measure import Place as Place
     from truebits.comparing.verify import Verification as Verification
     from truebits.comparing.verify import verify as verify
     from truebits.errors import EvaluationFailed as EvaluationFailed
@@ -46,8 +46,8 @@ if TYPE_CHECKING:
     from truebits.files.model import open_model
     from truebits.files.tensor import Tensor as Tensor
     from truebits.lineage.kin import Siblings as Siblings
-    from truebits.lineage.rank import Ranking as Ranking
     from truebits.lineage.rank import rank as rank
+    from truebits.lineage.ranking import Ranking as Ranking
     from truebits.lineage.siblings import siblings as siblings
     from truebits.lineage.trace import trace as trace
     from truebits.lineage.traces import TensorTrace as TensorTrace
@@ -95,12 +95,14 @@ _NAMES = {
     "rewriting.truncate": ("truncate",),
     "rewriting.fakequant": ("fakequant", "sweep", "Trial"),
     "rewriting.undo": ("undo",),
-    "comparing.diff": ("diff", "Diff", "TensorDiff", "Place"),
+    "comparing.diff": ("diff", "Diff", "TensorDiff"),
+    "comparing.measure": ("Place",),
     "comparing.fingerprint": ("fingerprint", "Fingerprint"),
     "comparing.verify": ("verify", "Verification"),
     "lineage.trace": ("trace",),
     "lineage.traces": ("Trace", "TensorTrace"),
-    "lineage.rank": ("rank", "Ranking"),
+    "lineage.rank": ("rank",),
+    "lineage.ranking": ("Ranking",),
     "lineage.siblings": ("siblings",),
     "lineage.kin": ("Siblings",),
     "evaluation.evaluate": ("evaluate", "Evaluation"),

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from truebits.comparing.diff import Diff
     from truebits.files.model import Model
-    from truebits.lineage.rank import Ranking
+    from truebits.lineage.ranking import Ranking
     from truebits.lineage.traces import Trace
 
 
@@ -144,7 +144,7 @@ def trace(
         )
     with closed_pipe_is_no_error():
         if as_json:
-            click.echo(json.trace(found))
+            click.echo(json.result(found))
         else:
             _print_trace(traces, found, style)
     if not found.is_faithful:
@@ -164,7 +164,7 @@ def _siblings(models: list[Model], options: dict[str, Any], as_json: bool, style
         found = siblings(models, progress=progress, **options)
     with closed_pipe_is_no_error():
         if as_json:
-            click.echo(json.siblings(found))
+            click.echo(json.result(found))
         elif style == "csv":
             click.echo(kin.tensors(found).render(style))
         else:
@@ -228,7 +228,7 @@ def rank(
         found = compare(opened, origin, include or None, exclude, threads=threads, progress=progress)
     with closed_pipe_is_no_error():
         if as_json:
-            click.echo(json.rank(found))
+            click.echo(json.result(found))
         elif style == "csv":
             click.echo(ranks.tensors(found).render(style))
         else:

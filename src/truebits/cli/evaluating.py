@@ -45,7 +45,7 @@ def evaluate(
     if as_json:
         from truebits.report import json
 
-        click.echo(json.evaluation(found))
+        click.echo(json.result(found))
         return
     from truebits.report import experiment as story
 

@@ -52,7 +52,7 @@ def check(
             click.echo(f"truebits: {printable(str(model))}: {error.strerror or error}", err=True)
             unreadable = error
             continue
-        click.echo(json.document("check", found.to_dict()) if as_json else gate.line(found))
+        click.echo(json.result(found) if as_json else gate.line(found))
         verdicts.add(found.verdict)
     if unreadable is not None:
         raise unreadable

@@ -133,7 +133,7 @@ def _scan_many(models: Sequence[Path], chosen: dict[str, Any], as_json: bool) ->
             failed = {"file": os.fspath(model), "error": printable(told), "exit_code": code}
             click.echo(json.document("scan", failed) if as_json else f"{printable(told)}")
             continue
-        click.echo(json.scan(report) if as_json else screen.line(report))
+        click.echo(json.result(report) if as_json else screen.line(report))
     if worst:
         raise Ended.of(worst)
 
@@ -146,7 +146,7 @@ def _print(report: Report, wanted: Wanted) -> None:
     if wanted.as_json:
         from truebits.report import json
 
-        click.echo(json.scan(report))
+        click.echo(json.result(report))
         return
     if not wanted.wide:
         echo_lines(screen.lines(report, by_tensor=wanted.by_tensor))
@@ -228,6 +228,6 @@ def _fingerprint(model: Path, chosen: dict[str, Any], as_json: bool, style: str)
     with progress_bar("fingerprint") as progress:
         found = fingerprint(opened, progress=progress, **chosen)
     if as_json:
-        click.echo(json.fingerprint(found))
+        click.echo(json.result(found))
     else:
         click.echo(identity.headline(found) if style == "text" else identity.tensors(found).render(style))

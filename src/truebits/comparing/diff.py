@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from math import isfinite
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import truebits_native as native
 from truebits.comparing.measure import Both, Place
@@ -17,9 +17,11 @@ from truebits.comparing.sides import ITEM_BYTES, AnySide, side_of
 from truebits.errors import UsageError, printable, shortened
 from truebits.files.model import Model, Regexes, open_model
 from truebits.files.tensor import Tensor
+from truebits.numbers.figures import error_figures
 from truebits.precision.batches import Progress
 from truebits.precision.coverage import Coverage
 from truebits.quantizers.checkpoints import meaning
+from truebits.result import Result, finite
 from truebits_native.reference import Difference, merged
 
 METRICS = ("changed", "max_abs", "max_rel", "max_ulp", "mse", "rms")
@@ -91,8 +93,8 @@ class KeyDiff(NamedTuple):
     b: str | None
 
 
-@dataclass(frozen=True)
-class Diff:
+@dataclass(frozen=True, repr=False)
+class Diff(Result):
     """What `diff` found.
 
     Attributes
@@ -107,6 +109,8 @@ class Diff:
     coverage : Coverage
         What was compared of the first model's tensors.
     """
+
+    verb = "diff"
 
     a: str
     b: str
@@ -178,6 +182,41 @@ class Diff:
     def unknown(self) -> tuple[TensorDiff, ...]:
         """The tensors that may be the same and cannot be compared."""
         return tuple(tensor for tensor in self.tensors if tensor.is_unknown)
+
+    def content(self) -> dict[str, Any]:
+        """Return what the JSON document holds, but for its schema."""
+        tensors = [
+            {
+                "name": tensor.name,
+                "types": tensor.types,
+                "shapes": tensor.shapes,
+                "values": tensor.values,
+                "changed": tensor.changed,
+                "same": tensor.is_same,
+                "problem": tensor.problem,
+                **error_figures(tensor.difference),
+                "first": finite(tensor.first._asdict()) if tensor.first else None,
+                "worst": finite(tensor.worst._asdict()) if tensor.worst else None,
+            }
+            for tensor in self.tensors
+        ]
+        return {
+            "a": self.a,
+            "b": self.b,
+            "same": self.is_same,
+            "verdict": self.verdict,
+            "coverage": self.coverage.to_dict(),
+            "only_a": self.only_a,
+            "only_b": self.only_b,
+            "metadata": [key._asdict() for key in self.metadata],
+            "tensors": tensors,
+            "total": {"values": self.values, "changed": self.changed, **error_figures(self.total)},
+        }
+
+    @property
+    def summary(self) -> str:
+        """The result in one short line."""
+        return f"{self.verdict}: {self.changed:,} of {self.values:,} values"
 
 
 def check_limit(metric: str, limit: float) -> None:

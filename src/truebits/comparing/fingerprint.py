@@ -32,7 +32,7 @@ from hashlib import sha256
 from itertools import chain, groupby
 from operator import attrgetter
 from struct import pack
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -46,6 +46,7 @@ from truebits.precision.bins import LAYOUTS
 from truebits.precision.coverage import Coverage
 from truebits.quantizers.checkpoints import Meaning, meaning
 from truebits.quantizers.quantized import Quantized
+from truebits.result import Result
 from truebits_native import reference
 from truebits_native.pool import in_order
 
@@ -90,8 +91,8 @@ class TensorFingerprint(NamedTuple):
         return texts + pack(f"<I{len(shape)}Q", len(shape), *shape) + bytes.fromhex(self.hash)
 
 
-@dataclass(frozen=True)
-class Fingerprint:
+@dataclass(frozen=True, repr=False)
+class Fingerprint(Result):
     """What `fingerprint` found.
 
     Attributes
@@ -102,6 +103,8 @@ class Fingerprint:
     coverage : Coverage
         What was hashed of the model's tensors; nothing where the fingerprint was read from a manifest.
     """
+
+    verb = "fingerprint"
 
     file: str
     tensors: tuple[TensorFingerprint, ...] = field(repr=False)
@@ -121,6 +124,22 @@ class Fingerprint:
     def whole(self) -> str:
         """The hash of all tensors, in hex."""
         return _together(self.tensors)
+
+    def content(self) -> dict[str, Any]:
+        """Return what the JSON document holds, but for its schema."""
+        return {
+            "file": self.file,
+            "algorithm": ALGORITHM,
+            "fingerprint": self.value,
+            "whole": self.whole,
+            "tensors": [tensor._asdict() for tensor in self.tensors],
+            "coverage": self.coverage.to_dict(),
+        }
+
+    @property
+    def summary(self) -> str:
+        """The result in one short line."""
+        return f"{self.value} {self.file}"
 
 
 def fingerprint(

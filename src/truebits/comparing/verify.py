@@ -5,16 +5,17 @@ from __future__ import annotations
 import os
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from truebits.comparing.fingerprint import Fingerprint, TensorFingerprint, hashes, kind_of, significant
 from truebits.comparing.manifest import read_manifest
-from truebits.errors import SelectionError
+from truebits.errors import SelectionError, printable
 from truebits.files.model import Model, Regexes, matching, open_model, patterns
 from truebits.files.tensor import Tensor
 from truebits.precision.batches import Progress
 from truebits.precision.coverage import Coverage
 from truebits.quantizers.checkpoints import Meaning, meaning
+from truebits.result import Result
 
 VERDICTS = ("same", "changed", "requantized", "absent", "extra")
 
@@ -40,8 +41,8 @@ class Check(NamedTuple):
     reason: str
 
 
-@dataclass(frozen=True)
-class Verification:
+@dataclass(frozen=True, repr=False)
+class Verification(Result):
     """What `verify` found.
 
     Attributes
@@ -53,6 +54,8 @@ class Verification:
     coverage : Coverage
         What was compared of the model's tensors.
     """
+
+    verb = "verify"
 
     file: str
     checks: tuple[Check, ...] = field(repr=False)
@@ -76,6 +79,18 @@ class Verification:
         if found <= {"same"}:
             return "same"
         return "not verified" if found <= {"same", "requantized"} else "different"
+
+    def content(self) -> dict[str, Any]:
+        """Return what the JSON document holds, but for its schema."""
+        checks = [{**check._asdict(), "name": printable(check.name)} for check in self.checks]
+        about = {"file": self.file, "same": self.is_same}
+        about |= {"verdict": self.verdict, "coverage": self.coverage.to_dict()}
+        return {**about, "counts": self.counts, "tensors": checks}
+
+    @property
+    def summary(self) -> str:
+        """The result in one short line."""
+        return f"{self.verdict}: {self.file}"
 
 
 def verify(

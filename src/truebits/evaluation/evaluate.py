@@ -10,7 +10,7 @@ import hashlib
 import os
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack, closing
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -25,6 +25,7 @@ from truebits.evaluation.scoring import score_chunks, steps
 from truebits.evaluation.worker import Worker
 from truebits.files.model import Model, open_gguf
 from truebits.precision.batches import Progress
+from truebits.result import Result
 
 SPEED_TOKENS = 32
 """Decoded one by one to measure the speed."""
@@ -33,8 +34,8 @@ FIXED = {"kv_cache": "F32", "flash_attention": False, "gpu_layers": 0}
 """Settings that `Inference` gives no choice of."""
 
 
-@dataclass(frozen=True)
-class Evaluation:
+@dataclass(frozen=True, repr=False)
+class Evaluation(Result):
     """What separates a candidate from its base.
 
     Attributes
@@ -54,6 +55,9 @@ class Evaluation:
     speed : Timing or None
         Tokens per second, one at a time.
     """
+
+    verb = "eval"
+    rows_of_document = "answers"
 
     base: str
     candidate: str
@@ -77,6 +81,15 @@ class Evaluation:
         if not floor.changed:
             return seen.changed > 0
         return seen.mean > floor.mean or seen.max > floor.max or seen.right_rms > floor.right_rms
+
+    def content(self) -> dict[str, Any]:
+        """Return what the JSON document holds, but for its schema."""
+        return {**asdict(self), "has_effect": self.has_effect}
+
+    @property
+    def summary(self) -> str:
+        """The result in one short line."""
+        return f"mean KL divergence {self.divergence.mean:.2e}"
 
 
 def evaluate(

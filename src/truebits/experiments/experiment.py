@@ -20,12 +20,14 @@ from truebits.evaluation.dialogue import read_text
 from truebits.evaluation.evaluate import Evaluation, evaluate, evaluate_many
 from truebits.evaluation.llama import require_llama
 from truebits.files.model import Model, Regexes, open_gguf
+from truebits.numbers.figures import error_figures
 from truebits.numbers.formats import target
 from truebits.precision.batches import Progress
 from truebits.precision.coverage import Coverage
 from truebits.precision.report import Report
 from truebits.precision.samples import Samples, samples
 from truebits.precision.scan import scan
+from truebits.result import Result
 from truebits.rewriting.copy import outputs
 from truebits.rewriting.fakequant import bits_per_weight, fakequant
 from truebits.rewriting.operation import Rewrite
@@ -36,8 +38,8 @@ from truebits.rewriting.truncate import truncate
 SHOWN_VALUES = 6
 
 
-@dataclass(frozen=True)
-class Experiment:
+@dataclass(frozen=True, repr=False)
+class Experiment(Result):
     """What an experiment did and found.
 
     Attributes
@@ -66,6 +68,8 @@ class Experiment:
         What was compared of the model's tensors; where the plan is the proof, what was counted.
     """
 
+    verb = "experiment"
+
     model: str
     operation: str
     report: Report = field(repr=False)
@@ -82,6 +86,27 @@ class Experiment:
     def is_proved(self) -> bool:
         """Nothing changes, so nothing can be measured."""
         return not self.plan.changed
+
+    def content(self) -> dict[str, Any]:
+        """Return what the JSON document holds, but for its schema."""
+        plan, total = self.plan, self.diff.total if self.diff else None
+        return {
+            "model": self.model,
+            "operation": self.operation,
+            "types": self.types,
+            "plan": {"values": plan.values, "changed": plan.changed, "reason": plan.reason},
+            "proved_without_effect": self.is_proved,
+            "changed_when_done_again": self.again,
+            "candidate": self.candidate,
+            "difference": {"changed": self.diff.changed, **error_figures(total)} if self.diff else None,
+            "evaluation": self.evaluation.content() if self.evaluation else None,
+            "coverage": self.coverage.to_dict(),
+        }
+
+    @property
+    def summary(self) -> str:
+        """The result in one short line."""
+        return f"{self.operation} of {self.model}: {self.plan.changed:,} of {self.plan.values:,} values change"
 
 
 class Candidate(NamedTuple):

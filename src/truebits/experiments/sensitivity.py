@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
@@ -26,7 +26,7 @@ ALL = "all"
 
 LAYER = re.compile(r"^(\w+\.\d+)\.")
 
-BY = {
+BY: dict[str, Callable[[Tensor], str]] = {
     "tensor": lambda tensor: tensor.name,
     "layer": lambda tensor: found[1] if (found := LAYER.match(tensor.name)) else tensor.name,
     "group": lambda tensor: tensor.group,
@@ -264,5 +264,8 @@ def _measured(bench: Bench, group: str, to: str, pairs: Pairs) -> Effect:
 
 def saved_bits(pairs: Pairs) -> int:
     """Return how many bits formats take less than the storage types."""
-    row = lambda tensor: tensor.shape[0] if tensor.shape else 1  # noqa: E731
-    return sum(8 * tensor.nbytes - int(format.stored_bits(tensor.values, row(tensor))) for tensor, format in pairs)
+    rows = (tensor.shape[0] if tensor.shape else 1 for tensor, _ in pairs)
+    return sum(
+        8 * tensor.nbytes - int(format.stored_bits(tensor.values, row))
+        for (tensor, format), row in zip(pairs, rows, strict=True)
+    )

@@ -124,6 +124,16 @@ class Model:
         name = self.value("general.architecture")
         return name if isinstance(name, str) and len(name) <= LONGEST_ARCHITECTURE else None
 
+    def about(self) -> dict[str, Any]:
+        """Return what JSON documents say of a model."""
+        return {
+            "file": str(self.path),
+            "format": self.format,
+            "size": self.size,
+            "parts": len(self.parts),
+            "types": self.types,
+        }
+
     def select(self, select: Regexes, exclude: Regexes) -> tuple[Tensor, ...]:
         """Pick tensors by name.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from operator import attrgetter
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from truebits.errors import ModelFileError, Overlap, printable, shortened
 
@@ -39,6 +39,10 @@ class Tensor(NamedTuple):
     values: int
     part: int = 0
     opaque: bool = False
+
+    def about(self) -> dict[str, Any]:
+        """Return what JSON documents say of a tensor."""
+        return {"name": printable(self.name), "type": self.type, "shape": self.shape, "values": self.values}
 
     @property
     def role(self) -> str:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from enum import StrEnum
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from truebits.files.types import FLOAT_BYTES
 from truebits.precision.coverage import Coverage, count
 from truebits.precision.origin import Origin
+from truebits.result import Result
 
 
 class Kin(StrEnum):
@@ -96,8 +97,8 @@ class Sibling:
     origins: dict[str, Origin]
 
 
-@dataclass(frozen=True)
-class Siblings:
+@dataclass(frozen=True, repr=False)
+class Siblings(Result):
     """What `siblings` found.
 
     Attributes
@@ -107,6 +108,8 @@ class Siblings:
     tensors : tuple of TensorKin
         Those of the first in its order, then those that it does not have.
     """
+
+    verb = "trace-siblings"
 
     models: tuple[Sibling, ...]
     tensors: tuple[TensorKin, ...] = field(repr=False)
@@ -143,3 +146,36 @@ class Siblings:
         if Kin.UNCOMPARED in kins:
             return f"not verified: {told}"
         return f"the same checkpoint by another way: {told}"
+
+    def content(self) -> dict[str, Any]:
+        """Return what the JSON document holds, but for its schema."""
+        models = [
+            {
+                "file": one.path,
+                "origins": {type: asdict(origin) for type, origin in one.origins.items()},
+                "conclusion": self.conclusion(number) if number else None,
+            }
+            for number, one in enumerate(self.models)
+        ]
+        tensors = [
+            {
+                "name": one.name,
+                "types": one.types,
+                "values": one.values,
+                "relations": [{"kin": str(relation.kin), "detail": relation.detail} for relation in one.relations],
+            }
+            for one in self.tensors
+        ]
+        return {
+            "explained": self.is_explained,
+            "verified": self.is_verified,
+            "coverage": self.coverage.to_dict(),
+            "models": models,
+            "tensors": tensors,
+        }
+
+    @property
+    def summary(self) -> str:
+        """The result in one short line."""
+        how = "explained" if self.is_explained else "not explained"
+        return f"{len(self.models)} models, {len(self.tensors):,} tensors: {how}"

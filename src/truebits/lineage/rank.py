@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import os
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
-from math import inf, sqrt
-from pathlib import Path
-from typing import NamedTuple
+from dataclasses import replace
+from math import inf
 
 import numpy as np
 
 from truebits.comparing.sides import ITEM_BYTES, Side
-from truebits.errors import UsageError, printable
+from truebits.errors import UsageError
 from truebits.files.model import Model, Regexes, open_gguf, open_model
-from truebits.files.tensor import Tensor, group_of
+from truebits.files.tensor import Tensor
 from truebits.lineage.layout import strips, whole
 from truebits.lineage.matching import Pair, match
+from truebits.lineage.ranking import Error, Ranked, Ranking, TensorRank, summed
 from truebits.lineage.source import Expected, Files, Mapped
 from truebits.precision.batches import Progress
 from truebits.precision.converters import Kind
@@ -30,133 +28,6 @@ UNRELATED = 0.7
 
 FIRST_VALUES = 1 << 12
 """Looked at of every candidate where names tell nothing."""
-
-
-class Error(NamedTuple):
-    """How far one tensor, or several, are from the source.
-
-    Attributes
-    ----------
-    squared : float
-        Sum of the squared errors; infinite where a value is NaN or Inf and should not be.
-    squares : float
-        Of the source's squared values.
-    """
-
-    squared: float = 0.0
-    squares: float = 0.0
-
-    @property
-    def relative(self) -> float:
-        """Root of the squared error over the squares of the source."""
-        if not self.squared:
-            return 0.0
-        return sqrt(self.squared / self.squares) if self.squares else inf
-
-
-def _sum(errors: Iterable[Error]) -> Error:
-    """Add errors up."""
-    found = list(errors)
-    return Error(sum(one.squared for one in found), sum(one.squares for one in found))
-
-
-@dataclass(frozen=True)
-class TensorRank:
-    """One tensor of a model.
-
-    Attributes
-    ----------
-    name, type : str
-    source : str or None
-        Its name in the source.
-    error : Error or None
-        None where it was not compared.
-    why : str or None
-        Why not.
-    is_renamed : bool
-        The same values under another name.
-    """
-
-    name: str
-    type: str
-    source: str | None
-    error: Error | None
-    why: str | None = None
-    is_renamed: bool = False
-
-
-@dataclass(frozen=True)
-class Ranked:
-    """One of the models.
-
-    Attributes
-    ----------
-    path : str
-    bits_per_weight : float
-        Of all tensors' data.
-    tensors : tuple of TensorRank
-    coverage : Coverage
-    """
-
-    path: str
-    bits_per_weight: float
-    tensors: tuple[TensorRank, ...] = field(repr=False)
-    coverage: Coverage = field(repr=False)
-
-    @property
-    def error(self) -> float:
-        """Relative, of all tensors that were compared."""
-        return _sum(one.error for one in self.tensors if one.error).relative
-
-    @property
-    def worst(self) -> TensorRank | None:
-        """The tensor with the largest relative error."""
-        compared = [one for one in self.tensors if one.error is not None]
-        return max(compared, key=lambda one: one.error.relative if one.error else 0.0, default=None)
-
-    @property
-    def groups(self) -> dict[str, float]:
-        """Relative error by group of tensors."""
-        members: defaultdict[str, list[Error]] = defaultdict(list)
-        for one in self.tensors:
-            if one.error is not None:
-                members[group_of(one.name)].append(one.error)
-        return {name: _sum(of).relative for name, of in members.items()}
-
-
-@dataclass(frozen=True)
-class Ranking:
-    """What `rank` found.
-
-    Attributes
-    ----------
-    source : str
-    models : tuple of Ranked
-        The nearest first.
-    """
-
-    source: str
-    models: tuple[Ranked, ...]
-
-    @property
-    def is_verified(self) -> bool:
-        """Every tensor of every model was compared."""
-        return all(one.coverage.is_complete for one in self.models)
-
-    @property
-    def conclusion(self) -> str:
-        """Which is nearest, and by how much."""
-        first, *others = self.models
-        name = printable(Path(first.path).name)
-        start = f"{name} is nearest: off by {100 * first.error:.3g} % of the weights' size"
-        if not others:
-            return start.replace(" is nearest: ", " is ")
-        second = printable(Path(others[0].path).name)
-        if others[0].error == first.error:
-            return f"{start}, as {second} is"
-        times = others[0].error / first.error if first.error else inf
-        by = f"{times:.3g} times as far" if times < inf else f"off by {100 * others[0].error:.3g} %"
-        return f"{start}; {second} is {by}"
 
 
 def rank(
@@ -295,7 +166,7 @@ def _compared(pair: Pair, model: Model, source: Model, ours: Files, theirs: File
         errors.append(_error(side.words(file, first, count, "F32").view("<f4"), singles.view("<f4")))
         side.forget(file, first, count)
         expected.forget(first)
-    error = _sum(errors)
+    error = summed(errors)
     if pair.is_unsure and error.relative > UNRELATED:
         return TensorRank(tensor.label, tensor.type, label, None, "what converters do to it is not known")
     return TensorRank(tensor.label, tensor.type, label, error, is_renamed=pair.is_renamed)

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from truebits.comparing.measure import Place
 from truebits.lineage.ways import Verdict
 from truebits.precision.converters import Kind
 from truebits.precision.coverage import Coverage, share
+from truebits.result import Result, finite
 
 COMPUTED = (str(Kind.ADDED), str(Kind.EXPONENTIAL))
 """How the names of transforms begin that change values."""
@@ -98,8 +99,8 @@ class LeftOut(NamedTuple):
     why: str
 
 
-@dataclass(frozen=True)
-class Trace:
+@dataclass(frozen=True, repr=False)
+class Trace(Result):
     """What `trace` found.
 
     Attributes
@@ -118,6 +119,8 @@ class Trace:
     coverage : Coverage
         Of the GGUF's tensors and the checkpoint's `unmatched` ones: compared, or why not.
     """
+
+    verb = "trace"
 
     gguf: str
     source: str
@@ -166,6 +169,46 @@ class Trace:
         """Say how much was not compared."""
         values = sum(one.values for one in self.coverage.undecided)
         return share(values, self.coverage.values) + (" was" if values < 2 else " were")
+
+    def content(self) -> dict[str, Any]:
+        """Return what the JSON document holds, but for its schema."""
+        tensors = [
+            {
+                "name": one.name,
+                "type": one.type,
+                "sources": one.sources,
+                "source_type": one.source_type,
+                "values": one.values,
+                "verdict": str(one.verdict),
+                "detail": one.detail,
+                "transforms": one.transforms,
+                "changed": one.changed,
+                "differing": one.differing,
+                "first": finite(one.first._asdict()) if one.first else None,
+                "relative_error": one.error,
+                "rows_left_out": one.left_out,
+            }
+            for one in self.tensors
+        ]
+        return {
+            "gguf": self.gguf,
+            "source": self.source,
+            "architecture": self.architecture,
+            "architecture_known": self.is_known,
+            "faithful": self.is_faithful,
+            "conclusion": self.conclusion,
+            "counts": {str(verdict): count for verdict, count in self.counts.items()},
+            "tensors": tensors,
+            "verified": self.is_verified,
+            "coverage": self.coverage.to_dict(),
+            "unmatched": self.unmatched,
+            "left_out": [one._asdict() for one in self.left_out],
+        }
+
+    @property
+    def summary(self) -> str:
+        """The result in one short line."""
+        return self.conclusion.splitlines()[0]
 
 
 _OUTSIDE = (Verdict.MADE, Verdict.UNCOMPARED)

@@ -20,11 +20,11 @@ from math import comb, log2
 
 import numpy as np
 
+from truebits.precision.bins import LAYOUTS as FLOAT_LAYOUTS
 from truebits.precision.codebooks import LEVELS as CODEBOOK_LEVELS
 from truebits.precision.codebooks import SIZES, Codebook, find_codebook, name_of
 from truebits.precision.levels import LEVELS, Levels, agreement
 from truebits.precision.origin import BITS_WANTED, ODDS_WANTED, Origin
-from truebits.precision.profile import LAYOUTS as FLOAT_LAYOUTS
 from truebits_native.codes import unpack
 from truebits_native.types import LAYOUTS
 

@@ -16,6 +16,7 @@ from truebits.precision.coverage import Coverage, count
 from truebits.precision.findings import KINDS, Finding
 from truebits.precision.report import Report
 from truebits.precision.scan import scan
+from truebits.result import Result
 
 DEFAULT = ("header", "nan", "inf", "swapped_bytes", "codes_as_values", "missing_block", "all_zero")
 """Kinds of findings that say that a model cannot be right."""
@@ -24,8 +25,8 @@ ASKED = ("header", "require", *KINDS)
 """What a gate may fail on."""
 
 
-@dataclass(frozen=True)
-class Gate:
+@dataclass(frozen=True, repr=False)
+class Gate(Result):
     """What `check` found.
 
     Attributes
@@ -42,6 +43,9 @@ class Gate:
     unproved : tuple of str
         Why it cannot be told whether something is wrong, apart from what was not read.
     """
+
+    verb = "check"
+    rows_of_document = "findings"
 
     file: str
     fail_on: tuple[str, ...]
@@ -62,8 +66,8 @@ class Gate:
             return "failed"
         return "passed" if self.coverage.is_complete and not self.unproved else "not verified"
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return the JSON document's content."""
+    def content(self) -> dict[str, Any]:
+        """Return what the JSON document holds, but for its schema."""
         return {
             "file": printable(self.file),
             "verdict": self.verdict,
@@ -74,6 +78,11 @@ class Gate:
             "findings": [finding.to_dict() for finding in self.findings],
             "coverage": self.coverage.to_dict(),
         }
+
+    @property
+    def summary(self) -> str:
+        """The result in one short line."""
+        return f"{self.verdict}: {self.file}"
 
 
 def check(

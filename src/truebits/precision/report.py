@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 import truebits_native as native
+from truebits.errors import printable
 from truebits.files.model import Model
 from truebits.numbers.formats import find
 from truebits.precision.batches import batches
 from truebits.precision.counting import TensorPrecision
 from truebits.precision.coverage import Coverage
+from truebits.precision.coverage import count as how_many
+from truebits.precision.origin import origin_of
 from truebits.precision.profile import PrecisionProfile
+from truebits.result import Result
 
 if TYPE_CHECKING:
     from truebits.precision.blocks import BlockPrecision
@@ -24,8 +28,8 @@ if TYPE_CHECKING:
     from truebits.precision.rows import MixedRows
 
 
-@dataclass(frozen=True)
-class Report(Mapping[str, TensorPrecision]):
+@dataclass(frozen=True, repr=False)
+class Report(Result, Mapping[str, TensorPrecision]):
     """What `scan` found: a mapping from tensor name to `TensorPrecision`.
 
     Attributes
@@ -48,6 +52,8 @@ class Report(Mapping[str, TensorPrecision]):
     findings : tuple of Finding
         What is wrong with them, worst first.
     """
+
+    verb = "scan"
 
     model: Model
     tensors: dict[str, TensorPrecision] = field(repr=False)
@@ -137,3 +143,75 @@ class Report(Mapping[str, TensorPrecision]):
         for precision in self.tensors.values():
             members.setdefault(precision.stored, []).append(precision)
         return members
+
+    def content(self) -> dict[str, Any]:
+        """Return what the JSON document holds, but for its schema."""
+        groups = [
+            {"name": printable(name), "type": members[0].stored, **_answers(members)}
+            for name, members in self.members().items()
+        ]
+        return {
+            **self.model.about(),
+            "tensors": [
+                {
+                    **one.tensor.about(),
+                    **_answers([one]),
+                    "exceptions": _exceptions(self, one),
+                    "made_from": _made_from(self, name),
+                    "rows": self.rows[name].to_dict() if self.rows and name in self.rows else None,
+                }
+                for name, one in self.tensors.items()
+            ],
+            "blocks": [
+                {**one.tensor.about(), **one.answers(), "made_from": asdict(one.made_from)}
+                for one in self.blocks.values()
+            ],
+            "groups": groups,
+            "total": _total(self),
+            "totals": {type: of.answers() for type, of in self.totals().items()},
+            "origins": {type: asdict(origin) for type, origin in self.origins().items()},
+            "coverage": self.coverage.to_dict(),
+            "findings": [finding.to_dict() for finding in self.findings],
+        }
+
+    @property
+    def summary(self) -> str:
+        """The result in one short line."""
+        read = f"{len(self.tensors):,} unquantized, {len(self.blocks):,} quantized tensors"
+        return f"{printable(self.model.path.name)}: {read}, {how_many(len(self.findings), 'finding')}"
+
+
+def _exceptions(report: Report, one: TensorPrecision) -> list[dict[str, Any]]:
+    """The first values that the format of most of a tensor does not hold."""
+    return [{"at": at, "word": word} for at, word in report.exceptions(one.tensor.name)]
+
+
+def _answers(members: Sequence[PrecisionProfile]) -> dict[str, Any]:
+    profile = PrecisionProfile.merge(members)
+    return {
+        **profile.answers(),
+        "mantissa_bits": {"100": profile.mantissa_bits(), "99.9": profile.mantissa_bits(0.999)},
+        "exponent_range": profile.exponent_range,
+        "exponent_entropy": profile.exponent_entropy,
+        "bytes_saved": sum(one.bytes_saved for one in members),
+        "origin": asdict(origin_of(members)),
+    }
+
+
+def _made_from(report: Report, name: str) -> dict[str, Any] | None:
+    """What a matrix's values were dequantized from; None where that was not asked, or it is no matrix."""
+    return asdict(report.made_from[name]) if name in report.made_from else None
+
+
+def _total(report: Report) -> dict[str, Any]:
+    """Add the answers of all storage types up. ``low_zero`` is of each type's own words: see ``totals``."""
+    total: dict[str, Any] = {"tensors": len(report), "values": 0, "low_zero": {}, "fits": {}}
+    for profile in report.totals().values():
+        for key, count in profile.answers().items():
+            if isinstance(count, dict):
+                for name, number in count.items():
+                    total[key][name] = total[key].get(name, 0) + number
+            else:
+                total[key] = total.get(key, 0) + count
+    total["bytes_saved"] = sum(profile.bytes_saved for profile in report.tensors.values())
+    return total

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from truebits.errors import printable
-from truebits.lineage.rank import Ranked, Ranking
+from truebits.lineage.ranking import Ranked, Ranking
 from truebits.report.table import Cell, Table
 
 

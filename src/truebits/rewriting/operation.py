@@ -14,10 +14,12 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from truebits.errors import UsageError, VerificationFailed
+from truebits.errors import UsageError, VerificationFailed, printable
 from truebits.files.model import Model
 from truebits.files.tensor import Tensor
+from truebits.numbers.figures import error_figures
 from truebits.precision.batches import Progress
+from truebits.result import Result
 from truebits.rewriting.copy import (
     Piece,
     check_absent,
@@ -53,8 +55,8 @@ class TensorChange(NamedTuple):
     difference: Difference | None = None
 
 
-@dataclass(frozen=True)
-class Rewrite:
+@dataclass(frozen=True, repr=False)
+class Rewrite(Result):
     """What a truncation or fake quantization changes; the plan and the rewrite give the same one.
 
     Attributes
@@ -68,6 +70,8 @@ class Rewrite:
     written : bool
         False for a plan, and when nothing would change.
     """
+
+    verb = "rewrite"
 
     tensors: tuple[TensorChange, ...] = field(repr=False)
     reason: str
@@ -94,6 +98,31 @@ class Rewrite:
         """Raise `VerificationFailed` if a rewrite has changed another number of values."""
         if changed != self.changed:
             raise VerificationFailed(f"{changed} values were changed, the plan said {self.changed}")
+
+    def content(self) -> dict[str, Any]:
+        """Return what the JSON document holds, but for its schema."""
+        return {
+            "bits": self.bits,
+            "values": self.values,
+            "changed": self.changed,
+            "written": self.written,
+            "reason": self.reason,
+            "tensors": [
+                {
+                    "name": printable(change.name),
+                    "to": change.to,
+                    "values": change.values,
+                    "changed": change.changed,
+                    **error_figures(change.difference),
+                }
+                for change in self.tensors
+            ],
+        }
+
+    @property
+    def summary(self) -> str:
+        """The result in one short line."""
+        return self.reason
 
 
 class Operation(Protocol):

@@ -158,7 +158,7 @@ def _restore(log: UndoLog, records: list[Record], descriptor: int) -> None:
     sync(descriptor)
 
 
-def _begun(path: Path, expected: Iterable[dict]) -> bool:
+def _begun(path: Path, expected: Iterable[dict[str, Any]]) -> bool:
     """Tell whether the rewrite, or its undoing, was left unfinished."""
     marker = read_marker(path)
     if marker is not None and marker not in expected:
