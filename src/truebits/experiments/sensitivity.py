@@ -14,6 +14,7 @@ from truebits.evaluation.llama import require_llama
 from truebits.experiments.bench import Bench
 from truebits.experiments.journal import Journal
 from truebits.files.model import Model, Regexes, open_gguf
+from truebits.files.tensor import Tensor
 from truebits.numbers.formats import Target, target
 from truebits.numbers.rounding import Rounding
 from truebits.precision.batches import Progress
