@@ -43,7 +43,7 @@ def test_every_exported_result_is_one():
         name for name in tb.__all__ if isinstance(getattr(tb, name), type) and is_dataclass(getattr(tb, name))
     }
     parts = {"Model", "Tensor", "PrecisionProfile", "BlockProfile", "BlockPrecision", "TensorPrecision", "Coverage"}
-    parts |= {"NotRead", "Finding", "Origin", "TensorDiff", "TensorTrace"}
+    parts |= {"NotRead", "Finding", "Origin", "TensorDiff", "TensorTrace", "Effect"}
     assert {name for name in dataclasses - parts if not issubclass(getattr(tb, name), Result)} == set()
 
 

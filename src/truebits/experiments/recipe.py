@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple
 
 from truebits.errors import UsageError
@@ -13,6 +13,7 @@ from truebits.experiments.bench import Bench
 from truebits.experiments.sensitivity import Effect, Sensitivity, saved_bits
 from truebits.files.model import Model, open_gguf
 from truebits.numbers.formats import GgmlType, Target, target
+from truebits.result import Result
 from truebits.rewriting.rules import KEEP, Pairs, Rule
 
 TRIES = 5
@@ -58,8 +59,8 @@ class Step(NamedTuple):
         return self.kl / self.saved
 
 
-@dataclass(frozen=True)
-class Recipe:
+@dataclass(frozen=True, repr=False)
+class Recipe(Result):
     """A format for each matrix of a model.
 
     Attributes
@@ -75,6 +76,9 @@ class Recipe:
         The budget is kept.
     settings : dict
     """
+
+    verb = "recipe"
+    rows_of_document = "uniform"
 
     model: str
     budget: str
@@ -109,6 +113,15 @@ class Recipe:
             "uniform": [one._asdict() for one in self.uniform],
             "settings": self.settings,
         }
+
+    def content(self) -> dict[str, Any]:
+        """Return what the JSON document holds, but for its schema."""
+        return asdict(self)
+
+    @property
+    def summary(self) -> str:
+        """The result in one short line."""
+        return f"{self.model} at {self.budget}: {len(self.formats):,} tensors"
 
 
 def recipe(found: Sensitivity, *, bits: float | None = None, max_kl: float | None = None) -> Recipe:

@@ -20,6 +20,7 @@ from truebits.numbers.rounding import Rounding
 from truebits.precision.batches import Progress
 from truebits.precision.counting import floating
 from truebits.quantizers.quantize import quantizer
+from truebits.result import Result
 from truebits.rewriting.rules import Pairs
 
 ALL = "all"
@@ -84,8 +85,8 @@ class Effect:
         return self.kl / self.saved if self.saved > 0 else None
 
 
-@dataclass(frozen=True)
-class Sensitivity:
+@dataclass(frozen=True, repr=False)
+class Sensitivity(Result):
     """Which tensors of a model matter.
 
     Attributes
@@ -105,6 +106,9 @@ class Sensitivity:
     settings : dict
         All that the numbers depend on.
     """
+
+    verb = "sensitivity"
+    rows_of_document = "effects"
 
     model: str
     by: str
@@ -136,6 +140,15 @@ class Sensitivity:
         }
         kept = {"model": self.model, "by": self.by, "formats": list(self.formats), "floor": self.floor}
         return {**kept, **rows, "left_out": self.left_out, "settings": self.settings}
+
+    def content(self) -> dict[str, Any]:
+        """Return what the JSON document holds, but for its schema."""
+        return asdict(self)
+
+    @property
+    def summary(self) -> str:
+        """The result in one short line."""
+        return f"{self.model}: {len(self.effects):,} groups of tensors, {len(self.formats)} formats"
 
 
 def sensitivity(
