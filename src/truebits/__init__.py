@@ -7,11 +7,13 @@ if _sys.byteorder != "little":
 
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
 
 from truebits._version import __version__
 
+TYPE_CHECKING = False  # type checkers take it for True; the import of typing costs most of the 15 ms
 if TYPE_CHECKING:
+    from typing import Any
+
     from truebits.comparing.diff import Diff as Diff
     from truebits.comparing.diff import TensorDiff as TensorDiff
     from truebits.comparing.diff import diff as diff
@@ -123,7 +125,7 @@ _HOMES = {name: home for home, names in _NAMES.items() for name in names}
 __all__ = ["__version__", *_HOMES]
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> "Any":
     """Import a public name when it is first used, so that ``import truebits`` stays quick."""
     if name not in _HOMES:
         raise AttributeError(f"module 'truebits' has no attribute {name!r}")

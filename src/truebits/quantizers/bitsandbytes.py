@@ -12,7 +12,7 @@ import numpy as np
 
 from truebits.files.tensor import Tensor
 from truebits.quantizers.method import Method
-from truebits.quantizers.quantized import Arrays, NotRead, Peek, Quantized, meant, need, shape_text
+from truebits.quantizers.quantized import Arrays, Peek, Quantized, Unread, meant, need, shape_text
 
 DTYPES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
 
@@ -34,18 +34,18 @@ class State(NamedTuple):
 
 
 def _state(said: bytes, is_nested: bool) -> State:
-    """Read the JSON that is stored as a tensor; raises `NotRead`."""
+    """Read the JSON that is stored as a tensor; raises `Unread`."""
     try:
         state = json.loads(said.decode())
         shape, block, dtype = state["shape"], state["blocksize"], state["dtype"]
         nested, offset = (state["nested_blocksize"], state["nested_offset"]) if is_nested else (1, 0.0)
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise NotRead(f"its quant_state cannot be read: {type(error).__name__}") from error
+        raise Unread(f"its quant_state cannot be read: {type(error).__name__}") from error
     sizes: list[Any] = [*shape, block, nested] if isinstance(shape, list) else [None]
     if not all(isinstance(n, int) and not isinstance(n, bool) and n > 0 for n in sizes):
-        raise NotRead("the shape or the blocks in its quant_state are no sizes")
+        raise Unread("the shape or the blocks in its quant_state are no sizes")
     if not isinstance(offset, int | float) or dtype not in DTYPES:
-        raise NotRead("the offset or the dtype in its quant_state is not known")
+        raise Unread("the offset or the dtype in its quant_state is not known")
     return State(tuple(shape), block, nested, np.float32(offset), DTYPES[dtype])
 
 
@@ -72,18 +72,18 @@ def four_bit(name: str, sources: Mapping[str, Tensor], method: Method, peek: Pee
 
     Raises
     ------
-    NotRead
+    Unread
     """
     weight, scale, table, said = (need(sources, role) for role in ("weight", "scale", "map", "state"))
     is_nested = scale.type == "U8"
     state = _state(peek(said), is_nested)
     values = prod(state.shape)
     if weight.nbytes != -(-values // 2) or scale.values != -(-values // state.block) or table.values != 16:
-        raise NotRead(f"{shape_text(state.shape)} in blocks of {state.block} do not fit {weight.nbytes} bytes")
+        raise Unread(f"{shape_text(state.shape)} in blocks of {state.block} do not fit {weight.nbytes} bytes")
     if is_nested:
         nested, levels = need(sources, "nested_scale"), need(sources, "nested_map")
         if nested.values != -(-scale.values // state.nested_block) or levels.values != 256:
-            raise NotRead(f"its scales' scales are {shape_text(nested.shape)}, and {scale.values} scales need others")
+            raise Unread(f"its scales' scales are {shape_text(nested.shape)}, and {scale.values} scales need others")
     used = {role: one for role, one in sources.items() if is_nested or not role.startswith("nested")}
     title = "NF4" if said.name.endswith("nf4") else "FP4"
     tensor = meant(name, f"{title} x scale", state.shape, sources)
@@ -102,12 +102,12 @@ def int8(name: str, sources: Mapping[str, Tensor], method: Method, peek: Peek) -
 
     Raises
     ------
-    NotRead
+    Unread
     """
     weight, scale = sources["weight"], need(sources, "scale")
     if len(weight.shape) != 2 or scale.shape != weight.shape[:1] or scale.type != "F32":
-        raise NotRead(f"SCB is {scale.type} of {shape_text(scale.shape)}, the weight {shape_text(weight.shape)}")
+        raise Unread(f"SCB is {scale.type} of {shape_text(scale.shape)}, the weight {shape_text(weight.shape)}")
     layout = sources.get("layout")
     if layout is not None and (layout.nbytes != 1 or peek(layout) != bytes([ROW_WISE])):
-        raise NotRead("its weight_format is not row-wise")
+        raise Unread("its weight_format is not row-wise")
     return Quantized(meant(name, "INT8 x scale", weight.shape, sources), dict(sources), _int8_rows, "F16")

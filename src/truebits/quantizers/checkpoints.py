@@ -15,7 +15,7 @@ from truebits.files.tensor import Tensor
 from truebits.files.types import BY_NAME, FLOAT_BYTES, FP8_FORMATS, WHOLE_NUMBERS
 from truebits.quantizers.forms import FORMS, FP8_METHODS, Form
 from truebits.quantizers.method import Method, method_of
-from truebits.quantizers.quantized import NotRead, Peek, Quantized
+from truebits.quantizers.quantized import Peek, Quantized, Unread
 from truebits.quantizers.small_floats import plain
 
 PLAIN = (*FP8_FORMATS, "F4", "F8_E8M0")
@@ -61,7 +61,7 @@ def meaning(model: Model) -> Meaning:
 
     def peek(tensor: Tensor) -> bytes:
         if tensor.nbytes > LARGEST_PEEK:
-            raise NotRead(f"{shortened(tensor.name)} has {tensor.nbytes} bytes, more than it can need")
+            raise Unread(f"{shortened(tensor.name)} has {tensor.nbytes} bytes, more than it can need")
         with model.parts[tensor.part].map() as file:
             file.expect_all([(tensor.offset, tensor.offset + tensor.nbytes)])
             return file.data[tensor.offset : tensor.offset + tensor.nbytes]
@@ -76,7 +76,7 @@ def meaning(model: Model) -> Meaning:
                 continue
             try:
                 found = _read(form, sources, method, names, peek)
-            except NotRead as reason:
+            except Unread as reason:
                 not_read |= {one.name: f"{form.title}: {reason}" for one in sources.values() if _is_code(one)}
                 break
             quantized[found.tensor.name] = found
@@ -119,11 +119,11 @@ def _read(
     form: Form, sources: Mapping[str, Tensor], method: Method, names: Mapping[str, Tensor], peek: Peek
 ) -> Quantized:
     if method.name is not None and method.name not in form.methods:
-        raise NotRead(f"config.json says {method.name}")
+        raise Unread(f"config.json says {method.name}")
     for one in sources.values():
         if BY_NAME[one.type].bits < 8 or one.type == "C64":
-            raise NotRead(f"{shortened(one.name)} is {one.type}")
+            raise Unread(f"{shortened(one.name)} is {one.type}")
     name = sources["weight"].name.removesuffix(form.ending) + form.weight
     if names.get(name, sources["weight"]) is not sources["weight"]:
-        raise NotRead(f"there is a tensor {shortened(name)}, too")
+        raise Unread(f"there is a tensor {shortened(name)}, too")
     return form.build(name, sources, method, peek)

@@ -15,7 +15,7 @@ import numpy as np
 from truebits.errors import shortened
 from truebits.files.tensor import Tensor
 from truebits.quantizers.method import Method
-from truebits.quantizers.quantized import Arrays, NotRead, Peek, Quantized, meant, need, shape_text
+from truebits.quantizers.quantized import Arrays, Peek, Quantized, Unread, meant, need, shape_text
 from truebits.quantizers.unpacking import nibbles, unpack
 
 GPTQ_BITS = (2, 3, 4, 8)
@@ -34,23 +34,23 @@ def _groups(sources: Mapping[str, Tensor], peek: Peek, columns: int, groups: int
 
     Raises
     ------
-    NotRead
+    Unread
     """
     sizes = {size for size in method.integers("group_size") if size > 0}
     if "g_idx" in sources:
         said = sources["g_idx"]
         if said.shape != (columns,) or said.type != "I32":
-            raise NotRead(f"g_idx is {said.type} of {shape_text(said.shape)}, and rows have {columns} values")
+            raise Unread(f"g_idx is {said.type} of {shape_text(said.shape)}, and rows have {columns} values")
         found = np.frombuffer(peek(said), "<i4").astype(np.int64)
         if columns and (found != -1).any():  # compressed-tensors has -1 everywhere where groups are in order
             if found.min() < 0 or found.max() >= groups:
-                raise NotRead(f"g_idx goes from {found.min()} to {found.max()}, and there are {groups} groups")
+                raise Unread(f"g_idx goes from {found.min()} to {found.max()}, and there are {groups} groups")
             return found
     fitting = [size for size in sizes if -(-columns // size) == groups] if sizes else []
     size = fitting[0] if fitting else columns // groups if groups and columns % groups == 0 else 0
     if not size or (sizes and not fitting and groups != 1):
         said_sizes = f", config.json says groups of {', '.join(map(str, sorted(sizes)))}" if sizes else ""
-        raise NotRead(f"{columns} values of a row in {groups} groups{said_sizes}")
+        raise Unread(f"{columns} values of a row in {groups} groups{said_sizes}")
     return np.arange(columns) // size
 
 
@@ -60,10 +60,10 @@ def _check_bits(found: int | float, method: Method, known: tuple[int, ...]) -> i
     if len(said) == 1 and said != {found}:
         (bits,) = said
         if bits not in known:
-            raise NotRead(f"no reader for {bits} bits")
-        raise NotRead(f"config.json says {bits} bits, the shapes say {found:g}")
+            raise Unread(f"no reader for {bits} bits")
+        raise Unread(f"config.json says {bits} bits, the shapes say {found:g}")
     if found not in known:
-        raise NotRead(f"no reader for {found:g} bits")
+        raise Unread(f"no reader for {found:g} bits")
     return int(found)
 
 
@@ -99,27 +99,27 @@ def gptq(name: str, sources: Mapping[str, Tensor], method: Method, peek: Peek) -
 
     Raises
     ------
-    NotRead
+    Unread
     """
     weight, zero, scale = sources["weight"], need(sources, "zero"), need(sources, "scale")
     if any(len(tensor.shape) != 2 for tensor in (weight, zero, scale)) or 0 in (*weight.shape, *scale.shape):
-        raise NotRead(f"its shapes are {', '.join(shape_text(one.shape) for one in (weight, zero, scale))}")
+        raise Unread(f"its shapes are {', '.join(shape_text(one.shape) for one in (weight, zero, scale))}")
     if zero.type != "I32" or scale.type not in ("F16", "BF16", "F32"):
-        raise NotRead(f"its zero points are {zero.type}, its scales {scale.type}")
+        raise Unread(f"its zero points are {zero.type}, its scales {scale.type}")
     if weight.shape[1] != scale.shape[1]:
         return awq(name, sources, method, peek)
     if method.name == "awq":
-        raise NotRead("config.json says awq, the shapes are those of GPTQ")
+        raise Unread("config.json says awq, the shapes are those of GPTQ")
     groups, out = scale.shape
     bits = _check_bits(32 * zero.shape[1] / out, method, GPTQ_BITS)
     columns = weight.shape[0] * 32 // bits
     if weight.shape[0] * 32 % bits or out * bits % 32 or zero.shape[0] != groups:
-        raise NotRead(f"{bits} bits do not fit shapes {shape_text(weight.shape)} and {shape_text(zero.shape)}")
+        raise Unread(f"{bits} bits do not fit shapes {shape_text(weight.shape)} and {shape_text(zero.shape)}")
     convention = method.settings.get("checkpoint_format")
     if method.name is None:
-        raise NotRead("without a config.json it is not known whether its zero points are stored minus one")
+        raise Unread("without a config.json it is not known whether its zero points are stored minus one")
     if not isinstance(convention, str | None) or convention not in GPTQ_PLUS:
-        raise NotRead(f"checkpoint_format {shortened(str(convention))} is not known")
+        raise Unread(f"checkpoint_format {shortened(str(convention))} is not known")
     of_column = _groups(sources, peek, columns, groups, method)
     rows = partial(_gptq_rows, bits, GPTQ_PLUS[convention], of_column)
     tensor = meant(name, f"GPTQ {bits}-bit", (out, columns), sources)
@@ -146,18 +146,18 @@ def awq(name: str, sources: Mapping[str, Tensor], method: Method, peek: Peek) ->
 
     Raises
     ------
-    NotRead
+    Unread
     """
     weight, zero, scale = (sources[role] for role in ("weight", "zero", "scale"))
     if method.name == "gptq":
-        raise NotRead(f"config.json says gptq, and scales of {shape_text(scale.shape)} do not fit its words")
+        raise Unread(f"config.json says gptq, and scales of {shape_text(scale.shape)} do not fit its words")
     version = method.settings.get("version", "gemm")
     if not isinstance(version, str) or version.lower() != "gemm":
-        raise NotRead(f"no reader for version {shortened(str(version))}")
+        raise Unread(f"no reader for version {shortened(str(version))}")
     (columns, words), (groups, out) = weight.shape, scale.shape
     _check_bits(32 * words / out, method, (4,))
     if zero.shape != (groups, words):
-        raise NotRead(f"its zero points are {shape_text(zero.shape)}, expected {groups} x {words}")
+        raise Unread(f"its zero points are {shape_text(zero.shape)}, expected {groups} x {words}")
     of_column = _groups(sources, peek, columns, groups, method)
     tensor = meant(name, "AWQ 4-bit", (out, columns), sources)
     return Quantized(tensor, dict(sources), partial(_awq_rows, of_column), scale.type)
@@ -181,27 +181,27 @@ def packed(name: str, sources: Mapping[str, Tensor], method: Method, peek: Peek)
 
     Raises
     ------
-    NotRead
+    Unread
     """
     weight, scale, said = sources["weight"], need(sources, "scale"), need(sources, "shape")
     if said.type not in ("I64", "I32") or said.values != len(weight.shape) or len(weight.shape) < 2:
-        raise NotRead(f"weight_shape is {said.type} of {shape_text(said.shape)}")
+        raise Unread(f"weight_shape is {said.type} of {shape_text(said.shape)}")
     shape = tuple(np.frombuffer(peek(said), "<i8" if said.type == "I64" else "<i4").tolist())
     columns, words = shape[-1], weight.shape[-1]
     if shape[:-1] != weight.shape[:-1] or columns <= 0:
-        raise NotRead(f"weight_shape says {shape_text(shape)}, and the packed words are {shape_text(weight.shape)}")
+        raise Unread(f"weight_shape says {shape_text(shape)}, and the packed words are {shape_text(weight.shape)}")
     fitting = {bits for bits in range(1, 9) if -(-columns * bits // 32) == words}
     asked = method.integers("num_bits") or fitting
     if len(fitting & asked) != 1:
         bits_text = " or ".join(map(str, sorted(asked)))
-        raise NotRead(f"{bits_text} bits do not fit {words} words for {columns} values")
+        raise Unread(f"{bits_text} bits do not fit {words} words for {columns} values")
     (bits,) = fitting & asked
     rows = prod(shape[:-1])
     if scale.values != 1 and (scale.shape[:-1] != shape[:-1] or not scale.values):
-        raise NotRead(f"its scales are {shape_text(scale.shape)}, and a weight of {shape_text(shape)} needs others")
+        raise Unread(f"its scales are {shape_text(scale.shape)}, and a weight of {shape_text(shape)} needs others")
     groups = scale.shape[-1] if scale.values != 1 else 1
     if "zero" in sources and sources["zero"].shape != (-(-rows * bits // 32), groups):
-        raise NotRead(f"its zero points are {shape_text(sources['zero'].shape)}")
+        raise Unread(f"its zero points are {shape_text(sources['zero'].shape)}")
     of_column = _groups(sources, peek, columns, groups, method)
     tensor = meant(name, f"INT{bits} x scale", shape, sources)
     return Quantized(tensor, dict(sources), partial(_packed_rows, bits, columns, of_column), scale.type)
@@ -224,23 +224,23 @@ def mlx(name: str, sources: Mapping[str, Tensor], method: Method, peek: Peek) ->
 
     Raises
     ------
-    NotRead
+    Unread
     """
     weight, scale, offset = sources["weight"], need(sources, "scale"), need(sources, "offset")
     own = method.settings.get(name.removesuffix(".weight"))
     settings = own if isinstance(own, dict) else method.settings
     bits, group = settings.get("bits"), settings.get("group_size")
     if not isinstance(bits, int) or not isinstance(group, int):
-        raise NotRead("config.json does not say bits and group_size")
+        raise Unread("config.json does not say bits and group_size")
     if settings.get("mode", "affine") != "affine":
-        raise NotRead(f"mode {shortened(str(settings['mode']))} with biases")
+        raise Unread(f"mode {shortened(str(settings['mode']))} with biases")
     if bits not in MLX_BITS or group < 1:
-        raise NotRead(f"no reader for {bits} bits in groups of {group}")
+        raise Unread(f"no reader for {bits} bits in groups of {group}")
     columns = scale.shape[-1] * group if scale.shape else 0
     if scale.shape != offset.shape or scale.shape[:-1] != weight.shape[:-1] or columns * bits != weight.shape[-1] * 32:
         shapes = f"{shape_text(weight.shape)} and {shape_text(scale.shape)}"
-        raise NotRead(f"{bits} bits in groups of {group} do not fit shapes {shapes}")
+        raise Unread(f"{bits} bits in groups of {group} do not fit shapes {shapes}")
     if columns == 0:
-        raise NotRead("it has no values")
+        raise Unread("it has no values")
     tensor = meant(name, f"MLX {bits}-bit", (*weight.shape[:-1], columns), sources)
     return Quantized(tensor, dict(sources), partial(_mlx_rows, bits, group), scale.type)

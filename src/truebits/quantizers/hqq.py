@@ -12,7 +12,7 @@ import numpy as np
 from truebits.errors import shortened
 from truebits.files.tensor import Tensor
 from truebits.quantizers.method import Method
-from truebits.quantizers.quantized import Arrays, NotRead, Peek, Quantized, meant, need, shape_text
+from truebits.quantizers.quantized import Arrays, Peek, Quantized, Unread, meant, need, shape_text
 
 PACKINGS = {"8bit_u8": (8, 1), "4bit_u8": (4, 2), "2bit_u8": (2, 4), "1bit_u8": (1, 8), "3bit_32": (3, 10)}
 """Bits of a code, and how many share a word, by name (``hqq/core/bitpack.py``)."""
@@ -50,28 +50,28 @@ def hqq(name: str, sources: Mapping[str, Tensor], method: Method, peek: Peek) ->
 
     Raises
     ------
-    NotRead
+    Unread
     """
     weight, scale, zero = sources["weight"], need(sources, "scale"), need(sources, "zero")
     said = {role: peek(need(sources, role)) for role in ("shape", "packing", "axis", "group")}
     for role in ("quant_scale", "quant_zero", "as_float"):
         if role in sources and any(peek(sources[role])):
-            raise NotRead(f"no reader where {role} is set")
+            raise Unread(f"no reader where {role} is set")
     packing = said["packing"].decode("ascii", "replace")
     if packing not in PACKINGS:
-        raise NotRead(f"no reader for packing {shortened(packing)}")
+        raise Unread(f"no reader for packing {shortened(packing)}")
     bits, shared = PACKINGS[packing]
     shape = tuple(np.frombuffer(said["shape"], "<i8").tolist()) if len(said["shape"]) % 8 == 0 else ()
     axis, group = (int.from_bytes(said[role], "little", signed=True) for role in ("axis", "group"))
     values = prod(shape)
     if not shape or min(shape) < 1 or group < 1 or values % group or axis not in (0, 1):
-        raise NotRead(f"{shape_text(shape)} values in groups of {group} along axis {axis}")
+        raise Unread(f"{shape_text(shape)} values in groups of {group} along axis {axis}")
     rows, columns = (values // group, group) if axis else (group, values // group)
     step = -(-rows // shared)
     if (bits != 3 and rows % shared) or weight.values != step * columns:
-        raise NotRead(f"{rows} x {columns} codes of {bits} bits do not fit {shape_text(weight.shape)}")
+        raise Unread(f"{rows} x {columns} codes of {bits} bits do not fit {shape_text(weight.shape)}")
     if {scale.values, zero.values} != {values // group} or weight.type != ("I32" if bits == 3 else "U8"):
-        raise NotRead(f"its scales are {shape_text(scale.shape)}, its zero points {shape_text(zero.shape)}")
+        raise Unread(f"its scales are {shape_text(scale.shape)}, its zero points {shape_text(zero.shape)}")
     tensor = meant(name, f"HQQ {bits}-bit", shape, sources)
     used = {role: sources[role] for role in ("weight", "scale", "zero")}
     return Quantized(

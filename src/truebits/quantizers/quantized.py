@@ -23,7 +23,7 @@ PIECE_VALUES = 1 << 19
 DTYPES = {"I8": "<i1", "I16": "<i2", "I32": "<i4", "I64": "<i8", "BOOL": "<u1"}
 
 
-class NotRead(TruebitsError):
+class Unread(TruebitsError):
     """Tensors that do not fit together as their format says: the reason why they are not read."""
 
 
@@ -145,9 +145,9 @@ def meant(name: str, type: str, shape: tuple[int, ...], sources: Mapping[str, Te
 
 
 def need(sources: Mapping[str, Tensor], role: str) -> Tensor:
-    """Return the stored tensor of a role; raises `NotRead` if there is none."""
+    """Return the stored tensor of a role; raises `Unread` if there is none."""
     if role not in sources:
-        raise NotRead(f"its {role} is absent")
+        raise Unread(f"its {role} is absent")
     return sources[role]
 
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from truebits.files.tensor import Tensor
 from truebits.quantizers.method import Method
-from truebits.quantizers.quantized import Arrays, NotRead, Peek, Quantized, Stored, meant, need, shape_text
+from truebits.quantizers.quantized import Arrays, Peek, Quantized, Stored, Unread, meant, need, shape_text
 from truebits.quantizers.unpacking import e8m0_table, nibbles
 
 FP4_VALUES = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6], np.float32)
@@ -65,7 +65,7 @@ def blocks_of(shape: tuple[int, ...], scale: Tensor, asked: tuple[int, int] | No
 
     Raises
     ------
-    NotRead
+    Unread
         The shapes do not fit.
     """
     experts, rows, columns = prod(shape[:-2]), shape[-2] if len(shape) > 1 else 1, shape[-1] if shape else 1
@@ -78,7 +78,7 @@ def blocks_of(shape: tuple[int, ...], scale: Tensor, asked: tuple[int, int] | No
             return Blocks(*block, rows, *tiles)
         if asked:
             expected = shape_text((*shape[:-2], *tiles))
-            raise NotRead(
+            raise Unread(
                 f"its scales are {shape_text(found)}, and blocks of {block[0]} x {block[1]} would have {expected}"
             )
     if found in (shape[:-1], (*shape[:-1], 1), (*shape[:-2], 1, rows)) and len(shape) > 1:
@@ -90,8 +90,8 @@ def blocks_of(shape: tuple[int, ...], scale: Tensor, asked: tuple[int, int] | No
         if columns % found[-1] == 0 and (group is None or size == group):
             return Blocks(1, size, rows, rows, found[-1])
         if group is not None:
-            raise NotRead(f"its scales are {shape_text(found)}, and groups of {group} of {columns} values need others")
-    raise NotRead(f"its scales are {shape_text(found)}, and a weight of {shape_text(shape)} needs others")
+            raise Unread(f"its scales are {shape_text(found)}, and groups of {group} of {columns} values need others")
+    raise Unread(f"its scales are {shape_text(found)}, and a weight of {shape_text(shape)} needs others")
 
 
 def spread(scales: np.ndarray, blocks: Blocks, columns: int, start: int, stop: int) -> np.ndarray:
@@ -126,7 +126,7 @@ def scaled(name: str, sources: Mapping[str, Tensor], method: Method, peek: Peek)
 
     Raises
     ------
-    NotRead
+    Unread
     """
     weight, scale = sources["weight"], need(sources, "scale")
     kind = "INT8" if weight.type == "I8" else weight.type
@@ -134,7 +134,7 @@ def scaled(name: str, sources: Mapping[str, Tensor], method: Method, peek: Peek)
     groups = {MX_BLOCK} if scale.type == "U8" else method.integers("group_size")
     blocks = blocks_of(weight.shape, scale, method.block, groups.pop() if len(groups) == 1 else None)
     if "zero" in sources and sources["zero"].shape != scale.shape:
-        raise NotRead(f"its zero points are {shape_text(sources['zero'].shape)}, its scales {shape_text(scale.shape)}")
+        raise Unread(f"its zero points are {shape_text(sources['zero'].shape)}, its scales {shape_text(scale.shape)}")
     type = f"MXFP8 {weight.type[3:]}" if is_mx and blocks.columns == MX_BLOCK else f"{kind} x scale"
     columns = weight.shape[-1] if weight.shape else 1
     computed = scale.type if scale.type in ("BF16", "F16") else "F32"
@@ -175,28 +175,28 @@ def packed_fp4(name: str, sources: Mapping[str, Tensor], method: Method, peek: P
 
     Raises
     ------
-    NotRead
+    Unread
     """
     weight, scale = sources["weight"], need(sources, "scale")
     if not weight.shape:
-        raise NotRead("it is packed in a single value")
+        raise Unread("it is packed in a single value")
     shape = (*weight.shape[:-1], 2 * weight.shape[-1])
     is_nv = scale.type == "F8_E4M3"
     if not is_nv and scale.type not in E8M0:
-        raise NotRead(f"its scales are {scale.type}, and FP4 has F8_E4M3 or E8M0")
+        raise Unread(f"its scales are {scale.type}, and FP4 has F8_E4M3 or E8M0")
     block = NVFP4_BLOCK if is_nv else MX_BLOCK
     expected = (*weight.shape[:-1], shape[-1] // block)
     if shape[-1] % block or scale.shape != expected:
-        raise NotRead(
+        raise Unread(
             f"its scales are {shape_text(scale.shape)}, and blocks of {block} of {shape_text(shape)} need others"
         )
     extra = [role for role in ("global", "divisor") if role in sources]
     if is_nv and len(extra) != 1:
-        raise NotRead(
+        raise Unread(
             "its scale of the whole tensor is absent" if not extra else "it has two scales of the whole tensor"
         )
     if extra and sources[extra[0]].values != 1:
-        raise NotRead(f"its scale of the whole tensor has {sources[extra[0]].values} values")
+        raise Unread(f"its scale of the whole tensor has {sources[extra[0]].values} values")
     tensor = meant(name, "NVFP4" if is_nv else "MXFP4", shape, sources)
     return Quantized(tensor, dict(sources), partial(_fp4_rows, shape[-1], block), "BF16")
 
@@ -226,11 +226,11 @@ def gpt_oss(name: str, sources: Mapping[str, Tensor], method: Method, peek: Peek
 
     Raises
     ------
-    NotRead
+    Unread
     """
     weight, scale = sources["weight"], need(sources, "scale")
     if len(weight.shape) != 4 or weight.shape[-1] != MX_BLOCK // 2 or scale.shape != weight.shape[:-1]:
-        raise NotRead(f"its blocks are {shape_text(weight.shape)}, its scales {shape_text(scale.shape)}")
+        raise Unread(f"its blocks are {shape_text(weight.shape)}, its scales {shape_text(scale.shape)}")
     experts, out, blocks, _ = weight.shape
     width = blocks * MX_BLOCK
     stored = Quantized(
