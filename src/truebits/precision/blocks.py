@@ -228,9 +228,9 @@ class BlockPrecision(BlockProfile):
 
     @property
     def is_zero(self) -> bool:
-        """All scales were read and are zero, and with them the values; offsets, if any, of the sampled blocks."""
+        """All scales that were read are zero, and with them the values; offsets, if any, of the sampled blocks."""
         scales = self.blocks * self.layout.scales
-        return 0 < scales <= self.zero_scales and not self.is_sampled and self.dead == self.sampled_groups
+        return 0 < scales <= self.zero_scales and self.dead == self.sampled_groups
 
     @property
     def coverage(self) -> Coverage:
