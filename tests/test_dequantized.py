@@ -135,6 +135,12 @@ def test_weights_of_few_levels(kind, expected, name):
     assert {verdict(weights(kind, seed), name) for seed in range(5)} == {expected}
 
 
+@pytest.mark.parametrize("scale", [1.0, 1.5, 1.25])
+def test_ternary_weights_of_a_coarse_scale_are_no_floats(scale):
+    values = np.random.default_rng(0).integers(-1, 2, (64, 64)).astype(np.float32) * np.float32(scale)
+    assert verdict(values, "BF16") == "ternary"
+
+
 def scaled_fp8(seed, tile, kind="normal"):
     """Return what a checkpoint with FP8 values and a scale for each tile says, in BF16."""
     values = weights(kind, seed, (256, 256))

@@ -55,7 +55,7 @@ BF16_CODE_SLACK = 0.5
 FAR_APART = 35
 """Formats of no more levels have them at least 7 of Q8_0's codes apart."""
 
-FLOATING = ("mxfp4", "nvfp4")
+FLOATING = ("ternary", "mxfp4", "nvfp4")
 """Formats whose own values are coarse: to them the grid of coarse values is no other explanation."""
 
 LARGEST = {"Q8_0": 127, "Q5_0": 16, "Q4_0": 8}
