@@ -11,6 +11,7 @@ from gguf_bytes import gguf as gguf_bytes
 from safetensors_bytes import safetensors
 from truebits.errors import ModelFileError
 from truebits.files.model import open_model
+from truebits.precision.findings import header_findings
 from truebits.report import listing
 
 NUMBERS = [*range(12), 31, 32, 39, 42, 43, 137, 255, 2**31 - 1, 2**31, 2**32 - 1, 2**62, 2**63 - 1, 2**63, 2**64 - 1]
@@ -86,7 +87,7 @@ def look(path) -> bool:
     messages = [finding.message for part in model.parts for finding in part.findings]
     assert len(messages) <= 20
     tables = [listing.types(model), listing.metadata(model), listing.tensors(model.tensors)]
-    lines = [*listing.about(model, 80).splitlines(), *messages, *(found.message for found in listing.findings(model))]
+    lines = [*listing.about(model, 80).splitlines(), *messages, *(found.message for found in header_findings(model))]
     lines += [line for table in tables for line in table.render("text", 80).splitlines()]
     assert all(line.isprintable() for line in lines)
     assert all(len(line) <= 1_000 for line in lines)

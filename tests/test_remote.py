@@ -231,6 +231,17 @@ def test_the_limit_and_a_dry_run(monkeypatch):
         assert server.sent == before
 
 
+def test_a_dry_run_of_all_blocks_counts_them(monkeypatch):
+    with serving({"/q8.gguf": data.MODEL_Q8_0}) as server:
+        model = open_model(f"{server.url}/q8.gguf")
+        size, nbytes = data.MODEL_Q8_0.stat().st_size, sum(one.nbytes for one in model.tensors)
+        monkeypatch.setattr(remote.SETTINGS, "dry_run", True)
+        for part in model.parts:
+            remote.PARTIALS[part.path].there = [(0, model.tensors[0].offset)]
+        with pytest.raises(remote.Planned, match=rf"would fetch {nbytes:,} of {size:,} bytes"):
+            scan(model, blocks=True)
+
+
 def test_the_cache_is_bounded(cache, monkeypatch):
     monkeypatch.setattr(remote.SETTINGS, "cache_bytes", 3 << 20)
     with serving({f"/{i}.gguf": GGUF for i in range(6)}) as server:
@@ -367,7 +378,7 @@ def test_every_verb_says_the_same_of_a_url(hub, tmp_path, monkeypatch):
             shutil.rmtree(remote.SETTINGS.cache, ignore_errors=True)
             got, expected = (json.dumps(verb(*paths), default=str) for paths in (there, here))
             for far, near in zip(there, here, strict=True):
-                got, expected = got.replace(str(far).replace("//", "/"), "X"), expected.replace(str(near), "X")
+                got, expected = got.replace(str(far), "X"), expected.replace(str(near), "X")
             assert got == expected
 
 
@@ -405,7 +416,8 @@ def test_fsspec():
 def test_what_may_be_secret_in_a_url_is_not_told():
     with serving({"/model.gguf": GGUF}) as server:
         model = open_model(f"{server.url}/model.gguf?X-Amz-Signature=secret")
-        assert str(model.path).endswith("/model.gguf")
+        assert str(model.path) == f"{server.url}/model.gguf"
+        assert model.path.name == "model.gguf"
     assert public("https://user:pass@host:8/a/b.gguf?X-Amz-Signature=1#x") == "https://host:8/a/b.gguf"
 
 

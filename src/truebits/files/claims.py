@@ -44,6 +44,9 @@ BETTER = {
 }  # fmt: skip
 """What llama-quantize gives, under the same label, to the tensors that it wants to keep better."""
 
+MOST_LISTED = 3
+"""Missing blocks that are named."""
+
 LEAST_MAIN, LEAST_FITTING = 0.05, 0.5
 """Of the matrices' bytes: so much in a label's own types, so much in those that go with them."""
 
@@ -122,9 +125,6 @@ def missing_blocks(model: Model) -> MissingBlocks | None:
                 count, f"{prefixes[0]}.{missing[0]}", _absent(model, key, promised, prefixes[0], missing, count)
             )
     return None
-
-
-MOST_LISTED = 3
 
 
 def _promises(architecture: str) -> list[tuple[str, tuple[str, ...]]]:

@@ -13,6 +13,14 @@ from truebits.files import stores
 URL = re.compile(r"(?P<scheme>https?|hf|s3|gs|ftp):/{1,2}(?=[^/])")
 """A `Path` of a URL has one slash."""
 
+
+class UrlPath(type(Path())):  # type: ignore[misc]
+    """A URL where a path is expected: it is printed with both its slashes."""
+
+    def __str__(self) -> str:
+        return URL.sub(lambda match: f"{match['scheme']}://", super().__str__())
+
+
 PLAIN_NAME = re.compile(r"[\w.-]+(?::[\w.-]+)?")
 REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
 
@@ -43,9 +51,8 @@ def shown(path: Path) -> Path:
     if not URL.match(text) or path.exists():
         return path
     plain = urlsplit(URL.sub(lambda match: f"{match['scheme']}://", text))
-    return Path(
-        f"{plain.scheme}://{plain.netloc.rpartition('@')[2] if plain.scheme != 'hf' else plain.netloc}{plain.path}"
-    )
+    host = plain.netloc if plain.scheme == "hf" else plain.netloc.rpartition("@")[2]
+    return UrlPath(f"{plain.scheme}://{host}{plain.path}")
 
 
 def _remote(url: str) -> Path:

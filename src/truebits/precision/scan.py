@@ -76,6 +76,7 @@ def scan(
         if progress is not None:
             progress(start + done, total)
 
+    model.expect(kept if blocks else plain)
     architecture = model.architecture
     report = Report(model, profiles(model, plain, architecture, threads, partial(moved, 0)), architecture)
     if quantized:
