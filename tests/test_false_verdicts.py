@@ -1,6 +1,6 @@
 """No false verdict in 2,000 constructed models: what was done to their weights is known, and nothing else is said.
 
-Odds are stated as at most one in a million for each tensor and question. Of some 15,000 verdicts none may be false;
+Odds are stated as at most one in a million for each tensor and question. Of some 13,000 verdicts none may be false;
 the verdicts are counted and printed.
 """
 
