@@ -5,13 +5,16 @@ BIN = $(VENV)/bin
 # Optional parts to install; with EXTRAS=[eval-native] pip builds llama.cpp here, which takes ten minutes or more.
 EXTRAS ?= [eval]
 
-.PHONY: demo test test-slow test-nojit bench lint clean
+# Processes that tests are shared between, a file each at a time; 0 for none.
+WORKERS ?= auto
+
+.PHONY: demo test test-slow test-nojit test-oldest bench lint clean
 
 demo: $(VENV)/.installed
 	$(BIN)/truebits demo
 
 test: $(VENV)/.test
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 test-slow: $(VENV)/.test
 	$(BIN)/python -m pytest -m slow
@@ -19,6 +22,14 @@ test-slow: $(VENV)/.test
 # The kernels as plain Python: where their coverage is measured.
 test-nojit: $(VENV)/.test
 	NUMBA_DISABLE_JIT=1 $(BIN)/python -m pytest tests/test_native.py tests/test_rounding.py tests/test_scaling.py tests/test_blocks.py --cov=truebits_native --cov-report=term-missing:skip-covered
+
+# The quick tests with the oldest version of each dependency that pyproject.toml claims.
+test-oldest:
+	$(PYTHON) -m venv $(VENV)-oldest
+	$(VENV)-oldest/bin/pip install --quiet --disable-pip-version-check --upgrade "pip>=25.1"
+	$(VENV)-oldest/bin/pip install --quiet --disable-pip-version-check --editable . $$($(PYTHON) tools/oldest_requirements.py)
+	$(VENV)-oldest/bin/pip install --quiet --disable-pip-version-check --group test $$($(PYTHON) tools/oldest_requirements.py)
+	$(VENV)-oldest/bin/python -m pytest tests -n $(WORKERS) --dist loadfile
 
 bench: $(VENV)/.test
 	mkdir -p bench/results
@@ -46,4 +57,4 @@ $(VENV)/.lint: $(VENV)/.installed
 	touch $@
 
 clean:
-	rm -rf $(VENV) .pytest_cache .hypothesis .mypy_cache .ruff_cache dist
+	rm -rf $(VENV) $(VENV)-oldest .pytest_cache .hypothesis .mypy_cache .ruff_cache dist

@@ -3,9 +3,11 @@
 A runner that was started in the background ignores Ctrl-C, and so would all children of the tests.
 """
 
+import os
 import shutil
 import signal
 import subprocess
+import time
 
 import pytest
 
@@ -14,6 +16,16 @@ from truebits.rewriting import copy as rewrite
 
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
+STARTED = time.monotonic()
+
+
+def pytest_runtest_setup(item):
+    """Leave out long tests that there is no time for any more, and say so."""
+    seconds = float(os.environ.get("TRUEBITS_TEST_SECONDS", "inf"))
+    if item.get_closest_marker("slow") and time.monotonic() - STARTED > seconds:
+        pytest.skip(f"not run: the {seconds:.0f} s for long tests are over")
 
 
 @pytest.fixture
