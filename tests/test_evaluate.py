@@ -131,7 +131,7 @@ def nothing_is_left():
     yield
     assert multiprocessing.active_children() == []
     descriptors = [path for path in Path("/proc/self/fd").iterdir() if path.is_symlink()]
-    assert not [path for path in descriptors if "truebits" in str(path.readlink())]
+    assert not [path for path in descriptors if "memfd:truebits" in str(path.readlink())]
 
 
 # --- against NumPy

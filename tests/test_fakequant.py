@@ -356,7 +356,7 @@ def test_a_sabotaged_copy_is_found_and_removed(path, monkeypatch, to, place):
         "rounded": tensors["blk.0.ffn_up.weight"] + 4_003,
     }[place]
     before = path.read_bytes()
-    sabotage(monkeypatch, at, 0x40)
+    sabotage(monkeypatch, path.stat().st_size, at, 0x40)
     with pytest.raises(VerificationFailed, match=r"not the input|not as planned") as caught:
         tb.fakequant(path, path.with_name("out.gguf"), to=to, select="ffn")
     assert caught.value.exit_code == 4
