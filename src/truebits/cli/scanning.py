@@ -15,7 +15,7 @@ from truebits.cli.shared import echo_lines, open_model, print_table
 if TYPE_CHECKING:
     from truebits.precision.report import Report
 
-ONE_ONLY = ("low_bits_only", "bits_view", "fingerprint", "explain", "wide")
+ONE_ONLY = ("low_bits_only", "bits_view", "fingerprint", "explain", "wide", "html")
 """Options that speak of one model."""
 
 MOST_RUNS = 30
@@ -44,6 +44,7 @@ class Wanted(NamedTuple):
         help="Read the scales of all blocks, or leave quantized tensors out. Default: look at a sample of each.",
     ),
     click.option("--rows", is_flag=True, help="Find rows that are exact in a narrower format than others."),
+    click.option("--html", metavar="FILE", type=click.Path(path_type=Path), help="Write the report as one page."),
     click.option("--explain", is_flag=True, help="Say what the words of the table mean."),
     click.option("--bits", type=click.IntRange(1, 63), default=16, show_default=True, help="Low bits to look at."),
     click.option(
@@ -64,6 +65,7 @@ def scan(
     wide: bool,
     blocks: bool | None,
     rows: bool,
+    html: Path | None,
     explain: bool,
     bits: int,
     low_bits_only: bool,
@@ -100,7 +102,12 @@ def scan(
     elif low_bits_only:
         _low_bits(model, chosen, wanted)
     else:
-        _print(_scanned(model, {**chosen, "blocks": blocks, "rows": rows}), wanted)
+        report = _scanned(model, {**chosen, "blocks": blocks, "rows": rows})
+        if html is not None:
+            from truebits.report import page
+
+            page.write(report, html)
+        _print(report, wanted)
         if explain:
             from truebits.report.screen import COLUMNS
 

@@ -30,7 +30,7 @@ CALM = {
 }
 """What can be said where there is no such finding."""
 
-MORE = "--by-tensor, --rows, --wide, --explain, --json"
+MORE = "--by-tensor, --rows, --wide, --explain, --html page.html, --json"
 
 COLUMNS = {
     "type": "what the tensors are stored as",
