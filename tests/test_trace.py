@@ -877,6 +877,9 @@ def test_an_unknown_architecture_is_not_accused(tmp_path, drawn):
     tensors[NORM] = flipped(tensors[NORM], 3, 20)
     found = trace(write_gguf(tmp_path / "b.gguf", "afmoe", tensors), source)
     assert faults(found) == {NORM: Verdict.ALTERED}
+    strange = {"blk.0.strange.weight": np.ones((3, 4), np.float32)}
+    found = trace(write_gguf(tmp_path / "c.gguf", "afmoe", strange, block_count=2), source)
+    assert found.conclusion == "not verified: no tensor could be compared with this checkpoint"
 
 
 def test_the_command(tmp_path, drawn, folders):

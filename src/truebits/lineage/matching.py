@@ -188,7 +188,7 @@ def _pair(tensor: Tensor, homes: Mapping[str, Mapping[int, Home]], facts: Facts)
         of = homes.get("token_embd.weight")
     transforms = _transforms(tensor.name, facts)
     if not of:
-        return Pair(tensor, (), transforms)
+        return Pair(tensor, (), transforms, is_unsure=not is_known(facts.family))
     found = [of[number] for number in sorted(of)]
     sources = tuple(home.tensor for home in found)
     arrange = found[0].arrange

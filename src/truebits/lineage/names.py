@@ -205,7 +205,7 @@ ENCODERS = re.compile(r"(bert\.|roberta\.)?(pooler\.dense\.|cls\.(predictions|se
 
 OTHER_SENSES = re.compile(
     r"(mlp|vit\.|vpm\.|siglip2\.|merger\.|resampler\.)|.*(visual\.|vision[._]|audio[._]|talker\.|projector\.|"
-    r"token2wav\.|code2wav\.|image_newline|patch_embed|patch_merger\.|mm_projector).*"
+    r"connector\.|token2wav\.|code2wav\.|image_newline|patch_embed|patch_merger\.|mm_projector).*"
 )
 """What a GGUF of the text model leaves to that of the projector: ``TextModel.filter_tensors``."""
 

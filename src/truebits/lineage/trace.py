@@ -161,7 +161,11 @@ class Work:
         if pair.has(Kind.COMPUTED):
             return Outcome(Verdict.UNCOMPARED, _reason(pair, Kind.COMPUTED))
         if not pair.sources:
-            if pair.has(Kind.REARRANGED) or any(values >= pair.tensor.values for values in self.unplaced):
+            if (
+                pair.is_unsure
+                or pair.has(Kind.REARRANGED)
+                or any(values >= pair.tensor.values for values in self.unplaced)
+            ):
                 return Outcome(Verdict.UNCOMPARED, "which of the checkpoint's tensors it was made of is not known")
             return Outcome(Verdict.EXTRA)
         if pair.problem:
