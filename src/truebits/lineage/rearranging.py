@@ -217,6 +217,11 @@ def _grouped_outputs(outline: np.ndarray, number: int, facts: Facts) -> Views:
     return [outline.reshape(-1, 8, 5, 128).swapaxes(1, 2)]
 
 
+def _frames(outline: np.ndarray, number: int, facts: Facts) -> Views:
+    """Qwen2-VL's convolution over two frames."""
+    return [outline[:, :, number]]
+
+
 QKV = r"query_key_value\.(weight|bias)"
 FUSED_QKV = r"\.(?:qkv_proj|W_pack|query_key_value|Wqkv)\.(weight|bias)"
 FUSED_EXPERTS = r"\.experts\.gate_up_proj(?:\.weight)?"
@@ -255,6 +260,7 @@ TABLE = (
     _row(QWEN35, r"linear_attn\.A_log", "ssm_a", _tiled_heads),
     _row(QWEN35, r"linear_attn\.dt_bias", "ssm_dt.bias", _tiled_heads),
     _row(QWEN35, r"linear_attn\.out_proj\.weight", "ssm_out.weight", _tiled_columns),
+    _row("clip", r"patch_embed\.proj\.weight", "v.patch_embd.weight v.patch_embd.weight.1", _frames),
     _row("plamo", r"self_attn\.q_proj\.weight", "attn_q.weight", _grouped_queries),
     _row("plamo", r"self_attn\.o_proj\.weight", "attn_output.weight", _grouped_outputs),
 )
@@ -267,13 +273,12 @@ def targets(name: str, known: Collection[str], facts: Facts) -> Sequence[Target]
     leave whole what some split.
     """
     block = block_of(name)
-    if block is None:
-        return ()
     for row in TABLE:
         is_of = not row.architectures or facts.architecture in row.architectures
         if not is_of or not (at := re.search(f"(?:{row.source})$", name)):
             continue
-        made = [f"blk.{block}.{at.expand(target)}" for target in row.targets]
+        start = "" if facts.architecture == "clip" else f"blk.{block}."
+        made = [start + at.expand(target) for target in row.targets]
         if all(target in known for target in made):
             return [
                 Target(target, partial(row.arrange, number=number, facts=facts)) for number, target in enumerate(made)
