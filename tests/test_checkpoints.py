@@ -21,7 +21,8 @@ from truebits.precision.coverage import Coverage
 from truebits.precision.profile import PrecisionProfile
 from truebits.precision.report import Report
 from truebits.precision.scan import scan
-from truebits.quantizers.checkpoints import Meaning, meaning
+from truebits.quantizers.meaning import Meaning
+from truebits.quantizers.weights import meaning_of
 
 RANDOM = np.random.default_rng(7)
 
@@ -84,7 +85,7 @@ def test_fp8_times_scales(tmp_path, shape, scale, block, piece):
     codes, scales = fp8(*shape), positive(*scale)
     settings = {"quant_method": "fp8", "weight_block_size": block}
     tensors = {"a.weight": stored("F8_E4M3", codes), "a.weight_scale_inv": stored("F32", scales)}
-    of = meaning(folder(tmp_path, tensors, settings))
+    of = meaning_of(folder(tmp_path, tensors, settings))
     rows, columns = block or (128, 128)
     if scales.size == 1 or scale == (3, 1, 1):
         each = np.broadcast_to(scales, shape)
@@ -125,7 +126,7 @@ def rounded(values: np.ndarray, type: str) -> np.ndarray:
 @pytest.mark.parametrize("piece", [1 << 20, 300])
 def test_values_are_those_of_the_formats_own_package(tmp_path, case, piece):
     tensors, config, expected, type = golden(case)
-    of = meaning(folder(tmp_path, tensors, config))
+    of = meaning_of(folder(tmp_path, tensors, config))
     assert (of.not_read, set(of.quantized)) == ({}, set(expected))
     for name, values in expected.items():
         assert type in ("F32", of.quantized[name].computed_in)
@@ -145,7 +146,7 @@ def test_gpt_oss(tmp_path, piece):
     codes = RANDOM.integers(0, 256, (2, 24, 3, 16), dtype=np.uint8)
     scales = RANDOM.integers(100, 130, (2, 24, 3), dtype=np.uint8)
     tensors = {"e.down_proj_blocks": stored("U8", codes), "e.down_proj_scales": stored("U8", scales)}
-    of = meaning(folder(tmp_path, tensors, {"quant_method": "mxfp4"}))
+    of = meaning_of(folder(tmp_path, tensors, {"quant_method": "mxfp4"}))
     expected = mxfp4(codes, scales).reshape(2, 24, 96)
     same_bits(values_of(of, "e.down_proj", piece), np.ascontiguousarray(expected.transpose(0, 2, 1)))
     same_bits(values_of(of, "e.down_proj", piece, as_stored=True), expected)
@@ -167,7 +168,7 @@ def test_nvfp4(tmp_path, method):
         "a.weight_scale": stored("F8_E4M3", scales),
         whole: stored("F32", one),
     }
-    of = meaning(folder(tmp_path, tensors, {"quant_method": method}))
+    of = meaning_of(folder(tmp_path, tensors, {"quant_method": method}))
     halves = np.stack([codes & 15, codes >> 4], -1).reshape(6, 5, 16)
     values = halves.astype(np.uint8).view(ml_dtypes.float4_e2m1fn).astype(np.float32)
     expected = values * operation(scales.astype(np.float32), one)[..., np.newaxis]
@@ -180,7 +181,7 @@ def test_nvfp4(tmp_path, method):
 )
 def test_plain_floats_of_a_byte(tmp_path, type, dtype):
     codes = np.arange(256, dtype=np.uint8).reshape(16, 16)
-    got = values_of(meaning(folder(tmp_path, {"a": stored(type, codes)})), "a", 40)
+    got = values_of(meaning_of(folder(tmp_path, {"a": stored(type, codes)})), "a", 40)
     expected = codes.view(dtype).astype(np.float32)
     assert np.array_equal(np.isnan(got), np.isnan(expected))
     same_bits(np.nan_to_num(got, nan=0), np.nan_to_num(expected, nan=0))
@@ -188,7 +189,7 @@ def test_plain_floats_of_a_byte(tmp_path, type, dtype):
 
 def test_plain_fp4(tmp_path):
     codes = RANDOM.integers(0, 256, 15, dtype=np.uint8)
-    got = values_of(meaning(folder(tmp_path, {"a": stored("F4", codes, (6, 5))})), "a", 5)
+    got = values_of(meaning_of(folder(tmp_path, {"a": stored("F4", codes, (6, 5))})), "a", 5)
     halves = np.stack([codes & 15, codes >> 4], -1).reshape(6, 5).astype(np.uint8)
     same_bits(got, halves.view(ml_dtypes.float4_e2m1fn).astype(np.float32))
 
@@ -211,7 +212,7 @@ WRONG = {
 @pytest.mark.parametrize("case", WRONG)
 def test_what_does_not_fit_is_not_read(tmp_path, case):
     tensors, settings, expected = WRONG[case]
-    of = meaning(folder(tmp_path, tensors, settings))
+    of = meaning_of(folder(tmp_path, tensors, settings))
     assert (of.quantized, set(of.not_read.values())) == ({}, {expected})
     assert [one.name for one in of.model.tensors] == list(tensors)
 
@@ -284,7 +285,7 @@ COMPARED = (
 def test_diff_and_fingerprint_are_of_values_whatever_stores_them(tmp_path, case):
     tensors, config, _, _ = golden(case)
     (tmp_path / "q").mkdir()
-    of = meaning(folder(tmp_path / "q", tensors, config))
+    of = meaning_of(folder(tmp_path / "q", tensors, config))
     plain = {name: stored("F32", values_of(of, name)) for name in of.quantized}
     a, b = two(tmp_path, (tensors, config), (plain, None))
     found = diff(a, b)
@@ -328,7 +329,7 @@ def test_a_weight_and_its_scale_in_two_files(tmp_path):
         (tmp_path / f"model-{number:05d}-of-00002.safetensors").write_bytes(safetensors(tensors))
     model = open_model(tmp_path)
     values = codes.astype(np.float32) * scales.repeat(128, 0).repeat(128, 1)
-    same_bits(values_of(meaning(model), "m.weight"), values)
+    same_bits(values_of(meaning_of(model), "m.weight"), values)
     (tmp_path / "plain").mkdir()
     plain = folder(tmp_path / "plain", {"m.weight": stored("F32", values)})
     assert diff(model, plain).verdict == "same values"
@@ -382,7 +383,7 @@ def test_no_damage_is_more_than_an_error(tmp_path, case):
     files += [(str(changed), tensors, config | changed) for changed in CONFIGS]
     for name, changed, settings in files:
         try:
-            of = meaning(folder(tmp_path, changed, settings))
+            of = meaning_of(folder(tmp_path, changed, settings))
         except ModelFileError:
             continue
         for one, quantized in of.quantized.items():
@@ -400,4 +401,4 @@ def test_a_config_that_is_none(tmp_path, text):
     folder(tmp_path, tensors)
     (tmp_path / "config.json").write_text(text)
     with pytest.raises(BadConfig):
-        meaning(open_model(tmp_path))
+        meaning_of(open_model(tmp_path))

@@ -31,8 +31,8 @@ from truebits.files.model import open_model
 from truebits.numbers.formats import CATALOGUE, Format, find, target
 from truebits.numbers.rounding import Rounding
 from truebits.report.table import STYLES
+from truebits.rewriting.beside import marker_path
 from truebits.rewriting.fakequant import bits_per_weight
-from truebits.rewriting.marker import marker_path
 from words import DTYPE, SPECIAL, TYPES, assert_same_bits, mixed
 
 SCALED = ("int8", "int4:row:affine", "int6:tensor:mse", "mxfp4", "nvfp4", "q8_0", "q4_0")

@@ -284,3 +284,12 @@ def test_block_types_have_the_sizes_of_gguf_py(name):
 @pytest.mark.parametrize("name", ["bf16", "int8", "int8:row", "int8:tensor:affine", "mxfp4", "nvfp4", "q4_k"])
 def test_no_values_take_no_more_than_a_scale(name):
     assert 0 <= target(name).stored_bits(0, 0) <= 40
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [("fp8", "fp8_e4m3fn"), ("FP6", "fp6_e2m3fn"), ("Q4_K_M", "--to q4_k")],
+)
+def test_a_name_that_means_several_things_says_which(name, expected):
+    with pytest.raises(UsageError, match=expected):
+        target(name)

@@ -12,6 +12,7 @@ from collections import Counter
 from importlib.util import find_spec
 from pathlib import Path
 
+import click
 import pytest
 
 import truebits as tb
@@ -132,3 +133,30 @@ def test_importing_is_quick():
     runs = [subprocess.run([sys.executable, "-c", program], capture_output=True, text=True) for _ in range(5)]
     assert {run.stderr for run in runs} == {""}
     assert min(float(run.stdout) for run in runs) < IMPORT_SECONDS
+
+
+def test_a_small_scan_imports_what_it_uses(tmp_path):
+    path = tb.synth(tmp_path / "model.gguf", size=1 << 16)
+    program = (
+        "import sys\n"
+        "from truebits.cli import app\n"
+        f"sys.argv = ['truebits', 'scan', {str(path)!r}]\n"
+        "try:\n"
+        "    app.main()\n"
+        "finally:\n"
+        "    print(*sys.modules, file=sys.stderr)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0
+    unused = {"numba", "gguf", "tqdm", "jinja2", "truebits.report.blocks", "truebits.report.json"}
+    unused |= {"truebits.quantizers.checkpoints", "truebits.rewriting.durable", "truebits.precision.sampling"}
+    assert unused & set(done.stderr.split()) == set()
+
+
+def test_no_help_prints_an_escape():
+    from truebits.cli.app import app
+
+    for name, command in app.commands.items():
+        text = command.get_help(click.Context(command, info_name=name))
+        assert "\\b" not in text, name
+        assert "\b" not in text, name

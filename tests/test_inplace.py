@@ -23,8 +23,9 @@ from truebits.errors import Refused, Unfinished, VerificationFailed
 from truebits.files.mapping import FileChanged
 from truebits.files.model import open_model
 from truebits.rewriting import copy as rewrite
+from truebits.rewriting.beside import marker_path
 from truebits.rewriting.inplace import ALLOWANCES, locked
-from truebits.rewriting.marker import marker_path, read_marker, set_marker
+from truebits.rewriting.marker import read_marker, set_marker
 from truebits.rewriting.truncate import Cut
 from words import assert_same_bits, mixed
 
@@ -619,7 +620,7 @@ from pathlib import Path
 import truebits as tb
 from truebits.rewriting import copy as rewrite
 from truebits.errors import TruebitsError
-from truebits.rewriting.marker import marker_path
+from truebits.rewriting.beside import marker_path
 
 rewrite.BLOCK_BYTES = 4096
 folder, undo_name, what = Path(sys.argv[1]), sys.argv[2] or None, sys.argv[3]

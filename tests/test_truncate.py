@@ -16,7 +16,7 @@ from gguf_bytes import U16, key_value, scalar, tensor
 from gguf_bytes import gguf as gguf_bytes
 from truebits.errors import ModelFileError, Refused, SelectionError, Unfinished, UsageError, VerificationFailed
 from truebits.files.model import open_model
-from truebits.rewriting.marker import marker_path
+from truebits.rewriting.beside import marker_path
 from words import SPECIAL, assert_same_bits, mixed
 
 F32, F16, Q8_0, BF16 = 0, 1, 8, 30

@@ -16,7 +16,7 @@ from stopping import stopped
 from truebits.errors import ModelFileError, Refused, TruebitsError, Unfinished
 from truebits.files.model import open_model
 from truebits.rewriting import copy as rewrite
-from truebits.rewriting.marker import marker_path
+from truebits.rewriting.beside import marker_path
 from truebits.rewriting.undolog import HEAD, LENGTH, MAGIC, RECORD, BadUndoFile, Damage, UndoLog
 from words import assert_same_bits
 

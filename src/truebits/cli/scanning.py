@@ -146,7 +146,6 @@ def _scan_many(models: Sequence[Path], chosen: dict[str, Any], as_json: bool) ->
 
 
 def _print(report: Report, wanted: Wanted) -> None:
-    from truebits.report import blocks as of_blocks
     from truebits.report import listing, screen, text
     from truebits.report.table import Table, terminal_width
 
@@ -163,6 +162,8 @@ def _print(report: Report, wanted: Wanted) -> None:
             if len(runs.rows) > MOST_RUNS:
                 click.echo(f"and {len(runs.rows) - MOST_RUNS:,} more runs of rows; --wide lists all")
         return
+    from truebits.report import blocks as of_blocks
+
     rows = text.rows_of(report, wanted.by_tensor)
     if wanted.style == "csv":
         click.echo(text.counts(rows, wanted.bits).render("csv"))

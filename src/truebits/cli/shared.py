@@ -46,7 +46,7 @@ class NotVerified(Ended):
 def open_model(path: Path) -> Model:
     """Open a model and warn of what is odd about it."""
     from truebits.files import model as files
-    from truebits.rewriting.marker import marker_path
+    from truebits.rewriting.beside import marker_path
 
     model = files.open_model(path)
     if model.is_remote:

@@ -20,7 +20,7 @@ from truebits.files.tensor import Tensor
 from truebits.numbers.figures import error_figures
 from truebits.precision.batches import Progress
 from truebits.precision.coverage import Coverage
-from truebits.quantizers.checkpoints import meaning
+from truebits.quantizers.weights import meaning_of
 from truebits.result import Result, finite
 from truebits_native.reference import Difference, merged
 
@@ -259,7 +259,7 @@ def diff(
     ------
     SelectionError, ModelFileError, OSError
     """
-    meant = [meaning(side if isinstance(side, Model) else open_model(side)) for side in (a, b)]
+    meant = [meaning_of(side if isinstance(side, Model) else open_model(side)) for side in (a, b)]
     ours, theirs = (of.model for of in meant)
     unread = meant[0].not_read | meant[1].not_read
     chosen = [{tensor.name: tensor for tensor in side.select(select, exclude)} for side in (ours, theirs)]

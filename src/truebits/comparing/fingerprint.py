@@ -44,8 +44,9 @@ from truebits.numbers.words import to_singles
 from truebits.precision.batches import RUN_GAP, Progress
 from truebits.precision.bins import LAYOUTS
 from truebits.precision.coverage import Coverage
-from truebits.quantizers.checkpoints import Meaning, meaning
+from truebits.quantizers.meaning import Meaning
 from truebits.quantizers.quantized import Quantized
+from truebits.quantizers.weights import meaning_of
 from truebits.result import Result
 from truebits_native import reference
 from truebits_native.pool import in_order
@@ -175,7 +176,7 @@ def fingerprint(
     ModelFileError, OSError
         As `open`; and if the file changes meanwhile.
     """
-    of = meaning(source if isinstance(source, Model) else open_model(source))
+    of = meaning_of(source if isinstance(source, Model) else open_model(source))
     chosen = of.model.select(select, exclude)
     found = hashes(of, chosen, threads, progress)
     rows = (

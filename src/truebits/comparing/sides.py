@@ -14,8 +14,8 @@ from truebits.files.model import Model
 from truebits.files.tensor import Tensor
 from truebits.files.types import BY_NAME, FLOAT_BYTES, FP8_FORMATS
 from truebits.numbers.words import to_singles
-from truebits.quantizers.checkpoints import Meaning
 from truebits.quantizers.ggml import in_rows
+from truebits.quantizers.meaning import Meaning
 from truebits.quantizers.quantized import Quantized
 
 PIECE_VALUES = 1 << 22

@@ -14,7 +14,8 @@ from truebits.files.model import Model, Regexes, matching, open_model, patterns
 from truebits.files.tensor import Tensor
 from truebits.precision.batches import Progress
 from truebits.precision.coverage import Coverage
-from truebits.quantizers.checkpoints import Meaning, meaning
+from truebits.quantizers.meaning import Meaning
+from truebits.quantizers.weights import meaning_of
 from truebits.result import Result
 
 VERDICTS = ("same", "changed", "requantized", "absent", "extra")
@@ -130,7 +131,7 @@ def verify(
         As `open`; and if the file changes meanwhile.
     """
     recorded = manifest if isinstance(manifest, Fingerprint) else read_manifest(manifest)
-    of = meaning(source if isinstance(source, Model) else open_model(source))
+    of = meaning_of(source if isinstance(source, Model) else open_model(source))
     model = of.model
     wanted, unwanted = patterns(select), patterns(exclude)
     rows = {row.name: row for row in matching(recorded.tensors, wanted, unwanted)}

@@ -29,7 +29,8 @@ from truebits.lineage.ways import Verdict
 from truebits.precision.batches import Progress
 from truebits.precision.converters import UNDONE, Kind, is_known
 from truebits.precision.coverage import NOT_SELECTED, Coverage
-from truebits.quantizers.checkpoints import Meaning, meaning
+from truebits.quantizers.meaning import Meaning
+from truebits.quantizers.weights import meaning_of
 
 ALL_ZERO = "all zero: the adapter does nothing there"
 
@@ -77,7 +78,7 @@ def trace(
     if checkpoint.format != "safetensors":
         raise UsageError(f"{printable(str(checkpoint.path))} is a GGUF: a checkpoint is expected, as safetensors")
     chosen = {tensor.name for tensor in model.select(select, exclude)}
-    meant = meaning(checkpoint)
+    meant = meaning_of(checkpoint)
     swapped = [name for name, one in meant.quantized.items() if one.as_stored is not None]
     matching = match(model, meant.model, swapped)
     native.expect_work("rounding", sum(tensor.values for tensor in model.tensors if tensor.name in chosen))

@@ -311,7 +311,23 @@ def _integer(bits: int, options: list[str]) -> Integer:
     return Integer(bits, **values)
 
 
+MEANT = {
+    "fp8": "there are two: fp8_e4m3fn, which weights are usually stored in, and fp8_e5m2",
+    "fp6": "there are two: fp6_e2m3fn and fp6_e3m2fn",
+}
+"""Names that somebody may mean something by, and what."""
+
+_RECIPE = re.compile(r"(i?q\d_k)_([sml])", re.ASCII)
+
+
 def _unknown(name: str, known: list[str]) -> UsageError:
+    if name.lower() in MEANT:
+        return UsageError(f"{name} is not one format: {MEANT[name.lower()]}")
+    if recipe := _RECIPE.fullmatch(name.lower()):
+        return UsageError(
+            f"{name} is llama.cpp's recipe for a whole model, a type for each tensor; a format is {recipe[1]}: "
+            f"--to {recipe[1]} for all, or --rule REGEX=FORMAT for some"
+        )
     from difflib import get_close_matches
 
     near = get_close_matches(name.lower(), known, 3, 0.3) or list(CATALOGUE)

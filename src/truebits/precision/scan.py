@@ -14,7 +14,7 @@ from truebits.precision.batches import Progress
 from truebits.precision.counting import floating, profiles
 from truebits.precision.coverage import NO_WEIGHTS, NOT_SELECTED, Coverage
 from truebits.precision.report import Report
-from truebits.quantizers.checkpoints import meaning
+from truebits.quantizers.weights import meaning_of
 from truebits_native.types import LAYOUTS as BLOCK_LAYOUTS
 
 LEFT_OUT = "quantized, read with --blocks"
@@ -61,7 +61,7 @@ def scan(
     """
     from truebits.precision.symptoms import findings_of
 
-    of = meaning(source if isinstance(source, Model) else open_model(source))
+    of = meaning_of(source if isinstance(source, Model) else open_model(source))
     model = of.model
     selected = model.select(select, exclude)
     types = FLOAT_BYTES if blocks is False else (*FLOAT_BYTES, *BLOCK_LAYOUTS)

@@ -7,13 +7,14 @@ something is absent, the tensors are not read, and the reason is given.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 from truebits.errors import shortened
 from truebits.files.model import Model
 from truebits.files.tensor import Tensor
 from truebits.files.types import BY_NAME, FLOAT_BYTES, FP8_FORMATS, WHOLE_NUMBERS
 from truebits.quantizers.forms import FORMS, FP8_METHODS, Form
+from truebits.quantizers.meaning import Meaning
 from truebits.quantizers.method import Method, method_of
 from truebits.quantizers.quantized import Peek, Quantized, Unread
 from truebits.quantizers.small_floats import plain
@@ -23,27 +24,6 @@ PLAIN = (*FP8_FORMATS, "F4", "F8_E8M0")
 
 LARGEST_PEEK = 16 << 20
 """Bytes of a tensor that is read whole to learn how others are stored: group indices, shapes, names."""
-
-
-@dataclass(frozen=True)
-class Meaning:
-    """What the tensors of a model mean.
-
-    Attributes
-    ----------
-    model : Model
-        The same files, and as its tensors those that are meant, in the order of the first of each that is stored:
-        plain ones as they are, quantized ones as `Quantized.tensor`.
-    quantized : dict of str to Quantized
-        By the name of the tensor that is meant.
-    not_read : dict of str to str
-        Why a tensor that belongs to a quantized one cannot be read as such, by its own name; it is among the model's
-        tensors as it stands.
-    """
-
-    model: Model
-    quantized: dict[str, Quantized] = field(repr=False, default_factory=dict)
-    not_read: dict[str, str] = field(repr=False, default_factory=dict)
 
 
 def meaning(model: Model) -> Meaning:

@@ -22,10 +22,11 @@ from truebits.files.part import Part
 from truebits.files.tensor import Tensor
 from truebits.files.types import FLOAT_BYTES
 from truebits.rewriting import durable
+from truebits.rewriting.beside import marker_path
 from truebits.rewriting.copy import Blocks, Change, check_layout, digest, others, pieces, single_values, words_of
 from truebits.rewriting.durable import sync, write_all
 from truebits.rewriting.locks import locked
-from truebits.rewriting.marker import clear_marker, find_marker, marker_path, set_marker
+from truebits.rewriting.marker import clear_marker, find_marker, set_marker
 from truebits.rewriting.undolog import UndoLog
 
 ALLOWANCES = ("symlink", "hardlink", "cache", "open", "layout")

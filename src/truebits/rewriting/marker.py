@@ -11,21 +11,9 @@ from typing import Any
 
 from truebits.errors import Refused, Unfinished
 from truebits.rewriting import durable
+from truebits.rewriting.beside import marker_path
 
-SUFFIX = ".truebits-unfinished"
-LONGEST_FILE_NAME = 255
 LONGEST_MARKER = 64 << 20
-
-
-def marker_path(path: Path) -> Path:
-    """Return the marker's path: beside the file, and short enough for any file system."""
-    path = path.resolve()
-    name = path.name + SUFFIX
-    if len(os.fsencode(name)) > LONGEST_FILE_NAME:
-        from hashlib import sha256
-
-        name = sha256(os.fsencode(path.name)).hexdigest()[:32] + SUFFIX
-    return path.with_name(name)
 
 
 def find_marker(path: Path, record: dict[str, Any]) -> dict[str, Any] | None:
