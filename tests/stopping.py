@@ -22,3 +22,23 @@ def stopped(monkeypatch, path, writes, error=KeyboardInterrupt):
     with monkeypatch.context() as patched:
         patched.setattr(os, "pwrite", pwrite)
         yield
+
+
+def sabotage(monkeypatch, size, at, mask):
+    """Flip bits of the byte at `at`: in what is written there, and once behind the writer's back."""
+    write, done = os.pwrite, []
+
+    def pwrite(descriptor, data, offset):
+        data = bytearray(data)
+        if os.fstat(descriptor).st_size < size:  # a marker
+            pass
+        elif offset <= at < offset + len(data):
+            data[at - offset] ^= mask
+            done.append(offset)
+        elif not done:
+            write(descriptor, bytes([os.pread(descriptor, 1, at)[0] ^ mask]), at)
+            done.append(offset)
+        return write(descriptor, data, offset)
+
+    monkeypatch.setattr(os, "copy_file_range", lambda *_: 0)
+    monkeypatch.setattr(os, "pwrite", pwrite)

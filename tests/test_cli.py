@@ -18,11 +18,7 @@ import numpy as np
 import pytest
 
 import truebits as tb
-
-
-def run(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "truebits", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, timeout=120)
+from running import run
 
 
 @pytest.fixture(scope="module")

@@ -20,11 +20,9 @@ from hypothesis import strategies as st
 
 import truebits as tb
 from gguf_bytes import U16, key_value, scalar
-from stopping import stopped
-from test_cli import run
-from test_quantize import CUSTOM, finite_words, words_in
-from test_scan import TYPE_ID, words_for, write
-from test_truncate import assert_same_file, model_bytes, names, sabotage
+from models import TYPE_ID, assert_same_file, model_bytes, names, words_for, write
+from running import run
+from stopping import sabotage, stopped
 from truebits.cli import app as cli
 from truebits.errors import ModelFileError, Refused, SelectionError, Unfinished, UsageError, VerificationFailed
 from truebits.files.model import open_model
@@ -33,7 +31,7 @@ from truebits.numbers.rounding import Rounding
 from truebits.report.table import STYLES
 from truebits.rewriting.beside import marker_path
 from truebits.rewriting.fakequant import bits_per_weight
-from words import DTYPE, SPECIAL, TYPES, assert_same_bits, mixed
+from words import CUSTOM, DTYPE, SPECIAL, TYPES, assert_same_bits, finite_words, mixed, words_in
 
 SCALED = ("int8", "int4:row:affine", "int6:tensor:mse", "mxfp4", "nvfp4", "q8_0", "q4_0")
 """One or two of each kind of format whose values share scales."""

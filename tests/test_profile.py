@@ -26,6 +26,7 @@ from words import (
     is_nan,
     mixed,
     profile_of,
+    representable,
     values_of,
     wide,
 )
@@ -50,15 +51,6 @@ def by_word(mask, words, type):
 
 
 # --- an independent definition of formats
-
-
-def representable(exponent_bits, mantissa_bits):
-    """Return every finite value that is not negative of an IEEE-like format, as float64, ascending."""
-    bias = 2 ** (exponent_bits - 1) - 1
-    fraction = np.arange(2**mantissa_bits) / 2**mantissa_bits
-    subnormal = np.ldexp(fraction, 1 - bias)
-    normal = [np.ldexp(1 + fraction, exponent - bias) for exponent in range(1, 2**exponent_bits - 1)]
-    return np.concatenate([subnormal, *normal])
 
 
 def exact_by_list(exponent_bits, mantissa_bits):

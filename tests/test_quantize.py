@@ -15,8 +15,7 @@ import pytest
 
 import truebits as tb
 from extras import NEEDS_EVAL
-from test_profile import representable
-from test_scan import words_for, write, write_raw
+from models import words_for, write, write_raw
 from truebits.errors import MissingExtra, Refused
 from truebits.files.tensor import Tensor
 from truebits.numbers.formats import CATALOGUE, CLIPS, find
@@ -25,9 +24,19 @@ from truebits.quantizers import libggml
 from truebits.quantizers.quantize import quantizer
 from truebits.rewriting import copy as rewrite
 from truebits_native import dispatch
-from words import DTYPE, TYPES, assert_same_bits, is_nan, mixed, values_of
-
-FLOATS = {"F32": np.float32, "F16": np.float16, "F64": np.float64, "BF16": ml_dtypes.bfloat16}
+from words import (
+    CUSTOM,
+    DTYPE,
+    FLOATS,
+    TYPES,
+    assert_same_bits,
+    finite_words,
+    is_nan,
+    mixed,
+    representable,
+    values_of,
+    words_in,
+)
 
 
 @pytest.fixture
@@ -57,12 +66,6 @@ def rounded(folder, values, to, **arguments):
     """Round one F32 tensor of float32 values, and give back float32 values."""
     (got,) = fakequantized(folder, {"t": ("F32", values.view(np.uint32))}, to, **arguments).values()
     return got.view(np.float32)
-
-
-def words_in(values, type):
-    """Return float values as words of a storage type, rounded to the nearest."""
-    with np.errstate(over="ignore"):
-        return values.astype(FLOATS[type]).view(DTYPE[type])
 
 
 # --- weights of many kinds
@@ -179,7 +182,6 @@ def words_around(name, type, size=None):
     return np.concatenate([near, others])
 
 
-CUSTOM = ("e4m3", "e5m7", "e2m0", "e8m0", "e3m9", "e8m2")
 ENUMERATED = [name for name in CATALOGUE if name not in ("f32", "f64")] + list(CUSTOM)
 """Formats with few enough values to list them."""
 
@@ -718,10 +720,6 @@ EVERY_KIND = (
     *("int4", "int4:block1024:affine", "int8:row", "int5:row:mse", "int8:tensor", "int3:tensor:affine:mse"),
     *("mxfp8", "mxfp4", "nvfp4", "q8_0", "q4_0", "ggml_mxfp4", "tq2_0"),
 )
-
-
-def finite_words(type, shape, seed=0):
-    return words_in(np.random.default_rng(seed).standard_t(3, shape) * 0.05, type)
 
 
 ROUNDED = [(to, "nearest") for to in EVERY_KIND] + [(to, "stochastic") for to in EVERY_KIND if to not in BY_GGUF]

@@ -7,7 +7,7 @@ import re
 import numpy as np
 import pytest
 
-from test_scan import words_for, write
+from models import words_for, write
 from truebits.errors import SelectionError, UsageError
 from truebits.files.model import open_model
 from truebits.numbers.formats import target

@@ -7,53 +7,17 @@ import gguf
 import numpy as np
 import pytest
 
-from gguf_bytes import alignment, tensor
 from gguf_bytes import gguf as gguf_bytes
+from models import words_for, write, write_raw
 from truebits.errors import SelectionError, UsageError
 from truebits.files.mapping import FileChanged
 from truebits.files.model import open_model
-from truebits.files.types import STORAGE_TYPES
 from truebits.precision import batches as batches_module
 from truebits.precision.counting import TensorPrecision, low_bits
 from truebits.precision.origin import Origin
 from truebits.precision.scan import scan
 from truebits_native import dispatch
 from words import TYPES, grid, mixed, profile_of
-
-TYPE_ID = {type.name: type.number for type in STORAGE_TYPES}
-
-
-def words_for(type, size, seed=0):
-    """Return words of a storage type that reach all its sorts of values."""
-    if type == "F32":
-        return mixed(size, seed)
-    return np.random.default_rng(seed).choice(grid(type), size)
-
-
-def write(path, tensors, aligned=None, **settings):
-    """Write a model with gguf-py. `tensors`: (type, words) by name."""
-    writer = gguf.GGUFWriter(path, "llama", **settings)
-    if aligned is not None:
-        writer.add_custom_alignment(aligned)
-    for name, (type, words) in tensors.items():
-        raw = words.view(np.uint8)
-        writer.add_tensor(name, raw, raw_dtype=gguf.GGMLQuantizationType[type])
-    writer.write_header_to_file(path)
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return path
-
-
-def write_raw(path, tensors, aligned):
-    """Write a model with data at any offset. `tensors`: (type, words) by name."""
-    infos, data = [], b""
-    for name, (type, words) in tensors.items():
-        data += bytes(-len(data) % aligned)
-        infos.append(tensor(name.encode(), (words.size,), TYPE_ID[type], len(data)))
-        data += words.tobytes()
-    path.write_bytes(gguf_bytes([alignment(aligned)], infos, data, aligned=aligned))
-    return path
 
 
 def assert_found(report, tensors):

@@ -25,7 +25,7 @@ from converter import (
     write_safetensors,
 )
 from extras import NEEDS_EVAL
-from test_cli import run
+from running import run
 from truebits.errors import NeedsGGUF, NotTheSource, SelectionError, UsageError
 from truebits.lineage import layout
 from truebits.lineage.block_error import BOUNDS

@@ -14,22 +14,15 @@ import truebits as tb
 import truebits_native as native
 from gguf_bytes import U16, key_value, scalar, tensor
 from gguf_bytes import gguf as gguf_bytes
+from models import assert_same_file, model_bytes, names
+from stopping import sabotage
 from truebits.errors import ModelFileError, Refused, SelectionError, Unfinished, UsageError, VerificationFailed
 from truebits.files.model import open_model
 from truebits.rewriting.beside import marker_path
-from words import SPECIAL, assert_same_bits, mixed
+from words import SPECIAL, mixed
 
 F32, F16, Q8_0, BF16 = 0, 1, 8, 30
 NOT_CUT = np.random.default_rng(3).bytes(4 * 34)
-
-
-def model_bytes(contents, keys=()):
-    """Return a GGUF file of (name, type id, values, bytes) tensors, each padded to 32 bytes."""
-    infos, data = [], b""
-    for name, type_id, values, content in contents:
-        infos.append(tensor(name.encode(), (values,), type_id, len(data)))
-        data += content + bytes(-len(content) % 32)
-    return gguf_bytes(list(keys), infos, data)
 
 
 def cut(words, bits):
@@ -64,14 +57,6 @@ def path(tmp_path):
     path = tmp_path / "model.gguf"
     path.write_bytes(model_bytes(contents(ARRAYS)))
     return path
-
-
-def names(folder):
-    return sorted(entry.name for entry in folder.iterdir())
-
-
-def assert_same_file(got, expected):
-    assert_same_bits(np.frombuffer(got, np.uint8), np.frombuffer(expected, np.uint8))
 
 
 # --- plan and rewrite
@@ -411,26 +396,6 @@ def test_result_does_not_depend_on_threads(tmp_path):
 
 
 # --- verification
-
-
-def sabotage(monkeypatch, size, at, mask):
-    """Flip bits of the byte at `at`: in what is written there, and once behind the writer's back."""
-    write, done = os.pwrite, []
-
-    def pwrite(descriptor, data, offset):
-        data = bytearray(data)
-        if os.fstat(descriptor).st_size < size:  # a marker
-            pass
-        elif offset <= at < offset + len(data):
-            data[at - offset] ^= mask
-            done.append(offset)
-        elif not done:
-            write(descriptor, bytes([os.pread(descriptor, 1, at)[0] ^ mask]), at)
-            done.append(offset)
-        return write(descriptor, data, offset)
-
-    monkeypatch.setattr(os, "copy_file_range", lambda *_: 0)
-    monkeypatch.setattr(os, "pwrite", pwrite)
 
 
 def weak_spots(path):

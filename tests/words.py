@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import cache
 
+import ml_dtypes
 import numpy as np
 import pytest
 
@@ -122,3 +123,28 @@ def assert_same_answers(got: np.ndarray, expected: np.ndarray, words: np.ndarray
         first = differ[0]
         values = f"word {int(words[first]):#x}: got {got[first]}, expected {expected[first]}"
         pytest.fail(f"{differ.size} of {got.size} differ, the first at {first}: {values}")
+
+
+def representable(exponent_bits, mantissa_bits):
+    """Return every finite value that is not negative of an IEEE-like format, as float64, ascending."""
+    bias = 2 ** (exponent_bits - 1) - 1
+    fraction = np.arange(2**mantissa_bits) / 2**mantissa_bits
+    subnormal = np.ldexp(fraction, 1 - bias)
+    normal = [np.ldexp(1 + fraction, exponent - bias) for exponent in range(1, 2**exponent_bits - 1)]
+    return np.concatenate([subnormal, *normal])
+
+
+FLOATS = {"F32": np.float32, "F16": np.float16, "F64": np.float64, "BF16": ml_dtypes.bfloat16}
+
+
+def words_in(values, type):
+    """Return float values as words of a storage type, rounded to the nearest."""
+    with np.errstate(over="ignore"):
+        return values.astype(FLOATS[type]).view(DTYPE[type])
+
+
+CUSTOM = ("e4m3", "e5m7", "e2m0", "e8m0", "e3m9", "e8m2")
+
+
+def finite_words(type, shape, seed=0):
+    return words_in(np.random.default_rng(seed).standard_t(3, shape) * 0.05, type)
