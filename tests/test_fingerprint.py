@@ -22,7 +22,7 @@ import truebits as tb
 from truebits.comparing.manifest import LARGEST_FILE, BadManifest, read_manifest
 from truebits.errors import SelectionError
 from truebits.files.mapping import FileChanged
-from truebits.report.json import fingerprint as manifest_of
+from truebits.report.json import result as manifest_of
 from words import SPECIAL, grid
 
 TYPE_ID = {"F32": 0, "F16": 1, "Q4_0": 2, "Q8_0": 8, "I32": 26, "F64": 28, "BF16": 30}
