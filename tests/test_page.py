@@ -109,12 +109,13 @@ def test_every_result_has_a_page(make):
     assert page.render(result).startswith("<!doctype html>")
 
 
-def test_the_command_writes_it(tmp_path):
+@pytest.mark.parametrize("command", [["scan"], ["diff", str(data.MODEL)], ["trace", str(data.MODEL)]])
+def test_the_command_writes_it(tmp_path, command):
     from click.testing import CliRunner
 
     from truebits.cli.app import app
 
     out = tmp_path / "page.html"
-    done = CliRunner().invoke(app, ["scan", str(data.MODEL), "--html", str(out)])
+    done = CliRunner().invoke(app, [*command, str(data.MODEL), "--html", str(out)])
     assert done.exit_code == 0
     assert out.read_text().startswith("<!doctype html>")

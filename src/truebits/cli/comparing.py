@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from truebits.cli.options import JSON, REMOTE, SELECTION, STYLE, THREADS, options
-from truebits.cli.shared import Different, NotVerified, closed_pipe_is_no_error, open_model
+from truebits.cli.options import HTML, JSON, REMOTE, SELECTION, STYLE, THREADS, options
+from truebits.cli.shared import Different, NotVerified, closed_pipe_is_no_error, open_model, write_page
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     click.option("--by-tensor", is_flag=True, help="A row per tensor, not per group of them."),
     THREADS,
     REMOTE,
+    HTML,
     JSON,
     STYLE,
 )
@@ -64,6 +65,7 @@ def diff(
     with progress_bar("diff") as progress:
         found = compare(ours, theirs, include or None, exclude, threads=threads, progress=progress)
     failed = [line for metric, limit in gates for line in found.over(metric, limit)]
+    write_page(found)
     with closed_pipe_is_no_error():
         if as_json:
             click.echo(json.diff(found, failed))
@@ -101,6 +103,7 @@ def _print_diff(figures: ModuleType, found: Diff, failed: list[str], style: str,
     click.option("--thorough", is_flag=True, help="Quantize all of a quantized tensor again, not only its start."),
     THREADS,
     REMOTE,
+    HTML,
     JSON,
     STYLE,
 )
@@ -142,6 +145,7 @@ def trace(
         found = compare(
             model, checkpoint, include or None, exclude, thorough=thorough, threads=threads, progress=progress
         )
+    write_page(found)
     with closed_pipe_is_no_error():
         if as_json:
             click.echo(json.result(found))
@@ -162,6 +166,7 @@ def _siblings(models: list[Model], options: dict[str, Any], as_json: bool, style
 
     with progress_bar("trace") as progress:
         found = siblings(models, progress=progress, **options)
+    write_page(found)
     with closed_pipe_is_no_error():
         if as_json:
             click.echo(json.result(found))
@@ -201,6 +206,7 @@ def _print_trace(traces: ModuleType, found: Trace, style: str) -> None:
     click.argument("models", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="A [B]..."),
     SELECTION,
     THREADS,
+    HTML,
     JSON,
     STYLE,
 )
@@ -226,6 +232,7 @@ def rank(
     origin, opened = open_model(source), [open_model(model) for model in models]
     with progress_bar("rank") as progress:
         found = compare(opened, origin, include or None, exclude, threads=threads, progress=progress)
+    write_page(found)
     with closed_pipe_is_no_error():
         if as_json:
             click.echo(json.result(found))

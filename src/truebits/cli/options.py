@@ -76,6 +76,21 @@ def styles(*names: str) -> Callable[..., Any]:
 
 JSON = click.option("--json", "as_json", is_flag=True, callback=_is_json, help="Print JSON, as -o json does.")
 STYLE = styles(*STYLES)
+PAGE = "truebits.page"
+
+
+def _keep_page(context: click.Context, _: click.Parameter, path: Path | None) -> None:
+    context.meta[PAGE] = path
+
+
+HTML = click.option(
+    "--html",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    expose_value=False,
+    callback=_keep_page,
+    help="Write the result as one page, too.",
+)
 REPORT = styles("text", "md")
 ALLOW = click.option(
     "--allow",

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
-from truebits.cli.options import JSON, MODELS, REMOTE, SELECTION, STYLE, THREADS, options
-from truebits.cli.shared import echo_lines, open_model, print_table
+from truebits.cli.options import HTML, JSON, MODELS, PAGE, REMOTE, SELECTION, STYLE, THREADS, options
+from truebits.cli.shared import echo_lines, open_model, print_table, write_page
 
 if TYPE_CHECKING:
     from truebits.precision.report import Report
 
-ONE_ONLY = ("low_bits_only", "bits_view", "fingerprint", "explain", "wide", "html")
+ONE_ONLY = ("low_bits_only", "bits_view", "fingerprint", "explain", "wide")
 """Options that speak of one model."""
 
 MOST_RUNS = 30
@@ -44,7 +44,6 @@ class Wanted(NamedTuple):
         help="Read the scales of all blocks, or leave quantized tensors out. Default: look at a sample of each.",
     ),
     click.option("--rows", is_flag=True, help="Find rows that are exact in a narrower format than others."),
-    click.option("--html", metavar="FILE", type=click.Path(path_type=Path), help="Write the report as one page."),
     click.option("--explain", is_flag=True, help="Say what the words of the table mean."),
     click.option("--bits", type=click.IntRange(1, 63), default=16, show_default=True, help="Low bits to look at."),
     click.option(
@@ -54,6 +53,7 @@ class Wanted(NamedTuple):
     click.option("--fingerprint", is_flag=True, help="Hash the values, however stored; --json: manifest for `verify`."),
     THREADS,
     REMOTE,
+    HTML,
     JSON,
     STYLE,
 )
@@ -65,7 +65,6 @@ def scan(
     wide: bool,
     blocks: bool | None,
     rows: bool,
-    html: Path | None,
     explain: bool,
     bits: int,
     low_bits_only: bool,
@@ -89,7 +88,9 @@ def scan(
     chosen: dict[str, Any] = {"select": include or None, "exclude": exclude, "threads": threads}
     wanted = Wanted(bits, by_tensor, wide or style != "text", style, as_json)
     if len(places) > 1:
-        alone = [f"--{name.replace('_', '-')}" for name in ONE_ONLY if click.get_current_context().params[name]]
+        context = click.get_current_context()
+        alone = [f"--{name.replace('_', '-')}" for name in ONE_ONLY if context.params[name]]
+        alone += ["--html"] * (context.meta[PAGE] is not None)
         if alone:
             raise UsageError(f"{alone[0]} is for one model, and these are {len(places)}")
         _scan_many(places, {**chosen, "blocks": blocks, "rows": rows}, as_json)
@@ -103,10 +104,7 @@ def scan(
         _low_bits(model, chosen, wanted)
     else:
         report = _scanned(model, {**chosen, "blocks": blocks, "rows": rows})
-        if html is not None:
-            from truebits.report import page
-
-            page.write(report, html)
+        write_page(report)
         _print(report, wanted)
         if explain:
             from truebits.report.screen import COLUMNS

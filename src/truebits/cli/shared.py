@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING
 
 import click
 
+from truebits.cli.options import PAGE
 from truebits.errors import printable
 
 if TYPE_CHECKING:
     from truebits.files.model import Model
     from truebits.report.table import Table
+    from truebits.result import Result
 
 
 class Ended(Exception):
@@ -63,6 +65,15 @@ def open_model(path: Path) -> Model:
                 f"warning: a rewrite in place was left unfinished: {printable(marker.name)} tells which", err=True
             )
     return model
+
+
+def write_page(result: Result) -> None:
+    """Write the page that --html asked for, if it did."""
+    path = click.get_current_context().meta.get(PAGE)
+    if path is not None:
+        from truebits.report import page
+
+        page.write(result, path)
 
 
 @contextmanager
