@@ -153,6 +153,23 @@ def test_a_sweep_orders_formats_by_what_they_lose(tmp_path):
         assert plot.read_bytes().startswith(b"\x89PNG")
 
 
+@NEEDS_EVAL
+def test_a_sweep_goes_on_where_a_format_does_not_apply():
+    options = ["--chunks", 2, "--rounds", 0, "--answer-tokens", 4, "--include", "ffn_(up|down)"]
+    done = run("experiment", data.MODEL, "--sweep", "int4:block256,bf16", "--text", data.HELDOUT, *options)
+    assert done.returncode == 0, done.stderr
+    said, problem, table = done.stdout.split("\n\n")
+    assert said == "4 of 21 tensors are rounded, 36.22 % of the weights; bits are of the whole model."
+    assert problem.startswith("int4:block256: n/a: blk.0.ffn_up.weight has rows of 128 values")
+    rows = table.splitlines()
+    assert rows[1].split()[0] == "int4:block256"
+    assert rows[1].split()[-1] == "n/a"
+    assert rows[2].split()[:2] == ["bf16", f"{32 - 16 * 131_072 / 361_856:.2f}"]
+    none = run("experiment", data.MODEL, "--sweep", "int4:block256", "--text", data.HELDOUT)
+    assert none.returncode == 2
+    assert "none of the formats can take the tensors" in none.stderr
+
+
 def test_what_commands_refuse():
     for arguments in (
         ("--sweep", "bf16"),

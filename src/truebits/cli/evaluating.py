@@ -131,4 +131,7 @@ def experiment(
         from truebits.report.plot import draw
 
         draw(found, plot)
-    click.echo(json.comparisons(str(model), found) if as_json else story.comparisons(found).render(style))
+    if as_json:
+        click.echo(json.comparisons(str(model), found))
+        return
+    click.echo("\n\n".join([*story.swept(opened, found), story.comparisons(found).render(style)]))

@@ -15,7 +15,7 @@ from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 from truebits.comparing.diff import Diff, diff
-from truebits.errors import UsageError
+from truebits.errors import Refused, SelectionError, UsageError
 from truebits.evaluation.dialogue import read_text
 from truebits.evaluation.evaluate import Evaluation, evaluate, evaluate_many
 from truebits.evaluation.llama import require_llama
@@ -29,10 +29,10 @@ from truebits.precision.samples import Samples, samples
 from truebits.precision.scan import scan
 from truebits.result import Result
 from truebits.rewriting.copy import outputs
-from truebits.rewriting.fakequant import bits_per_weight, fakequant
+from truebits.rewriting.fakequant import fakequant
 from truebits.rewriting.operation import Rewrite
 from truebits.rewriting.plan import plan
-from truebits.rewriting.rules import Rule, assign
+from truebits.rewriting.rules import Rule, assign, saved_bits
 from truebits.rewriting.truncate import truncate
 
 SHOWN_VALUES = 6
@@ -115,16 +115,20 @@ class Candidate(NamedTuple):
     Attributes
     ----------
     to : str
-    bits : float
-        Bits per weight of the rounded tensors, shared scales included.
-    plan : Rewrite
-    evaluation : Evaluation
+    bits : float or None
+        Per weight of the whole model, shared scales included.
+    plan : Rewrite or None
+    evaluation : Evaluation or None
+        None, as the two before, where the format cannot take the tensors.
+    problem : str or None
+        Why it cannot.
     """
 
     to: str
-    bits: float
-    plan: Rewrite
-    evaluation: Evaluation
+    bits: float | None = None
+    plan: Rewrite | None = None
+    evaluation: Evaluation | None = None
+    problem: str | None = None
 
 
 def experiment(
@@ -222,17 +226,32 @@ def sweep_experiment(
     _check_measurable(text, settings.get("backend"))
     model = open_gguf(source)
     chosen: dict[str, Any] = {"select": select, "exclude": exclude, "threads": threads}
+    found = {target(to).name: _planned(model, to, chosen) for to in formats}
+    able = {to: one.plan for to, one in found.items() if one.plan is not None}
+    if not able:
+        raise UsageError(f"none of the formats can take the tensors: {next(iter(found.values())).problem}")
     with TemporaryDirectory(prefix="truebits-") as folder:
-        paths, plans = [], []
-        for number, to in enumerate(formats):
-            paths.append(Path(folder) / str(number) / model.parts[0].path.name)
-            paths[-1].parent.mkdir()
-            plans.append(fakequant(model, to=to, dry_run=True, **chosen))
-            _rewrite(model, paths[-1], plans[-1], None, to, (), chosen, progress)
-        found = evaluate_many(model.path, paths, text=text, threads=threads, progress=progress, **settings)
-    bits = [bits_per_weight(assign(model, to, (), select, exclude)) or 0.0 for to in formats]
-    names = [target(to).name for to in formats]
-    return [Candidate(*one) for one in zip(names, bits, plans, found, strict=True)]
+        paths = [Path(folder) / str(number) / model.parts[0].path.name for number in range(len(able))]
+        for path, (to, planned) in zip(paths, able.items(), strict=True):
+            path.parent.mkdir()
+            _rewrite(model, path, planned, None, to, (), chosen, progress)
+        seen = evaluate_many(model.path, paths, text=text, threads=threads, progress=progress, **settings)
+    found |= {to: found[to]._replace(evaluation=this) for to, this in zip(able, seen, strict=True)}
+    return list(found.values())
+
+
+def _planned(model: Model, to: str, chosen: dict[str, Any]) -> Candidate:
+    """Plan one format of a sweep; that it does not apply is a result too."""
+    name = target(to).name
+    try:
+        planned = fakequant(model, to=to, dry_run=True, **chosen)
+    except SelectionError:
+        raise
+    except (UsageError, Refused) as error:
+        return Candidate(name, problem=str(error))
+    saved = saved_bits(assign(model, to, (), chosen["select"], chosen["exclude"]))
+    bits = (8 * sum(tensor.nbytes for tensor in model.tensors) - saved) / model.values
+    return Candidate(name, bits, planned)
 
 
 def _check_measurable(text: str | os.PathLike[str], backend: str | None) -> None:

@@ -10,11 +10,11 @@ from typing import Any, NamedTuple
 
 from truebits.errors import UsageError
 from truebits.experiments.bench import Bench
-from truebits.experiments.sensitivity import Effect, Sensitivity, saved_bits
+from truebits.experiments.sensitivity import Effect, Sensitivity
 from truebits.files.model import Model, open_gguf
 from truebits.numbers.formats import GgmlType, Target, target
 from truebits.result import Result
-from truebits.rewriting.rules import KEEP, Pairs, Rule
+from truebits.rewriting.rules import KEEP, Pairs, Rule, saved_bits
 
 TRIES = 5
 """Measurements of a whole, each after a correction for what the one before had shown."""

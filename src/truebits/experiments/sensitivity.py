@@ -21,7 +21,7 @@ from truebits.precision.batches import Progress
 from truebits.precision.counting import floating
 from truebits.quantizers.quantize import quantizer
 from truebits.result import Result
-from truebits.rewriting.rules import Pairs
+from truebits.rewriting.rules import Pairs, saved_bits
 
 ALL = "all"
 """The group of all tensors at once."""
@@ -273,13 +273,4 @@ def _measured(bench: Bench, group: str, to: str, pairs: Pairs) -> Effect:
         kl=seen.mean if seen else 0.0,
         error=seen.error if seen else 0.0,
         top1=seen.top1 if seen else 1.0,
-    )
-
-
-def saved_bits(pairs: Pairs) -> int:
-    """Return how many bits formats take less than the storage types."""
-    rows = (tensor.shape[0] if tensor.shape else 1 for tensor, _ in pairs)
-    return sum(
-        8 * tensor.nbytes - int(format.stored_bits(tensor.values, row))
-        for (tensor, format), row in zip(pairs, rows, strict=True)
     )

@@ -10,6 +10,7 @@ from truebits.evaluation.dialogue import Answer
 from truebits.evaluation.evaluate import Evaluation
 from truebits.evaluation.scores import Divergence, Perplexity, Timing
 from truebits.experiments.experiment import Candidate, Experiment
+from truebits.files.model import Model
 from truebits.report import text
 from truebits.report.table import Scientific, Table, percent
 
@@ -232,7 +233,9 @@ def conclusion(of: Experiment) -> str:
             return f"{said}, {found}. {origins}."
         return f"{said}. {origins}."
     share = percent(of.plan.changed, of.plan.values)
-    said = f"{share} of the values change. {origins}."
+    part = percent(of.plan.values, of.coverage.values)
+    which = "values" if of.plan.values == of.coverage.values else f"selected values ({part} of the model's)"
+    said = f"{share} of the {which} change. {origins}."
     if of.evaluation is None:
         return f"{said} What that does to the model was not measured: give a text (--text)."
     seen = of.evaluation.divergence
@@ -273,6 +276,9 @@ def comparisons(found: Sequence[Candidate]) -> Table:
         )
     )
     for one in found:
+        if one.plan is None or one.evaluation is None:
+            table.rows.append((one.to, *(None,) * (len(table.columns) - 2), "n/a"))
+            continue
         seen = one.evaluation.divergence
         parted = sum(answer.first_difference is not None for answer in one.evaluation.answers)
         snr = one.plan.difference.snr_db if one.plan.difference else None
@@ -292,3 +298,13 @@ def comparisons(found: Sequence[Candidate]) -> Table:
             )
         )
     return table
+
+
+def swept(model: Model, found: Sequence[Candidate]) -> list[str]:
+    """Say how much of a model a sweep has rounded, and which formats cannot take it."""
+    plan = next(one.plan for one in found if one.plan is not None)
+    rounded = (
+        f"{len(plan.tensors):,} of {len(model.tensors):,} tensors are rounded, "
+        f"{percent(plan.values, model.values)} of the weights; bits are of the whole model."
+    )
+    return [rounded, *(f"{one.to}: n/a: {one.problem}" for one in found if one.problem)]

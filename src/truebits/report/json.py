@@ -125,9 +125,10 @@ def comparisons(model: str, found: Sequence[Candidate]) -> str:
         {
             "to": one.to,
             "bits_per_weight": one.bits,
-            "changed": one.plan.changed,
-            **error_figures(one.plan.difference),
-            "evaluation": one.evaluation.content(),
+            "problem": one.problem,
+            "changed": one.plan.changed if one.plan else None,
+            **error_figures(one.plan.difference if one.plan else None),
+            "evaluation": one.evaluation.content() if one.evaluation else None,
         }
         for one in found
     ]

@@ -29,18 +29,20 @@ def draw(found: Sequence[Candidate], path: Path) -> None:
     ------
     MissingExtra
     """
+    seen = [(one.to, one.bits, one.evaluation) for one in found if one.evaluation is not None]
     figure = _figure((8, 5))
     axes = figure.add_subplot()
-    means = [one.evaluation.divergence.mean for one in found]
-    least = min((mean for mean in means if mean > 0), default=1e-9) / 10
-    points = [(one.bits, max(mean, least)) for one, mean in zip(found, means, strict=True)]
-    for one, (bits, mean) in zip(found, points, strict=True):
-        axes.errorbar(bits, mean, yerr=one.evaluation.divergence.error, fmt="o", capsize=3)
+    divergences = [evaluation.divergence for _, _, evaluation in seen]
+    least = min((one.mean for one in divergences if one.mean > 0), default=1e-9) / 10
+    points = [(bits or 0.0, max(one.mean, least)) for (_, bits, _), one in zip(seen, divergences, strict=True)]
+    for (bits, mean), one in zip(points, divergences, strict=True):
+        axes.errorbar(bits, mean, yerr=one.error, fmt="o", capsize=3)
     axes.margins(0.15)
-    axes.set(yscale="log", xlabel="bits per weight", ylabel="mean KL divergence, nats per token")
+    axes.set(yscale="log", xlabel="bits per weight of the whole model", ylabel="mean KL divergence, nats per token")
     axes.grid(True, which="both", alpha=0.3)
-    _title(figure, found[0].evaluation.base, "what each format does to the predictions", found[0].evaluation.settings)
-    _label(figure, axes, points, [one.to for one in found])
+    first = seen[0][2]
+    _title(figure, first.base, "what each format does to the predictions", first.settings)
+    _label(figure, axes, points, [to for to, _, _ in seen])
     figure.savefig(path, dpi=150)
 
 

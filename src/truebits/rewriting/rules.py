@@ -138,3 +138,11 @@ def _nothing(chosen: tuple[Tensor, ...]) -> str:
     if others:
         return f"no F32, F16, BF16 or F64 tensor is selected, only {others}: they have no values of their own to round"
     return "every tensor is kept: nothing is to be rounded"
+
+
+def saved_bits(pairs: Pairs) -> int:
+    """Return how many bits formats take less than the tensors' storage types, shared scales counted."""
+    return sum(
+        8 * tensor.nbytes - int(format.stored_bits(tensor.values, tensor.shape[0] if tensor.shape else 1))
+        for tensor, format in pairs
+    )
