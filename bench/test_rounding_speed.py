@@ -79,7 +79,7 @@ def test_round_blocks(benchmark, some, threads):
     """Q8_0, whole numbers of 8 bits in blocks of 32, there and back."""
     part = some[: some.size // 4]
     type = gguf.GGMLQuantizationType.Q8_0
-    of_all: Quantizer = quantizer(target("q8_0"), Tensor("all", "F32", (32, part.size // 32), 0, 0, 0), Rounding())
+    of_all: Quantizer = quantizer(target("q8_0"), Tensor("all", "F32", (32, part.size // 32), 0, 0, 0), 32, Rounding())
 
     def ours_once():
         rounded = part.copy()

@@ -20,20 +20,11 @@ from truebits.files.mapping import FileChanged
 from truebits.files.model import open_model
 from truebits.files.tensor import Tensor
 from truebits.files.types import FLOAT_BYTES
-from truebits.rewriting import copy, durable
-from truebits.rewriting.copy import (
-    BLOCK_BYTES,
-    NewFile,
-    check_copy,
-    digest,
-    flush_and_verify,
-    new_files,
-    others,
-    outputs,
-    pieces,
-    write_copy,
-)
+from truebits.rewriting import durable
+from truebits.rewriting import outputs as outputs_module
+from truebits.rewriting.copy import BLOCK_BYTES, check_copy, digest, flush_and_verify, others, pieces, write_copy
 from truebits.rewriting.durable import FICLONE, write_all
+from truebits.rewriting.outputs import NewFile, new_files, outputs
 
 TOP_HALF = np.uint32(0xFFFF0000)
 
@@ -262,7 +253,7 @@ def test_where_no_file_can_be_nameless_it_has_a_provisional_name(tmp_path, names
 def test_a_name_that_appears_in_the_last_moment_is_not_replaced(tmp_path, monkeypatch, names_of_outputs, has_renameat2):
     """Between the look and the naming."""
     path = tmp_path / "new"
-    monkeypatch.setattr(copy, "check_absent", lambda *_: None)
+    monkeypatch.setattr(outputs_module, "check_absent", lambda *_: None)
     if not has_renameat2:
         monkeypatch.setattr(durable, "_c", lambda: None)
     with pytest.raises(Refused, match="appeared meanwhile"), new_files([path]):

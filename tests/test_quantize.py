@@ -207,7 +207,7 @@ OVERFLOWS = [
 def rounded_words(words, type, name, rounding, overflow, flush):
     changed = words.copy()
     tensor = Tensor("t", type, words.shape, 0, words.nbytes, words.size)
-    quantizer(find(name), tensor, Rounding(rounding, 0, overflow, flush)).round(changed, 0, None)
+    quantizer(find(name), tensor, words.size, Rounding(rounding, 0, overflow, flush)).round(changed, 0, None)
     return changed
 
 

@@ -172,7 +172,8 @@ def fakequant(
         )
     output = str(model if in_place else out) if result.written else None
     tensors = {tensor.name: tensor for tensor in opened.tensors}
-    bits = bits_per_weight((tensors[change.name], target(change.to)) for change in result.tensors if change.to)
+    pairs = ((tensors[change.name], target(change.to)) for change in result.tensors if change.to)
+    bits = bits_per_weight(opened, pairs)
     if as_json:
         click.echo(json.fakequant(str(model), output, result, bits))
         return

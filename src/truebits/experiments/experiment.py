@@ -28,9 +28,9 @@ from truebits.precision.report import Report
 from truebits.precision.samples import Samples, samples
 from truebits.precision.scan import scan
 from truebits.result import Result
-from truebits.rewriting.copy import outputs
 from truebits.rewriting.fakequant import fakequant
 from truebits.rewriting.operation import Rewrite
+from truebits.rewriting.outputs import outputs
 from truebits.rewriting.plan import plan
 from truebits.rewriting.rules import Rule, assign, saved_bits
 from truebits.rewriting.truncate import truncate

@@ -16,9 +16,10 @@ from truebits.files.model import Model
 from truebits.files.tensor import Tensor
 from truebits.numbers.rounding import Rounding
 from truebits.quantizers.quantize import quantizer
-from truebits.rewriting.copy import Blocks, Piece, outputs, pieces, read_pieces, single_values
+from truebits.rewriting.copy import Blocks, Piece, pieces, read_pieces, single_values
 from truebits.rewriting.durable import write_all
 from truebits.rewriting.fakequant import measure
+from truebits.rewriting.outputs import outputs
 from truebits.rewriting.rules import Pairs
 from truebits_native.reference import Difference, merged
 
@@ -69,7 +70,9 @@ class Scratch:
         VerificationFailed
             A tensor is not what it was.
         """
-        quantizers = {tensor.name: quantizer(format, tensor, Rounding()) for tensor, format in pairs}
+        quantizers = {
+            tensor.name: quantizer(format, tensor, self.model.row(tensor), Rounding()) for tensor, format in pairs
+        }
         tensors = [tensor for tensor, _ in pairs]
         difference = merged(
             measure(self.model, [(tensor, quantizers[tensor.name]) for tensor in tensors], self.threads).values()

@@ -244,7 +244,7 @@ def _groups(
     for tensor in floating(chosen, FLOATS, asked=bool(select)):
         for name, format in formats.items():
             try:
-                quantizer(format, tensor, Rounding())
+                quantizer(format, tensor, model.row(tensor), Rounding())
             except UsageError as error:
                 left_out[tensor.name] = str(error)
             else:

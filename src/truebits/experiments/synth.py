@@ -20,8 +20,9 @@ from truebits.errors import UsageError
 from truebits.files.gguf import Limits
 from truebits.files.types import BY_NAME, FLOAT_BYTES
 from truebits.numbers.formats import Format, find
-from truebits.rewriting.copy import BLOCK_BYTES, NewFile, new_files
+from truebits.rewriting.copy import BLOCK_BYTES
 from truebits.rewriting.durable import write_all
+from truebits.rewriting.outputs import NewFile, new_files
 
 if TYPE_CHECKING:
     from gguf import GGUFWriter

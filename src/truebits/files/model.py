@@ -220,8 +220,22 @@ def open_model(path: str | os.PathLike[str], **limits: int) -> Model:
     return Model(shown(path), parts, tensors)
 
 
+def open_local(source: Model | str | os.PathLike[str]) -> Model:
+    """Open, if it is not open yet, a model to be rewritten or run.
+
+    Raises
+    ------
+    UsageError
+        It is behind a URL.
+    """
+    model = source if isinstance(source, Model) else open_model(source)
+    if model.is_remote:
+        raise errors.UsageError(f"{printable(str(model.path))} is behind a URL: download it, to rewrite or run it")
+    return model
+
+
 def open_gguf(source: Model | str | os.PathLike[str], remote: bool = False) -> Model:
-    """Open, if it is not open yet, a GGUF; one to be rewritten or run may not be `remote`.
+    """Open, if it is not open yet, a GGUF; one to be run may not be `remote`.
 
     Raises
     ------
@@ -231,11 +245,11 @@ def open_gguf(source: Model | str | os.PathLike[str], remote: bool = False) -> M
         It is behind a URL.
     """
     model = source if isinstance(source, Model) else open_model(source)
-    if model.is_remote and not remote:
-        raise errors.UsageError(f"{printable(str(model.path))} is behind a URL: download it, to rewrite or run it")
+    if not remote:
+        open_local(model)
     if model.format != "gguf":
         raise errors.NeedsGGUF(
-            f"{printable(str(model.path))} is a {model.format} model, and truebits rewrites and runs GGUF only: "
+            f"{printable(str(model.path))} is a {model.format} model, and this works on GGUF only: "
             "convert it first, with llama.cpp's convert_hf_to_gguf.py"
         )
     return model

@@ -24,8 +24,8 @@ from truebits_native import reference
 from truebits_native.reference import Difference
 
 
-def quantizer(target: Target, tensor: Tensor, rounding: Rounding) -> Quantizer:
-    """Put a format to work on a tensor.
+def quantizer(target: Target, tensor: Tensor, row: int, rounding: Rounding) -> Quantizer:
+    """Put a format to work on a tensor whose rows have `row` values.
 
     Raises
     ------
@@ -34,7 +34,6 @@ def quantizer(target: Target, tensor: Tensor, rounding: Rounding) -> Quantizer:
     """
     if isinstance(target, Format):
         return FloatQuantizer(target, tensor, rounding)
-    row = tensor.shape[0] if tensor.shape else 1
     block = target.unit(tensor.values, row) if isinstance(target, Integer) else target.block
     if (not isinstance(target, Integer) or target.per == "block") and row % block:
         raise UsageError(
@@ -42,7 +41,7 @@ def quantizer(target: Target, tensor: Tensor, rounding: Rounding) -> Quantizer:
             f"needs; leave it alone with --rule '^{re.escape(tensor.label)}$=keep' or -L, or take int8:row"
         )
     if isinstance(target, Integer):
-        return InSingles(IntegerQuantizer(target, tensor, rounding), tensor)
+        return InSingles(IntegerQuantizer(target, tensor, block, rounding), tensor)
     if isinstance(target, Shared):
         return InSingles(SharedQuantizer(target, tensor, rounding), tensor)
     kind = Q8Quantizer if target.type == "Q8_0" else GgmlQuantizer

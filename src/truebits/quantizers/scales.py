@@ -30,10 +30,9 @@ LARGEST = float(np.finfo(np.float32).max)
 class IntegerQuantizer:
     """Whole numbers times the scale of a block, a row or a tensor."""
 
-    def __init__(self, format: Integer, tensor: Tensor, rounding: Rounding):
-        self.format, self.tensor = format, tensor
-        self.unit = max(1, format.unit(tensor.values, tensor.shape[0] if tensor.shape else 1))
-        self.block = self.unit if format.per == "block" else 1
+    def __init__(self, format: Integer, tensor: Tensor, unit: int, rounding: Rounding):
+        self.format, self.tensor, self.unit = format, tensor, unit
+        self.block = unit if format.per == "block" else 1
         self.rounding = MODES[rounding.mode]
         self.key = key_of(tensor, rounding)
         self.scales: Scales | None = None

@@ -1,4 +1,4 @@
-"""The safe writer: a new file that appears complete, or a file changed in place.
+"""Bytes of a model, copied or changed piece by piece, and compared with what they must be.
 
 A rewrite is a list of `Piece` and a function that changes a piece's words in a buffer of ours. It never
 stores through a mapping: on a full disk that would be a signal, where a write is an error.
@@ -6,27 +6,24 @@ stores through a mapping: on a full disk that would be a signal, where a write i
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import os
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import Future
-from contextlib import ExitStack, contextmanager
-from pathlib import Path
+from contextlib import contextmanager
 from threading import Event
 from typing import NamedTuple
 
 import numpy as np
 
-from truebits.errors import ModelFileError, Refused, UsageError, VerificationFailed, printable
+from truebits.errors import ModelFileError, Refused, VerificationFailed
 from truebits.files.mapping import MappedFile
-from truebits.files.model import Model
 from truebits.files.part import Part
-from truebits.files.shards import SHARD_NAME, shard_path
 from truebits.files.tensor import Tensor
 from truebits.files.types import FLOAT_BYTES
 from truebits.rewriting import durable
 from truebits.rewriting.durable import start_writeback, write_all
+from truebits.rewriting.outputs import NewFile
 from truebits_native.pool import in_order
 
 BLOCK_BYTES = 4 << 20
@@ -108,85 +105,6 @@ def _view(file: MappedFile, start: int, stop: int) -> np.ndarray:
     return np.frombuffer(file.data, np.uint8, stop - start, start)
 
 
-class NewFile(NamedTuple):
-    """A file being written, that has no name yet.
-
-    Attributes
-    ----------
-    path : Path
-        The name that it gets.
-    descriptor : int
-    opened : Path
-        By which it can be opened until then.
-    """
-
-    path: Path
-    descriptor: int
-    opened: Path
-
-
-@contextmanager
-def new_files(paths: Sequence[Path], force: bool = False) -> Iterator[list[NewFile]]:
-    """Give files that get their names only when all of them are complete and on disk.
-
-    Parameters
-    ----------
-    paths : sequence of Path
-    force : bool
-        Replace files that are there.
-
-    Raises
-    ------
-    Refused
-        A path exists, be it since a moment ago, and `force` is not given.
-    OSError
-        From the file system; nothing is left behind.
-    """
-    for path in paths:
-        check_absent(path, force)
-    with ExitStack() as stack:
-        files = [NewFile(path, *stack.enter_context(durable.unnamed(path.parent))) for path in paths]
-        for file in files:
-            if file.path.exists() and hasattr(os, "fchmod"):
-                os.fchmod(file.descriptor, file.path.stat().st_mode & 0o7777)
-        yield files
-        for file in files:
-            durable.sync(file.descriptor)
-        _give_names(files, force)
-    for folder in dict.fromkeys(path.parent for path in paths):
-        durable.sync_folder(folder)
-
-
-def _give_names(files: Sequence[NewFile], force: bool) -> None:
-    """Name the files of a set; where one cannot be named none of the new names stays."""
-    named: list[Path] = []
-    try:
-        for file in files:
-            check_absent(file.path, force)
-            durable.give_name(file.descriptor, file.opened, file.path, force)
-            named.append(file.path)
-    except BaseException as error:
-        if not force:
-            for path in named:
-                path.unlink()
-        if isinstance(error, FileExistsError):
-            raise Refused(f"{printable(str(file.path))} appeared meanwhile; --force replaces it") from error
-        if force and named and isinstance(error, OSError):
-            told = f"{error.strerror}; of the set these are new already: {', '.join(path.name for path in named)}"
-            raise OSError(error.errno, told, str(file.path)) from error
-        raise
-
-
-def check_absent(path: Path, force: bool) -> None:
-    """Refuse a path that is taken; with `force` only one that is no regular file, a folder or a device."""
-    if not path.parent.is_dir():
-        raise FileNotFoundError(errno.ENOENT, "its folder does not exist", str(path))
-    if path.exists() and not path.is_file():
-        raise Refused(f"{printable(str(path))} is not a regular file: it is never replaced")
-    if not force and os.path.lexists(path):
-        raise Refused(f"{printable(str(path))} exists; --force replaces it")
-
-
 def check_layout(part: Part, allow: Collection[str]) -> None:
     """Refuse to write a file whose layout does not add up, or has what truebits does not know.
 
@@ -198,29 +116,6 @@ def check_layout(part: Part, allow: Collection[str]) -> None:
         part.check_layout()
     except ModelFileError as error:
         raise Refused(f"{error}; --allow layout writes all the same") from error
-
-
-def outputs(model: Model, out: Path) -> list[Path]:
-    """Return the path to write for each file of a model.
-
-    Raises
-    ------
-    UsageError
-        The model is a shard set and `out` is not named like one of as many, or `out` is the input.
-    """
-    if len(model.parts) == 1:
-        paths = [out]
-    else:
-        match = SHARD_NAME.fullmatch(out.name)
-        count = len(model.parts)
-        if match is None or int(match["count"]) != count:
-            raise UsageError(f"the model is {count} files: name the output NAME-00001-of-{count:05d}.gguf")
-        paths = [shard_path(out, number) for number in range(count)]
-    for part in model.parts:
-        for path in paths:
-            if path.exists() and os.path.samestat(path.stat(), part.path.stat()):
-                raise UsageError(f"{path} is the input; --in-place changes it")
-    return paths
 
 
 def write_copy(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -226,6 +227,29 @@ def removed_at_the_end(path: Path) -> Iterator[None]:
         with suppress(FileNotFoundError):
             path.unlink()
         provisional.discard(path)
+
+
+@contextmanager
+def unnamed_folder(path: Path) -> Iterator[Path]:
+    """Give a folder under a provisional name; it gets its own if the block ends well, unless that is taken.
+
+    Raises
+    ------
+    FileExistsError
+        The name is taken, be it since a moment ago.
+    """
+    folder = path.parent / f".{os.urandom(6).hex()}.truebits"
+    provisional.add(folder)
+    try:
+        folder.mkdir()
+        yield folder
+        sync_folder(folder)
+        _rename_to_free(folder, path)
+    finally:
+        if folder.exists():
+            shutil.rmtree(folder)
+        provisional.discard(folder)
+    sync_folder(path.parent)
 
 
 def give_name(descriptor: int, opened: Path, path: Path, replace: bool = False) -> None:

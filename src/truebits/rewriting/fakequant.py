@@ -17,7 +17,7 @@ import numpy as np
 
 import truebits_native as native
 from truebits.errors import Refused, UsageError, VerificationFailed
-from truebits.files.model import Model, Regexes, open_gguf
+from truebits.files.model import Model, Regexes
 from truebits.files.tensor import Tensor
 from truebits.files.types import FLOAT_BYTES
 from truebits.numbers.formats import Format, Target, target
@@ -28,7 +28,7 @@ from truebits.precision.counting import floating, negative_zeros
 from truebits.precision.scan import scan
 from truebits.quantizers.quantize import quantizer
 from truebits.rewriting.copy import Piece, read_pieces, single_values
-from truebits.rewriting.operation import Request, Rewrite, TensorChange, carry_out
+from truebits.rewriting.operation import Request, Rewrite, TensorChange, carry_out, open_to_rewrite
 from truebits.rewriting.rules import Rule, assign
 from truebits_native.reference import Difference, merged
 
@@ -57,7 +57,7 @@ def fakequant(
     source : Model or path-like
         The model; never modified unless `in_place`.
     out : path-like, optional
-        The new file; for a shard set the name of its first file.
+        The new file; for a shard set the name of its first file, for a folder that of a new one.
     select, exclude : regex or regexes, optional
         Which tensors; all of type F32, F16, BF16 and F64 if not given.
     to : str, optional
@@ -87,7 +87,7 @@ def fakequant(
     """
     request = Request(out, in_place, undo_file, force, tuple(allow), dry_run, progress)
     request.check()
-    model = open_gguf(source)
+    model = open_to_rewrite(source, bool(select))
     pairs = assign(model, to, rules, select, exclude)
     return carry_out(FakeQuant(model, pairs, Rounding.of(rounding), dry_run, threads), request)
 
@@ -106,7 +106,9 @@ class FakeQuant:
         self.rounding = rounding
         self.measured = measured
         self.threads = threads
-        self.quantizers = {tensor.name: quantizer(format, tensor, rounding) for tensor, format in pairs}
+        self.quantizers = {
+            tensor.name: quantizer(format, tensor, model.row(tensor), rounding) for tensor, format in pairs
+        }
         self.found: dict[str, list[Difference]] = {name: [] for name in self.formats}
         self.is_repeatable = all(isinstance(format, Format) for format in self.formats.values())
 
@@ -265,7 +267,7 @@ def sweep(
     how = Rounding.of(rounding)
     for format in targets:
         check(format, how)
-    model = open_gguf(source)
+    model = open_to_rewrite(source, bool(select))
     tensors = floating(model.select(select, exclude), FLOAT_BYTES, asked=True)
     return [_tried(model, tensors, format, how, threads, progress) for format in targets]
 
@@ -279,18 +281,18 @@ def _tried(
     progress: Progress | None,
 ) -> Trial:
     try:
-        pairs = [(tensor, quantizer(format, tensor, rounding)) for tensor in tensors]
+        pairs = [(tensor, quantizer(format, tensor, model.row(tensor), rounding)) for tensor in tensors]
         difference = merged(measure(model, pairs, threads, progress).values())
     except (UsageError, Refused) as error:
         return Trial(format.name, None, None, str(error))
-    return Trial(format.name, bits_per_weight((tensor, format) for tensor in tensors), difference)
+    return Trial(format.name, bits_per_weight(model, [(tensor, format) for tensor in tensors]), difference)
 
 
-def bits_per_weight(pairs: Iterable[tuple[Tensor, Target]]) -> float | None:
+def bits_per_weight(model: Model, pairs: Iterable[tuple[Tensor, Target]]) -> float | None:
     """Return the bits that a value takes in its format, shared scales included."""
     pairs = list(pairs)
     values = sum(tensor.values for tensor, _ in pairs)
-    stored = sum(format.stored_bits(tensor.values, tensor.shape[0] if tensor.shape else 1) for tensor, format in pairs)
+    stored = sum(format.stored_bits(tensor.values, model.row(tensor)) for tensor, format in pairs)
     return stored / values if values else None
 
 

@@ -14,24 +14,18 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from truebits.errors import UsageError, VerificationFailed, printable
-from truebits.files.model import Model
+from truebits.errors import UsageError, VerificationFailed, printable, shortened
+from truebits.files.model import Model, open_local
 from truebits.files.tensor import Tensor
+from truebits.files.types import FLOAT_BYTES
 from truebits.numbers.figures import error_figures
 from truebits.precision.batches import Progress
+from truebits.quantizers.checkpoints import meaning
 from truebits.result import Result
-from truebits.rewriting.copy import (
-    Piece,
-    check_absent,
-    check_copy,
-    check_layout,
-    flush_and_verify,
-    new_files,
-    outputs,
-    write_copy,
-)
+from truebits.rewriting.copy import Piece, check_copy, check_layout, flush_and_verify, write_copy
 from truebits.rewriting.inplace import ALLOWANCES, InPlace, check_parts
 from truebits.rewriting.marker import read_marker
+from truebits.rewriting.outputs import check_output, new_model
 from truebits_native.reference import Difference, merged
 
 
@@ -184,6 +178,30 @@ class Request(NamedTuple):
             raise UsageError(f"--allow {', '.join(sorted(unknown))}: allowed are {', '.join(ALLOWANCES)}")
 
 
+def open_to_rewrite(source: Model | str | os.PathLike[str], asked: bool = False) -> Model:
+    """Open, if it is not open yet, a model whose tensors are those with values of their own: scales have none.
+
+    Parameters
+    ----------
+    source : Model or path-like
+    asked : bool
+        Tensors are selected by name.
+
+    Raises
+    ------
+    UsageError
+        It is behind a URL; or it has tensors that only its quantizer understands, and nothing is selected.
+    """
+    model = open_local(source)
+    meant = meaning(model)
+    if meant.not_read and not asked:
+        name, why = next(iter(meant.not_read.items()))
+        raise UsageError(f"{shortened(name)} cannot be read ({why}), and others may belong to it: select tensors (-l)")
+    sources = (one for whole in meant.quantized.values() for one in whole.sources.values())
+    scales = {one.name for one in sources if one.type in FLOAT_BYTES}
+    return replace(model, tensors=tuple(tensor for tensor in model.tensors if tensor.name not in scales))
+
+
 def carry_out(operation: Operation, request: Request) -> Rewrite:
     """Do what was asked for, or refuse before anything is written.
 
@@ -195,9 +213,9 @@ def carry_out(operation: Operation, request: Request) -> Rewrite:
         In place only: interrupted.
     """
     model, tensors, allow = operation.model, operation.tensors, set(request.allow)
-    paths = outputs(model, Path(request.out)) if request.out is not None else []
-    for path in paths:
-        check_absent(path, request.force)
+    out = Path(request.out) if request.out is not None else None
+    if out is not None:
+        check_output(model, out, request.force)
     if request.in_place:
         _check_in_place(operation, request, allow)
     else:
@@ -208,8 +226,8 @@ def carry_out(operation: Operation, request: Request) -> Rewrite:
     if request.dry_run or not (planned.changed or unfinished):
         return planned
     step = _stepper(request.progress, model.size)
-    if paths:
-        _write_new(operation, paths, planned, request.force, step)
+    if out is not None:
+        _write_new(operation, out, planned, request.force, step)
         return replace(operation.done(planned), written=True)
 
     def verify(changed: int, paths: list[Path]) -> None:
@@ -244,13 +262,12 @@ def _stepper(progress: Progress | None, total: int) -> Callable[[int], None]:
     return step
 
 
-def _write_new(
-    operation: Operation, paths: list[Path], planned: Rewrite, force: bool, step: Callable[[int], None]
-) -> None:
+def _write_new(operation: Operation, out: Path, planned: Rewrite, force: bool, step: Callable[[int], None]) -> None:
     """Write every file of the model under a temporary name, verify all, then name them."""
-    of_part = [[tensor for tensor in operation.tensors if tensor.part == number] for number in range(len(paths))]
-    with new_files(paths, force) as files:
-        jobs = list(zip(operation.model.parts, files, of_part, strict=True))
+    model = operation.model
+    of_part = [[one for one in operation.tensors if one.part == number] for number in range(len(model.parts))]
+    with new_model(model, out, force) as files:
+        jobs = list(zip(model.parts, files, of_part, strict=True))
         changed = sum(
             write_copy(part, file.descriptor, mine, operation.change, step, operation.blocks)
             for part, file, mine in jobs

@@ -6,11 +6,11 @@ import os
 from collections.abc import Iterable
 
 from truebits.errors import UsageError
-from truebits.files.model import Model, Regexes, open_gguf
+from truebits.files.model import Model, Regexes
 from truebits.numbers.rounding import Rounding
 from truebits.precision.batches import Progress
 from truebits.rewriting.fakequant import FakeQuant
-from truebits.rewriting.operation import Rewrite
+from truebits.rewriting.operation import Rewrite, open_to_rewrite
 from truebits.rewriting.rules import Rule, assign
 from truebits.rewriting.truncate import Cut
 
@@ -56,6 +56,6 @@ def plan(
         raise UsageError("plan either a cut of low bits (bits) or a format (to, rules)")
     if bits is not None:
         return Cut(source, bits, select, exclude, threads).plan(progress)
-    model = open_gguf(source)
+    model = open_to_rewrite(source, bool(select))
     pairs = assign(model, to, rules, select, exclude)
     return FakeQuant(model, pairs, Rounding.of(rounding), False, threads).plan(progress)

@@ -12,14 +12,14 @@ import numpy as np
 
 import truebits_native as native
 from truebits.errors import UsageError, VerificationFailed
-from truebits.files.model import Model, Regexes, open_gguf
+from truebits.files.model import Model, Regexes
 from truebits.numbers.formats import LEFT_BY_CUT
 from truebits.precision.batches import Progress
 from truebits.precision.counting import floating, low_bits
 from truebits.precision.report import Report
 from truebits.precision.scan import scan
 from truebits.rewriting.copy import Piece, single_values
-from truebits.rewriting.operation import Request, Rewrite, TensorChange, carry_out
+from truebits.rewriting.operation import Request, Rewrite, TensorChange, carry_out, open_to_rewrite
 
 MANTISSA_BITS = 23
 WORD = 0xFFFFFFFF
@@ -50,7 +50,7 @@ def truncate(
     source : Model or path-like
         The model; never modified unless `in_place`.
     out : path-like, optional
-        The new file; for a shard set the name of its first file.
+        The new file; for a shard set the name of its first file, for a folder that of a new one.
     select, exclude : regex or regexes, optional
         Which F32 tensors; all if not given.
     bits : int
@@ -104,7 +104,7 @@ class Cut:
             raise UsageError(f"bits is {bits}, allowed are 1 to 31 of an F32's 32")
         self.bits = bits
         self.threads = threads
-        self.model = open_gguf(source)
+        self.model = open_to_rewrite(source, bool(select))
         self.tensors = floating(self.model.select(select, exclude), ("F32",), asked=True)
         self.before: Report | None = None
 

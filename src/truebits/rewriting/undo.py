@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from truebits.errors import Refused, Unfinished, VerificationFailed
-from truebits.files.model import open_gguf
+from truebits.files.model import open_local
 from truebits.files.part import Part
 from truebits.files.types import FLOAT_BYTES
 from truebits.rewriting.copy import DIGEST_BYTES, digest
@@ -72,7 +72,7 @@ def undo(
         The undo file is another model's, the model was changed since, or with these records it would not be what
         it was. Nothing has been written.
     """
-    model, allowed = open_gguf(path), {*allow, "layout"}
+    model, allowed = open_local(path), {*allow, "layout"}
     with ExitStack() as stack:
         log = stack.enter_context(UndoLog.read(Path(undo_file)))
         before = {int(number): digest for number, digest in log.record["undo"]["before"].items()}
