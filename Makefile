@@ -8,13 +8,20 @@ EXTRAS ?= [eval]
 # Processes that tests are shared between, a file each at a time; 0 for none.
 WORKERS ?= auto
 
-.PHONY: demo test test-slow test-nojit test-oldest bench lint clean
+.PHONY: demo test real docs test-slow test-nojit test-oldest bench lint clean
 
 demo: $(VENV)/.installed
 	$(BIN)/truebits demo
 
 test: $(VENV)/.test
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
+
+# The models that the README speaks of, fetched.
+real: $(VENV)/.test
+	$(BIN)/python -m pytest -m slow tests/test_readme.py -k real
+
+docs: $(VENV)/.docs
+	$(BIN)/mkdocs build --strict
 
 test-slow: $(VENV)/.test
 	$(BIN)/python -m pytest -m slow
@@ -34,7 +41,7 @@ test-oldest:
 bench: $(VENV)/.test
 	mkdir -p bench/results
 	$(BIN)/python -m pytest bench -q -m "" --benchmark-enable --benchmark-json=bench/results/latest.json
-	$(BIN)/python bench/report.py bench/results/latest.json README.md
+	$(BIN)/python bench/report.py bench/results/latest.json docs/benchmarks.md
 
 lint: $(VENV)/.lint
 	$(BIN)/ruff format --check .
@@ -50,6 +57,10 @@ $(VENV)/.installed: pyproject.toml
 
 $(VENV)/.test: $(VENV)/.installed
 	$(BIN)/pip install --quiet --disable-pip-version-check --group test
+	touch $@
+
+$(VENV)/.docs: $(VENV)/.installed
+	$(BIN)/pip install --quiet --disable-pip-version-check --group docs
 	touch $@
 
 $(VENV)/.lint: $(VENV)/.installed

@@ -1,6 +1,6 @@
-"""The README's tables, from pytest-benchmark's JSON: ``python bench/report.py results.json [README.md]``.
+"""The tables of docs/benchmarks.md, from pytest-benchmark's JSON: ``python bench/report.py results.json [PAGE.md]``.
 
-Prints the tables and, given a README, puts them between its two marks. Every benchmark this knows gets
+Prints the tables and, given that page, puts them between its two marks. Every benchmark this knows gets
 a row: those that miss their goal are shown as such, those that were not run with the reason.
 """
 

@@ -1,26 +1,31 @@
-"""The README's commands, in the order printed, with the output printed below each."""
+"""The commands of the README and of docs/commands.md, in the order printed, with the output printed below each."""
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
 
-README = Path(__file__).parent.parent / "README.md"
+ROOT = Path(__file__).parent.parent
+README = ROOT / "README.md"
+COMMANDS = ROOT / "docs/commands.md"
+PAGES = (README, COMMANDS)
+
+BLOCK = re.compile(r"(?:<!-- needs (\w+) -->\n)?```console\n(.*?)```", re.DOTALL)
+COMMAND = re.compile(r"^\$ (.*)\n((?:(?!\$ ).*\n)*)", re.MULTILINE)
 
 
-NEEDS_EVAL = "<!-- needs eval -->\n"
+def console(needs: str = "") -> list[tuple[str, str]]:
+    """Return (command, expected output) of every ``$ truebits`` line of the blocks that need the same thing.
 
-
-def console(needs_eval: bool = False) -> list[tuple[str, str]]:
-    """Return (command, expected output) of every ``$ truebits`` line, of blocks that need the extra or do not."""
-    pairs = []
-    for mark, block in re.findall(rf"({NEEDS_EVAL})?```console\n(.*?)```", README.read_text(), re.DOTALL):
-        if bool(mark) != needs_eval:
-            continue
-        for command, output in re.findall(r"^\$ (.*)\n((?:(?!\$ ).*\n)*)", block, re.MULTILINE):
-            if command.startswith("truebits "):
-                pairs.append((command, output))
-    return pairs
+    Parameters
+    ----------
+    needs : {"", "eval", "real"}
+        Nothing, the extra eval, or models that are fetched.
+    """
+    text = "\n".join(page.read_text() for page in PAGES)
+    blocks = [block for need, block in BLOCK.findall(text) if need == needs]
+    pairs = [pair for block in blocks for pair in COMMAND.findall(block)]
+    return [(command, output) for command, output in pairs if command.startswith("truebits ")]
 
 
 def python() -> str:

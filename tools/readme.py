@@ -1,4 +1,4 @@
-"""Print what the README's commands print now into the README: ``python tools/readme.py``.
+"""Print what the commands of the README and of docs/commands.md print now into them: ``python tools/readme.py``.
 
 The tests hold the README to it; look at the diff before you commit it.
 """
@@ -17,7 +17,7 @@ import test_readme
 
 def main() -> None:
     """Run every command in its order, and put its output where the old one stood."""
-    text = readme_blocks.README.read_text()
+    pages = {page: page.read_text() for page in readme_blocks.PAGES}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         test_readme.fill(folder)
@@ -27,8 +27,10 @@ def main() -> None:
                 sys.exit(f"{command}: {done.stderr}")
             blank = "\n" if before.endswith("\n\n") else ""
             after = f"{done.stdout.rstrip()}\n{blank}" if done.stdout.strip() else before
-            text = text.replace(f"$ {command}\n{before}", f"$ {command}\n{after}", 1)
-    readme_blocks.README.write_text(text)
+            for page, text in pages.items():
+                pages[page] = text.replace(f"$ {command}\n{before}", f"$ {command}\n{after}", 1)
+    for page, text in pages.items():
+        page.write_text(text)
 
 
 if __name__ == "__main__":
