@@ -69,6 +69,8 @@ if TYPE_CHECKING:
     from truebits.precision.report import Report as Report
     from truebits.precision.scan import scan as scan
     from truebits.report.progress import progress_bar as progress_bar
+    from truebits.rewriting.dequantize import Dequantized as Dequantized
+    from truebits.rewriting.dequantize import dequantize as dequantize
     from truebits.rewriting.fakequant import Trial as Trial
     from truebits.rewriting.fakequant import fakequant as fakequant
     from truebits.rewriting.fakequant import sweep as sweep
@@ -96,6 +98,7 @@ _NAMES = {
     "rewriting.plan": ("plan",),
     "rewriting.truncate": ("truncate",),
     "rewriting.fakequant": ("fakequant", "sweep", "Trial"),
+    "rewriting.dequantize": ("dequantize", "Dequantized"),
     "rewriting.undo": ("undo",),
     "comparing.diff": ("diff", "Diff", "TensorDiff"),
     "comparing.measure": ("Place",),

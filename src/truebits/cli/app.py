@@ -19,7 +19,7 @@ from truebits.cli.evaluating import evaluate, experiment
 from truebits.cli.gate import check
 from truebits.cli.options import THREADS, options
 from truebits.cli.reading import show, verify
-from truebits.cli.rewriting import fakequant, synth, truncate, undo
+from truebits.cli.rewriting import dequantize, fakequant, synth, truncate, undo
 from truebits.cli.scanning import scan
 from truebits.cli.sensitivity import recipe, sensitivity
 from truebits.cli.shared import Ended
@@ -52,7 +52,7 @@ def demo(keep: Path | None, threads: int | None) -> None:
 
 
 READING = (show, scan, check, verify, diff, trace, rank)
-WRITING = (truncate, fakequant, undo, synth)
+WRITING = (truncate, fakequant, dequantize, undo, synth)
 EVALUATING = (evaluate, experiment, sensitivity, recipe)
 
 for command in (*READING, *WRITING, *EVALUATING):

@@ -189,7 +189,7 @@ def _mixed_rows(report: Report, facts: dict[str, Facts]) -> Iterator[Finding]:
             message = f"{printable(name)}: exact are {told}, first {where}; which may mean: not updated since"
             yield Finding("mixed_rows", "note", (name,), message)
         return
-    some = [name for name, of in facts.items() if _may_have_rows(report, name, of)]
+    some = [name for name, of in facts.items() if report.tensors[name].is_plain and _may_have_rows(report, name, of)]
     if some:
         message = f"{_named(some)}: more values are exact in FP16 than chance allows: --rows tells which rows"
         yield Finding("mixed_rows", "note", tuple(some), message)

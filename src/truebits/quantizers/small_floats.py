@@ -197,7 +197,7 @@ def packed_fp4(name: str, sources: Mapping[str, Tensor], method: Method, peek: P
         )
     if extra and sources[extra[0]].values != 1:
         raise Unread(f"its scale of the whole tensor has {sources[extra[0]].values} values")
-    tensor = meant(name, "NVFP4" if is_nv else "MXFP4", shape, sources)
+    tensor = meant(name, "NVFP4 x scale" if is_nv else "MXFP4 x scale", shape, sources)
     return Quantized(tensor, dict(sources), partial(_fp4_rows, shape[-1], block), "BF16")
 
 
@@ -234,7 +234,10 @@ def gpt_oss(name: str, sources: Mapping[str, Tensor], method: Method, peek: Peek
     experts, out, blocks, _ = weight.shape
     width = blocks * MX_BLOCK
     stored = Quantized(
-        meant(name, "MXFP4", (experts, out, width), sources), dict(sources), partial(_fp4_rows, width, MX_BLOCK), "BF16"
+        meant(name, "MXFP4 x scale", (experts, out, width), sources),
+        dict(sources),
+        partial(_fp4_rows, width, MX_BLOCK),
+        "BF16",
     )
-    tensor = meant(name, "MXFP4", (experts, width, out), sources)
+    tensor = meant(name, "MXFP4 x scale", (experts, width, out), sources)
     return Quantized(tensor, dict(sources), partial(_turned_rows, experts, out, blocks), "BF16", stored)

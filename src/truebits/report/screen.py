@@ -17,6 +17,9 @@ from truebits.precision.report import Report
 from truebits.report import listing
 from truebits.report.table import Amount, Cell, Table, amount, cut, nbytes, percent, terminal_width
 
+AS_STORED = "codes x scales"
+"""What the values of a quantized checkpoint are: they have no origin but that."""
+
 UNTOLD = ("ambiguous", "constant")
 """Verdicts of tensors that have too little to tell by: they stand with the others of their type."""
 
@@ -90,7 +93,9 @@ def verdict(report: Report) -> Iterator[str]:
     yield "; ".join([calm(report), *_requantized(report)])
     by_type = report.by_type()
     for type, members in by_type.items():
-        if any(one.values for one in members):
+        if any(one.values for one in members) and not members[0].is_plain:
+            yield f"{count(len(members), f'{type} tensor')} read as the values that codes and scales stand for"
+        elif any(one.values for one in members):
             yield from _came_from(type, members)
     yield from (finding.message for finding in report.findings if finding.level == "note" and _is_new(finding))
     yield from _mostly(report)
@@ -193,7 +198,7 @@ def _groups(report: Report) -> list[Group]:
     for members in report.by_type().values():
         for _, some in joined(members):
             label = _label(report, some)
-            found.setdefault((some[0].type, label), []).extend(one.tensor for one in some)
+            found.setdefault((some[0].stored, label), []).extend(one.tensor for one in some)
     for one in report.blocks.values():
         found.setdefault((one.type, made_from(one.made_from)), []).append(one.tensor)
     known = report.tensors.keys() | report.blocks.keys()
@@ -211,6 +216,8 @@ def _label(report: Report, members: Sequence[TensorPrecision]) -> str:
     coarser = {report.made_from[one.tensor.name].format for one in members if one.tensor.name in report.made_from}
     if len(coarser) == 1 and not coarser & {"direct", *UNTOLD}:
         return coarser.pop()
+    if not members[0].is_plain:
+        return AS_STORED
     return str(origin_of(members)) + (" (undone)" if any(one.before is not None for one in members) else "")
 
 
@@ -227,7 +234,7 @@ def tensors(report: Report) -> Table:
             one = report.tensors[tensor.name]
             bf16, fp16 = (percent(one.fits(format), one.values) for format in ("bf16", "fp16"))
             numbers = one.mantissa_bits(), one.zero, one.nan + one.inf
-            start = tensor.label, one.type, Amount(one.values), _label(report, [one])
+            start = tensor.label, one.stored, Amount(one.values), _label(report, [one])
             table.rows.append((*start, bf16, fp16, *numbers))
         elif tensor.name in report.blocks:
             of = report.blocks[tensor.name]
@@ -289,7 +296,14 @@ def read(report: Report) -> str:
 
 def _is_news(group: Group) -> bool:
     """Tell whether tensors came from something else than what they are stored as, and what."""
-    return group.came_from not in ("direct", "cannot be told", "not read", *UNTOLD, FLOAT_FORMATS.get(group.type))
+    return group.came_from not in (
+        "direct",
+        "cannot be told",
+        "not read",
+        AS_STORED,
+        *UNTOLD,
+        FLOAT_FORMATS.get(group.type),
+    )
 
 
 def line(report: Report) -> str:

@@ -1,0 +1,236 @@
+"""Block-quantized tensors, and those of quantized checkpoints, become the values that they stand for."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import truebits_native as native
+from truebits.errors import Refused, UsageError, shortened
+from truebits.files.mapping import MappedFile
+from truebits.files.model import Model, open_model
+from truebits.files.tensor import Tensor
+from truebits.files.types import BY_NAME, FLOAT_BYTES, FLOAT_FORMATS
+from truebits.numbers.formats import find
+from truebits.numbers.rounding import MODES, Rounding, grid_of
+from truebits.precision.batches import Progress
+from truebits.quantizers.checkpoints import Meaning, meaning
+from truebits.quantizers.ggml import in_rows
+from truebits.result import Result
+from truebits.rewriting.copy import new_files, outputs
+from truebits.rewriting.relaid import Relaid, copied, gguf_head, safetensors_head, write
+
+TYPES = {"f32": "F32", "f16": "F16", "bf16": "BF16"}
+FILE_TYPES = {"F32": 0, "F16": 1, "BF16": 32}
+"""llama.cpp's ``llama_ftype``."""
+
+PIECE_VALUES = 1 << 20
+
+Files = Mapping[int, MappedFile]
+
+
+@dataclass(frozen=True, repr=False)
+class Dequantized(Result):
+    """What `dequantize` wrote.
+
+    Attributes
+    ----------
+    file, output : str
+    to : str
+        Storage type of what was dequantized.
+    tensors : tuple of Tensor
+        That were dequantized, as they were.
+    kept : int
+        Tensors that were copied as they are.
+    bytes_before, bytes_after : int
+        Of all tensors.
+    """
+
+    verb = "dequantize"
+
+    file: str
+    output: str
+    to: str
+    tensors: tuple[Tensor, ...]
+    kept: int
+    bytes_before: int
+    bytes_after: int
+
+    @property
+    def values(self) -> int:
+        """Values that were dequantized."""
+        return sum(tensor.values for tensor in self.tensors)
+
+    @property
+    def types(self) -> dict[str, int]:
+        """How many tensors of each type were dequantized."""
+        return dict(Counter(tensor.type for tensor in self.tensors))
+
+    @property
+    def summary(self) -> str:
+        """Say it in one line."""
+        types = ", ".join(f"{number} {type}" for type, number in self.types.items())
+        kept = f", {self.kept:,} kept as they are" if self.kept else ""
+        return f"{types} as {self.values:,} {self.to} values{kept}"
+
+    def content(self) -> dict[str, Any]:
+        """Return what the JSON document holds, but for its schema."""
+        own = {field: getattr(self, field) for field in ("file", "output", "to", "kept", "bytes_before", "bytes_after")}
+        return {**own, "values": self.values, "tensors": [tensor.about() for tensor in self.tensors]}
+
+
+def dequantize(
+    source: Model | str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    *,
+    to: str = "f32",
+    force: bool = False,
+    threads: int | None = None,
+    progress: Progress | None = None,
+) -> Dequantized:
+    """Write a model whose quantized tensors are plain floating-point ones of the same values.
+
+    A GGUF becomes a GGUF, a checkpoint one safetensors file, whatever the number of its own. Tensors that are not
+    quantized stay as they are.
+
+    Parameters
+    ----------
+    source : Model or path-like
+    out : path-like
+        The new file; for a shard set of GGUF the name of its first file.
+    to : {"f32", "f16", "bf16"}
+        ``f32`` holds the values exactly, as their formats' own code computes them in F32; the others round to
+        nearest, ties to even.
+    force : bool
+        Replace files that are there.
+    threads, progress
+        As for `scan`.
+
+    Returns
+    -------
+    Dequantized
+
+    Raises
+    ------
+    UsageError
+        No such type, or nothing is quantized.
+    Refused
+        The output exists; or a tensor cannot be read as values, which is named.
+    ModelFileError, OSError
+    """
+    if to not in TYPES:
+        raise UsageError(f"--to is {to!r}, allowed are {', '.join(TYPES)}")
+    of = meaning(source if isinstance(source, Model) else open_model(source))
+    quantized = _quantized(of)
+    if not quantized:
+        raise UsageError("no tensor is quantized: there is nothing to dequantize")
+    out = Path(out)
+    paths = outputs(of.model, out) if of.model.format == "gguf" else outputs(_one_part(of.model), out)
+    type = TYPES[to]
+    with ExitStack() as stack, new_files(paths, force) as files:
+        ours = {number: stack.enter_context(part.map()) for number, part in enumerate(of.model.parts)}
+        relaid = [_relaid(of, tensor, ours, type, threads) for tensor in of.model.tensors]
+        total, done = sum(one.nbytes for one in relaid), 0
+
+        def moved(count: int) -> None:
+            nonlocal done
+            done += count
+            if progress is not None:
+                progress(min(done, total), total)
+
+        for number, file in enumerate(files):
+            is_gguf = of.model.format == "gguf"
+            some = [
+                one
+                for one, tensor in zip(relaid, of.model.tensors, strict=True)
+                if tensor.part == number or not is_gguf
+            ]
+            head = _gguf(of.model, number, some, type) if is_gguf else safetensors_head(_metadata(of.model), some)
+            write(file, head[0], some, head[1], moved)
+    kept, before = len(relaid) - len(quantized), sum(one.nbytes for one in of.model.tensors)
+    return Dequantized(str(of.model.path), str(out), type, tuple(quantized), kept, before, total)
+
+
+def _quantized(of: Meaning) -> Sequence[Tensor]:
+    """Return the tensors to dequantize.
+
+    Raises
+    ------
+    Refused
+        One cannot be.
+    """
+    import gguf
+
+    found = []
+    for tensor in of.model.tensors:
+        if tensor.name in of.not_read:
+            raise Refused(f"{shortened(tensor.name)}: {of.not_read[tensor.name]}")
+        is_block = of.model.format == "gguf" and BY_NAME.get(tensor.type, BY_NAME["F32"]).values > 1
+        if tensor.opaque or (is_block and gguf.GGMLQuantizationType[tensor.type] not in gguf.quants._type_traits):
+            raise Refused(f"{shortened(tensor.name)} is {tensor.type}, which has no reader here")
+        if is_block or tensor.name in of.quantized:
+            found.append(tensor)
+    return found
+
+
+def _one_part(model: Model) -> Model:
+    """Return a model of whose files the first stands for all: they become one."""
+    return Model(model.path, model.parts[:1], ())
+
+
+def _relaid(of: Meaning, tensor: Tensor, files: Files, type: str, threads: int | None) -> Relaid:
+    """Return a tensor as the new file has it."""
+    if tensor.name in of.quantized:
+        one = of.quantized[tensor.name]
+        values: Iterator[np.ndarray] = (words for _, words in one.pieces(files, PIECE_VALUES))
+    elif of.model.format == "gguf" and BY_NAME[tensor.type].values > 1:
+        values = _block_values(files[tensor.part], tensor)
+    else:
+        return copied(files[tensor.part], tensor)
+
+    def pieces() -> Iterator[np.ndarray]:
+        return (stored(words, type, threads).view(np.uint8) for words in values)
+
+    return Relaid(tensor.name, type, tensor.shape, tensor.values * FLOAT_BYTES[type], pieces)
+
+
+def _block_values(file: MappedFile, tensor: Tensor) -> Iterator[np.ndarray]:
+    """Yield the F32 words of a tensor of ggml's blocks, piece by piece."""
+    import gguf
+
+    layout, number = BY_NAME[tensor.type], gguf.GGMLQuantizationType[tensor.type]
+    step = PIECE_VALUES // layout.values * layout.nbytes
+    for at in range(tensor.offset, tensor.offset + tensor.nbytes, step):
+        size = min(step, tensor.offset + tensor.nbytes - at)
+        file.check()
+        data = np.frombuffer(file.data, np.uint8, size, at)
+        with np.errstate(invalid="ignore", over="ignore"):  # scales that are NaN or Inf
+            yield gguf.quants.dequantize(in_rows(data, layout.values, layout.nbytes), number).ravel().view(np.uint32)
+        file.forget(at, at + size)
+
+
+def stored(words: np.ndarray, type: str, threads: int | None = None) -> np.ndarray:
+    """Return F32 words as those of a type, rounded to the nearest: a new array, or `words` themselves for F32."""
+    if type == "F32":
+        return words
+    rounded = words.copy()
+    native.round_floats(
+        rounded, grid_of(find(FLOAT_FORMATS[type]), find("f32"), Rounding()), MODES["nearest"], threads=threads
+    )
+    return native.narrowed(rounded, type, threads)
+
+
+def _gguf(model: Model, number: int, tensors: Sequence[Relaid], type: str) -> tuple[bytes, list[int]]:
+    return gguf_head(model.parts[number], tensors, FILE_TYPES[type])
+
+
+def _metadata(model: Model) -> dict[str, str]:
+    """Return the strings of all files' ``__metadata__``."""
+    return {key: str(part.value(key)) for part in model.parts for key in part.header.keys}
