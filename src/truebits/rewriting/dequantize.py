@@ -21,8 +21,9 @@ from truebits.files.types import BY_NAME, FLOAT_BYTES, FLOAT_FORMATS
 from truebits.numbers.formats import find
 from truebits.numbers.rounding import MODES, Rounding, grid_of
 from truebits.precision.batches import Progress
-from truebits.quantizers.checkpoints import Meaning, meaning
+from truebits.quantizers.checkpoints import meaning
 from truebits.quantizers.ggml import in_rows
+from truebits.quantizers.meaning import Meaning
 from truebits.result import Result
 from truebits.rewriting.copy import new_files, outputs
 from truebits.rewriting.relaid import Relaid, copied, gguf_head, safetensors_head, write
