@@ -115,3 +115,11 @@ def test_the_command(tmp_path):
     got = CliRunner().invoke(app, ["dequantize", str(tmp_path / "hf"), str(out), "--to", "bf16"])
     expected = "1 F8_E4M3 x scale as 65,536 BF16 values, 1 kept as they are"
     assert (got.exit_code, expected in got.output) == (0, True), got.output
+
+
+def test_an_input_is_never_the_output(tmp_path):
+    checkpoint(tmp_path / "hf")
+    whole = (tmp_path / "hf" / "model.safetensors").read_bytes()
+    with pytest.raises(UsageError, match="is the input"):
+        dequantize(tmp_path / "hf", tmp_path / "hf" / "model.safetensors", force=True)
+    assert (tmp_path / "hf" / "model.safetensors").read_bytes() == whole

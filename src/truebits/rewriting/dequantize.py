@@ -25,7 +25,7 @@ from truebits.quantizers.checkpoints import meaning
 from truebits.quantizers.ggml import in_rows
 from truebits.quantizers.meaning import Meaning
 from truebits.result import Result
-from truebits.rewriting.copy import new_files, outputs
+from truebits.rewriting.outputs import new_files, outputs
 from truebits.rewriting.relaid import Relaid, copied, gguf_head, safetensors_head, write
 
 TYPES = {"f32": "F32", "f16": "F16", "bf16": "BF16"}
@@ -133,7 +133,7 @@ def dequantize(
     if not quantized:
         raise UsageError("no tensor is quantized: there is nothing to dequantize")
     out = Path(out)
-    paths = outputs(of.model, out) if of.model.format == "gguf" else outputs(_one_part(of.model), out)
+    paths = outputs(of.model, out) if of.model.format == "gguf" else _one_file(of.model, out)
     type = TYPES[to]
     with ExitStack() as stack, new_files(paths, force) as files:
         ours = {number: stack.enter_context(part.map()) for number, part in enumerate(of.model.parts)}
@@ -181,9 +181,11 @@ def _quantized(of: Meaning) -> Sequence[Tensor]:
     return found
 
 
-def _one_part(model: Model) -> Model:
-    """Return a model of whose files the first stands for all: they become one."""
-    return Model(model.path, model.parts[:1], ())
+def _one_file(model: Model, out: Path) -> list[Path]:
+    """Return the one path to write for all files of a checkpoint; raises `UsageError` if it is one of them."""
+    for part in model.parts:
+        outputs(Model(model.path, (part,), ()), out)
+    return [out]
 
 
 def _relaid(of: Meaning, tensor: Tensor, files: Files, type: str, threads: int | None) -> Relaid:

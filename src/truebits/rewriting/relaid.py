@@ -20,8 +20,8 @@ from truebits.files.mapping import MappedFile
 from truebits.files.part import Part
 from truebits.files.tensor import Tensor
 from truebits.files.types import BY_NAME
-from truebits.rewriting.copy import NewFile
 from truebits.rewriting.durable import start_writeback, write_all
+from truebits.rewriting.outputs import NewFile
 
 READ_BYTES = 4 << 20
 
