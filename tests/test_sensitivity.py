@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import subprocess
 import sys
+import tempfile
 
 import gguf
 import numpy as np
@@ -183,6 +185,16 @@ def test_a_tensor_that_is_not_back_is_found(copied, monkeypatch):
         copied.rounded(pairs(copied)[1]),
     ):
         monkeypatch.setattr(scratch, "write_all", lambda *_: None)
+
+
+@NEEDS_EVAL
+def test_nothing_is_left_where_it_cannot_begin(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(bench, "Baseline", lambda *_: (_ for _ in ()).throw(OSError("no memory")))
+    with pytest.raises(OSError, match="no memory"):
+        sensitivity(data.MODEL, "ffn_up", to="int4", **QUICK)
+    assert multiprocessing.active_children() == []
+    assert list(tmp_path.iterdir()) == []
 
 
 # --- interrupted and resumed

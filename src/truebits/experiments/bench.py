@@ -85,6 +85,7 @@ class Bench:
         contents = read_text(text)
         settings = settings_of(n_ctx, threads, backend)
         with ExitStack() as stack:
+            self._stack = stack
             folder = Path(stack.enter_context(TemporaryDirectory(prefix="truebits-")))
             self.scratch = Scratch(model, folder, threads)
             self.base, self.candidate = (
@@ -101,13 +102,13 @@ class Bench:
                 **self.base.ask("versions"),
             }
             self.baselines: list[Baseline] = []
+            self._take(0, FIRST_CHUNKS)
+            self.digest = self.baselines[0].digest
+            self.floor = divergence(self.baselines[0].score(self.candidate, 1))
+            if chunks is not None:
+                self._take(FIRST_CHUNKS, chunks)
+            self.is_settled = chunks is not None
             self._stack = stack.pop_all()
-        self._take(0, FIRST_CHUNKS)
-        self.digest = self.baselines[0].digest
-        self.floor = divergence(self.baselines[0].score(self.candidate, 1))
-        if chunks is not None:
-            self._take(FIRST_CHUNKS, chunks)
-        self.is_settled = chunks is not None
 
     def _take(self, start: int, stop: int) -> None:
         """Let the base decode some more of the text."""
