@@ -296,7 +296,7 @@ def test_bf16_through_fp16_with_values_beyond_it(made, tmp_path, drawn, largest)
 
     got = of(trace(write_gguf(tmp_path / "half.gguf", "llama", through, "F16"), source), MATRIX)
     assert got.verdict is Verdict.ROUNDED
-    assert got.detail == ("FP16, clipped at 65504" if largest == 65504 else "FP16")
+    assert got.detail == ("FP16, clipped at 65504" if largest == 65504 else "FP16, 2 became Inf")
 
 
 def test_gemma_norms_through_fp16(made, drawn):

@@ -23,10 +23,11 @@ FIRST_VALUES = 1 << 12
 
 @dataclass
 class Tally:
-    """How well one way explains a tensor."""
+    """How well one way explains a tensor; `overflown` values of the source became Inf on it."""
 
     way: Way
     changed: int = 0
+    overflown: int = 0
     differing: int = 0
     first: Place | None = None
 
@@ -60,6 +61,8 @@ def _explained(of: Comparison, tally: Tally) -> Outcome:
     if is_lossless and of.expected.type != "F64":
         return Outcome(Verdict.UPCAST if ITEM_BYTES[of.expected.type] < ITEM_BYTES[of.type] else Verdict.NARROWED)
     detail = f"{way.detail} to one unit in the last place".strip() if of.expected.is_exponential else way.detail
+    if tally.overflown:
+        detail += f", {tally.overflown:,} became Inf"
     return Outcome(way.verdict, detail, tally.changed)
 
 
@@ -157,6 +160,9 @@ def _tally(of: Comparison, tally: Tally, first: int, count: int) -> None:
         return
     values, changed = way.values(of.expected, words, of.settings.threads)
     tally.changed += changed
+    if own == "F16" and (inf := np.isinf(values.view("<f4"))).any():
+        source = of.expected.singles(words, of.settings.threads).view("<f4")
+        tally.overflown += int(np.count_nonzero(inf & np.isfinite(source)))
     singles = of.words(first, count)
     alike = near if of.expected.is_exponential and way.is_ordered else same
     tally.add(~alike(singles, values), lambda at: place_of(singles, values, first, "F32", at))

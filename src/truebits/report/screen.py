@@ -53,6 +53,10 @@ COLUMNS = {
 """Every word of the table in a line."""
 
 
+MOST_WRONG = 3
+"""Errors that the last lines say again."""
+
+
 class Group(NamedTuple):
     """Tensors of one storage type and origin."""
 
@@ -80,6 +84,10 @@ def lines(report: Report, width: int | None = None, by_tensor: bool = False) -> 
     table = tensors(report) if by_tensor else groups(report, width)
     yield from (("", cut(line, width)) for line in table.render("text", width).splitlines())
     yield "", ""
+    if wrong := [finding.message for finding in report.findings if finding.level == "error"]:
+        # once more, where a long table has moved the first lines out of sight
+        more = f"; {len(wrong) - MOST_WRONG} more above" if len(wrong) > MOST_WRONG else ""
+        yield from (("error", line) for line in _wrapped(f"Wrong: {'; '.join(wrong[:MOST_WRONG])}{more}", width))
     yield from (("", line) for line in _wrapped(read(report), width))
     yield from (("", line) for line in _wrapped(f"More: {MORE}", width))
 
