@@ -78,13 +78,34 @@ def code_counts(raw: np.ndarray, type: str) -> CodeCounts:
     """
     parts, layout = unpack(raw, type), LAYOUTS[type]
     groups = parts.codes.reshape(-1, layout.values // layout.groups)
-    seen = np.bitwise_or.reduce(np.uint64(1) << cells(layout)[groups], axis=1)
-    ones = np.unpackbits(seen.view(np.uint8).reshape(-1, 8), axis=1).sum(axis=1, dtype=np.int64)
+    of = cells(layout)
+    word = np.uint32 if of.max() < 32 else np.uint64
+    bit = np.left_shift(np.ones(of.size, word), of.astype(word))
+    seen = _or_of_rows(bit[groups])
     scale = parts.scale.ravel()
-    is_zero = (scale == 0) | ((layout.levels[groups] == 0).all(axis=1) & np.isfinite(scale))
+    may_be_zero = seen & ~np.bitwise_or.reduce(bit[layout.levels == 0], initial=word(0)) == 0
+    may_be_zero[may_be_zero] = (layout.levels[groups[may_be_zero]] == 0).all(axis=1)
+    is_zero = (scale == 0) | (may_be_zero & np.isfinite(scale))
     dead = np.count_nonzero(is_zero & (parts.offset == 0).ravel())
-    used = np.bitwise_or.reduce(seen, initial=np.uint64(0))
-    return CodeCounts(np.bincount(ones, minlength=MOST_CODES + 1), int(dead), int(used))
+    used = np.bitwise_or.reduce(seen, initial=word(0))
+    distinct = np.bincount(_ones(seen.astype(np.uint64)), minlength=MOST_CODES + 1)
+    return CodeCounts(distinct, int(dead), int(used))
+
+
+def _or_of_rows(rows: np.ndarray) -> np.ndarray:
+    """OR the columns together, half of them with the other half, which is many times as fast as NumPy's reduction."""
+    while rows.shape[1] % 2 == 0:
+        half = rows.shape[1] // 2
+        rows = rows[:, :half] | rows[:, half:]
+    return rows[:, 0] if rows.shape[1] == 1 else np.bitwise_or.reduce(rows, axis=1)
+
+
+def _ones(words: np.ndarray) -> np.ndarray:
+    """Count the set bits of each uint64; int64 (Warren, Hacker's Delight, 5-1)."""
+    words = words - (words >> np.uint64(1) & np.uint64(0x5555555555555555))
+    words = (words & np.uint64(0x3333333333333333)) + (words >> np.uint64(2) & np.uint64(0x3333333333333333))
+    words = words + (words >> np.uint64(4)) & np.uint64(0x0F0F0F0F0F0F0F0F)
+    return (words * np.uint64(0x0101010101010101) >> np.uint64(56)).astype(np.int64)
 
 
 def cells(layout: BlockLayout) -> np.ndarray:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
@@ -25,6 +25,8 @@ from truebits_native.types import (
     add_facts,
 )
 
+T = TypeVar("T")
+
 
 def read_blocks(
     model: Model, plain: Sequence[Tensor], packed: Sequence[Tensor], threads: int | None, progress: Progress | None
@@ -38,26 +40,41 @@ def read_blocks(
     made_from : dict of str to Origin
         Of the `plain` ones that are matrices.
     """
-    scales = scale_facts(model, packed, threads, progress)
-    looks = looked_at(model, [*(tensor for tensor in plain if _is_matrix(model, tensor)), *packed])
-    blocks = {}
-    for tensor, facts in zip(packed, scales, strict=True):
-        blocks[tensor.name] = _joined(tensor, facts, looks.pop(tensor.name))
-    return blocks, {name: look.made_from for name, look in looks.items()}
+    facts = dict(zip((tensor.name for tensor in packed), scale_facts(model, packed, threads, progress), strict=True))
+    blocks, made_from = {}, {}
+    for tensor, look in looks(model, [*(tensor for tensor in plain if _is_matrix(model, tensor)), *packed]):
+        if tensor.name in facts:
+            blocks[tensor.name] = _joined(tensor, facts[tensor.name], look, look.raw)
+        else:
+            made_from[tensor.name] = look.made_from
+    return _in_order(blocks, packed), _in_order(made_from, plain)
 
 
 def sample_blocks(model: Model, packed: Sequence[Tensor]) -> dict[str, BlockPrecision]:
-    """Sampled at some blocks of each quantized tensor, scales and codes: milliseconds, however large the file."""
-    looks, by_name = looked_at(model, packed), {tensor.name: tensor for tensor in packed}
-    return {name: _joined(by_name[name], _facts(look.raw, by_name[name].type), look) for name, look in looks.items()}
+    """Look at some blocks of each quantized tensor, scales and codes: milliseconds, however large the file.
+
+    Codes are those of every fourth of the blocks that have 256 values: of as many values as of the others.
+    """
+    blocks = {}
+    for tensor, look in looks(model, packed):
+        layout = LAYOUTS[tensor.type]
+        rows = look.raw.reshape(-1, layout.nbytes)
+        facts = native.block_counts(look.raw, np.array([0]), np.array([look.raw.size]), tensor.type, threads=1)[0]
+        coded = rows[:: max(1, layout.values // USUAL_VALUES)] if len(rows) > FEW_BLOCKS else rows
+        blocks[tensor.name] = _joined(tensor, facts, look, np.ascontiguousarray(coded).ravel())
+    return _in_order(blocks, packed)
 
 
-def _facts(raw: np.ndarray, type: str) -> np.ndarray:
-    return native.block_counts(raw, np.array([0]), np.array([raw.size]), type, threads=1)[0]
+USUAL_VALUES, FEW_BLOCKS = 64, 256
+"""Blocks of more values are thinned out, if they are more than a few."""
 
 
-def _joined(tensor: Tensor, facts: np.ndarray, look: Sampled) -> BlockPrecision:
-    codes = code_counts(look.raw, tensor.type)
+def _in_order(found: dict[str, T], tensors: Iterable[Tensor]) -> dict[str, T]:
+    return {tensor.name: found[tensor.name] for tensor in tensors if tensor.name in found}
+
+
+def _joined(tensor: Tensor, facts: np.ndarray, look: Sampled, coded: np.ndarray) -> BlockPrecision:
+    codes = code_counts(coded, tensor.type)
     return BlockPrecision(tensor.type, facts, codes.distinct, codes.dead, codes.used, tensor, look.made_from)
 
 
@@ -93,15 +110,13 @@ class Sampled(NamedTuple):
     made_from: Origin
 
 
-def looked_at(model: Model, tensors: Sequence[Tensor]) -> dict[str, Sampled]:
-    """Sampled at the blocks of each tensor that `dequantized.sample` names."""
-    looks = {}
+def looks(model: Model, tensors: Sequence[Tensor]) -> Iterator[tuple[Tensor, Sampled]]:
+    """Look at the blocks of each tensor that `dequantized.sample` names, file by file."""
     for part in sorted({tensor.part for tensor in tensors}):
         with model.parts[part].map() as file:
             for tensor in tensors:
                 if tensor.part == part:
-                    looks[tensor.name] = _look(file, tensor, model.rows(tensor))
-    return {tensor.name: looks[tensor.name] for tensor in tensors}
+                    yield tensor, _look(file, tensor, model.rows(tensor))
 
 
 def _look(file: MappedFile, tensor: Tensor, shape: tuple[int, int]) -> Sampled:
