@@ -165,6 +165,7 @@ def refusals(folder: Path, full: Path) -> list[tuple[list, int, str]]:
         (["truncate", full, "no/such/folder.gguf", "--bits", "16"], 4, "no/such"),
         (["undo", full, "--undo-file", "page.gguf"], 3, "E_UNDO"),
         (["undo", full, "--undo-file", "missing"], 4, "missing"),
+        (["scan", "a/" * 3000], 4, "File name too long"),
         (["synth", "there.gguf"], 5, "--force"),
         (["synth", "new.gguf", "--precision", "bf17"], 2, "bf16"),
         (["synth", "new.gguf", "--size", "many"], 2, "many"),

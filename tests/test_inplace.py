@@ -23,6 +23,7 @@ from truebits.errors import Refused, Unfinished, VerificationFailed
 from truebits.files.mapping import FileChanged
 from truebits.files.model import open_model
 from truebits.rewriting import copy as rewrite
+from truebits.rewriting import durable
 from truebits.rewriting.beside import marker_path
 from truebits.rewriting.inplace import ALLOWANCES, locked
 from truebits.rewriting.marker import read_marker, set_marker
@@ -361,10 +362,9 @@ def test_marker_of_another_rewrite(path, small_blocks, monkeypatch, arguments, u
     assert marker_path(path).read_bytes() == marker
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"null", b"\xff", b'{"operation": 1}'])
-def test_marker_that_says_nothing(path, content):
-    marker_path(path).write_bytes(content)
-    with pytest.raises(Unfinished, match="another rewrite"):
+def test_a_marker_of_another_rewrite_names_it(path):
+    marker_path(path).write_bytes(b'{"operation": 1}')
+    with pytest.raises(Unfinished, match="another rewrite in place was left unfinished: 1; run that again"):
         truncate(path)
     assert_untouched(path, example(), marker_path(path).name)
 
@@ -423,6 +423,34 @@ def test_a_marker_that_gets_no_name_leaves_nothing(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         set_marker(tmp_path / "model.gguf", {"operation": 1})
     assert names(tmp_path) == []
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt()])
+def test_where_no_marker_can_be_made_nothing_is_unfinished(path, monkeypatch, error):
+    undo_file = path.with_name("undo")
+
+    def fail(*_):
+        raise error
+
+    with monkeypatch.context() as patched:
+        patched.setattr(durable, "give_name", fail)
+        with pytest.raises(type(error)):
+            truncate(path, undo_file=undo_file)
+    assert_untouched(path, example())
+    truncate(path, undo_file=undo_file)
+    with monkeypatch.context() as patched:
+        patched.setattr(durable, "give_name", fail)
+        with pytest.raises(type(error)):
+            tb.undo(path, undo_file)
+    assert_untouched(path, example(cut=True), "undo")
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"null", b"\xff", b"[" * 100_000])
+def test_a_marker_that_cannot_be_read_says_what_to_do(path, content):
+    marker_path(path).write_bytes(content)
+    with pytest.raises(Unfinished, match="cannot be read: undo it with its undo file; without one, remove the marker"):
+        truncate(path)
+    assert_untouched(path, example(), marker_path(path).name)
 
 
 def test_rewrite_begun_through_a_symlink_is_found_through_the_file(path, symlink, small_blocks, monkeypatch):

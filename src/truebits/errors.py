@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-LONGEST_MESSAGE = 1_000
+LONGEST_MESSAGE = 990
+"""A line of an error has 1,000 characters at most, its end and what stands before it counted."""
 
 
 def printable(text: str | bytes) -> str:
@@ -33,7 +34,7 @@ def shortened(text: str) -> str:
 
 
 def clipped(message: str) -> str:
-    """Return a message on one line of at most 1,000 characters; what is cut is cut from its middle."""
+    """Return a message on one line of bounded length; what is cut is cut from its middle."""
     message = printable(message)
     return message if len(message) <= LONGEST_MESSAGE else f"{message[:700]} ... {message[5 - LONGEST_MESSAGE + 700 :]}"
 

@@ -23,10 +23,7 @@ from truebits.cli.rewriting import dequantize, fakequant, synth, truncate, undo
 from truebits.cli.scanning import scan
 from truebits.cli.sensitivity import recipe, sensitivity
 from truebits.cli.shared import Ended
-from truebits.errors import TruebitsError, printable
-
-MOST_CHARACTERS = 980
-"""Of an error: what comes from a file or a path may be as long as it likes."""
+from truebits.errors import TruebitsError, clipped
 
 EXIT_CODES = """\b
 Exit codes: 0 done, 1 difference found or gate failed, 2 wrong usage, 3 not a valid model file,
@@ -110,9 +107,8 @@ def main() -> NoReturn:
 
 def _say(message: str) -> None:
     """Print an error: one line of bounded length, to a stderr that may be closed."""
-    text = printable(message)
     with suppress(OSError, ValueError):
-        click.echo(f"truebits: {text if len(text) < MOST_CHARACTERS else text[:MOST_CHARACTERS] + ' ...'}", err=True)
+        click.echo(clipped(f"truebits: {message}"), err=True)
 
 
 def _what_is_left() -> str:

@@ -39,6 +39,9 @@ COPY_BYTES = 64 << 20
 NO_NAMELESS_FILES = (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL)
 """What opening one says where the file system has none."""
 
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""What writing says where the disk, a quota or a limit of file sizes is full."""
+
 NOT_SUPPORTED = (errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP, errno.ENOTTY)
 
 CLOSED_IN_CHILDREN = getattr(os, "O_CLOEXEC", 0)
@@ -153,7 +156,7 @@ def reserve(source: int, out: int, size: int) -> bool:
         if hasattr(os, "posix_fallocate"):
             os.posix_fallocate(out, 0, size)
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        if error.errno in NO_ROOM:
             raise
     return False
 

@@ -26,7 +26,7 @@ from truebits.rewriting.beside import marker_path
 from truebits.rewriting.copy import Blocks, Change, check_layout, digest, others, pieces, single_values, words_of
 from truebits.rewriting.durable import sync, write_all
 from truebits.rewriting.locks import locked
-from truebits.rewriting.marker import clear_marker, find_marker, set_marker
+from truebits.rewriting.marker import clear_marker, find_marker, is_marked, set_marker
 from truebits.rewriting.undolog import UndoLog
 
 ALLOWANCES = ("symlink", "hardlink", "cache", "open", "layout")
@@ -115,6 +115,10 @@ class InPlace:
             except VerificationFailed as error:
                 raise VerificationFailed(f"{self.model.path}: {error}{self._way_back()}") from error
             except BaseException as error:
+                if not is_marked(parts.values()):
+                    if log is not None:
+                        log.discard()
+                    raise
                 raise Unfinished(
                     f"{self.model.path}: the rewrite in place was left unfinished "
                     f"({type(error).__name__}: {error}){self._way_on()}{self._way_back()}"

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import os
 import stat
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from truebits.errors import Refused, Unfinished
+from truebits.files.part import Part
 from truebits.rewriting import durable
 from truebits.rewriting.beside import marker_path
 
@@ -28,9 +30,15 @@ def find_marker(path: Path, record: dict[str, Any]) -> dict[str, Any] | None:
     if begun is None:
         return None
     if {**begun, "undo": None} != {**record, "undo": None}:
+        marker = marker_path(path).name
+        if "operation" not in begun:
+            raise Unfinished(
+                f"{path}: a rewrite in place was left unfinished, and {marker}, which would say which, cannot be read: "
+                "undo it with its undo file; without one, remove the marker and run the same again"
+            )
         raise Unfinished(
-            f"{path}: another rewrite in place was left unfinished: {json.dumps(begun.get('operation'))}; "
-            f"run that again, or undo it (it is recorded in {marker_path(path).name})"
+            f"{path}: another rewrite in place was left unfinished: {json.dumps(begun['operation'])}; "
+            f"run that again, or undo it (it is recorded in {marker})"
         )
     return begun
 
@@ -62,6 +70,11 @@ def set_marker(path: Path, record: dict[str, Any]) -> None:
         with suppress(FileExistsError):
             durable.give_name(descriptor, opened, marker)
     durable.sync_folder(marker.parent)
+
+
+def is_marked(parts: Iterable[Part]) -> bool:
+    """Tell whether any of a model's files has a marker: where none has, nothing has been written."""
+    return any(os.path.lexists(marker_path(part.path)) for part in parts)
 
 
 def clear_marker(path: Path) -> None:

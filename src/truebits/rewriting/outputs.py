@@ -57,6 +57,17 @@ def new_files(paths: Sequence[Path], force: bool = False) -> Iterator[list[NewFi
     """
     for path in paths:
         check_absent(path, force)
+    try:
+        yield from _new_files(paths, force)
+    except OSError as error:
+        if error.filename is None and error.errno in durable.NO_ROOM:
+            error.filename = str(paths[0])
+        raise
+    for folder in dict.fromkeys(path.parent for path in paths):
+        durable.sync_folder(folder)
+
+
+def _new_files(paths: Sequence[Path], force: bool) -> Iterator[list[NewFile]]:
     with ExitStack() as stack:
         files = [NewFile(path, *stack.enter_context(durable.unnamed(path.parent))) for path in paths]
         for file in files:
@@ -66,8 +77,6 @@ def new_files(paths: Sequence[Path], force: bool = False) -> Iterator[list[NewFi
         for file in files:
             durable.sync(file.descriptor)
         _give_names(files, force)
-    for folder in dict.fromkeys(path.parent for path in paths):
-        durable.sync_folder(folder)
 
 
 def _give_names(files: Sequence[NewFile], force: bool) -> None:

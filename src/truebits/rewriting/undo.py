@@ -20,7 +20,7 @@ from truebits.rewriting.copy import DIGEST_BYTES, digest
 from truebits.rewriting.durable import sync, write_all
 from truebits.rewriting.inplace import check_allowed, describe
 from truebits.rewriting.locks import locked
-from truebits.rewriting.marker import clear_marker, read_marker, set_marker
+from truebits.rewriting.marker import clear_marker, is_marked, read_marker, set_marker
 from truebits.rewriting.undolog import BadUndoFile, Contents, Record, UndoLog
 
 
@@ -102,6 +102,8 @@ def undo(
                 if digest(descriptors[n], [(0, parts[n].identity.size)]) != after[n]:
                     raise VerificationFailed(f"{parts[n].path}: what was restored is not what was written")
         except BaseException as error:
+            if not is_marked(parts.values()):
+                raise
             raise Unfinished(
                 f"{path}: undoing was left unfinished ({type(error).__name__}: {error}); run the same again"
             ) from error

@@ -16,6 +16,7 @@ import os
 import stat
 import zlib
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from struct import Struct
@@ -196,6 +197,12 @@ class UndoLog:
         write_all(self.descriptor, HEAD.pack(*fields, check) + old, self.end)
         sync_data(self.descriptor)
         self.end += HEAD.size + len(old)
+
+    def discard(self) -> None:
+        """Remove the log of a rewrite that has written nothing."""
+        with suppress(OSError):
+            if self.end == self.start:
+                self.path.unlink()
 
     def finish(self) -> None:
         """Mark the end: the rewrite is whole, and so is its log."""
