@@ -13,6 +13,7 @@ import pytest
 
 from stopping import SMALL_BLOCK
 from truebits.rewriting import copy as rewrite
+from truebits.rewriting import durable
 
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
@@ -26,6 +27,12 @@ def pytest_runtest_setup(item):
     seconds = float(os.environ.get("TRUEBITS_TEST_SECONDS", "inf"))
     if item.get_closest_marker("slow") and time.monotonic() - STARTED > seconds:
         pytest.skip(f"not run: the {seconds:.0f} s for long tests are over")
+
+
+@pytest.fixture(autouse=True)
+def nothing_left_behind(monkeypatch):
+    """Let a test see only the provisional names that it has left itself."""
+    monkeypatch.setattr(durable, "provisional", set())
 
 
 @pytest.fixture

@@ -235,7 +235,6 @@ def test_name_that_is_too_long_leaves_nothing_behind(tmp_path):
 @pytest.fixture(params=["nameless", "named"])
 def names_of_outputs(request, monkeypatch):
     """Write as where every file can be nameless at first, and as where none can."""
-    monkeypatch.setattr(durable, "provisional", set())
     if request.param == "named":
         monkeypatch.delattr(os, "O_TMPFILE")
     return request.param

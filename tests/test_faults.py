@@ -235,9 +235,8 @@ def damage_marker(folder, seed):
 
 
 @pytest.fixture
-def seed_in(tmp_path, small_blocks, monkeypatch):
+def seed_in(tmp_path, small_blocks):
     """Give a campaign its seeds: a folder for each, removed where nothing was found."""
-    monkeypatch.setattr(durable, "provisional", set())
 
     def run(campaign, seeds, *more):
         results = []
