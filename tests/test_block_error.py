@@ -117,6 +117,6 @@ def test_k_quants_have_no_reference_without_ggml(monkeypatch):
     def missing():
         raise MissingExtra("quantizing", "eval")
 
-    monkeypatch.setattr(ggml, "_library", missing)
+    monkeypatch.setattr(ggml, "ggml_base", missing)
     assert reference("Q4_K") is None
     assert reference("Q8_0") is not None

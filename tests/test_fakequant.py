@@ -325,7 +325,8 @@ def test_a_tensor_without_values(tmp_path, to):
     alone = write(tmp_path / "alone.gguf", {"empty": empty})
     got = tb.fakequant(alone, tmp_path / "new.gguf", to=to)
     assert (got.written, got.reason) == (False, "nothing changes: there are no values")
-    assert bits_per_weight([(open_model(alone).tensors[0], target(to))]) is None
+    model = open_model(alone)
+    assert bits_per_weight(model, [(model.tensors[0], target(to))]) is None
 
 
 @pytest.mark.parametrize("to", ["bf16", *SCALED])

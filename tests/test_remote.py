@@ -24,7 +24,6 @@ from truebits.files import remote
 from truebits.files.model import open_model
 from truebits.files.transport import FsspecFile, RemoteChanged, RemoteError, public
 from truebits.precision.scan import scan
-from truebits.report import json as documents
 
 MATRIX = 1 << 22
 
@@ -368,13 +367,13 @@ def test_every_verb_says_the_same_of_a_url(hub, tmp_path, monkeypatch):
         there = (f"{server.url}/q8.gguf", f"{server.url}/full.gguf", "hf://org/repo")
         here = (data.MODEL_Q8_0, data.MODEL, tmp_path / "hf")
         for verb in (
-            lambda q8, full, hf: documents.scan(scan(q8, blocks=True)),
-            lambda q8, full, hf: documents.scan(scan(full)),
-            lambda q8, full, hf: documents.scan(scan(hf)),
-            lambda q8, full, hf: documents.diff(tb.diff(q8, full), []),
-            lambda q8, full, hf: [documents.fingerprint(tb.fingerprint(one)) for one in (q8, full, hf)],
+            lambda q8, full, hf: scan(q8, blocks=True).to_dict(),
+            lambda q8, full, hf: scan(full).to_dict(),
+            lambda q8, full, hf: scan(hf).to_dict(),
+            lambda q8, full, hf: tb.diff(q8, full).to_dict(),
+            lambda q8, full, hf: [tb.fingerprint(one).to_dict() for one in (q8, full, hf)],
             lambda q8, full, hf: tb.check(full).to_dict(),
-            lambda q8, full, hf: documents.trace(tb.trace(q8, hf)),
+            lambda q8, full, hf: tb.trace(q8, hf).to_dict(),
         ):
             shutil.rmtree(remote.SETTINGS.cache, ignore_errors=True)
             got, expected = (json.dumps(verb(*paths), default=str) for paths in (there, here))
@@ -439,7 +438,8 @@ def test_on_the_command_line(tmp_path, local):
     assert COMMIT not in done.stderr
 
 
-EXPECTED_BEFORE = {"batches._words", "copy._view", "copy._copy_range"}
+EXPECTED_BEFORE = {"batches._words", "copy._view", "copy._copy_range", "dequantize._block_values"}
+EXPECTED_BEFORE |= {"relaid.copied", "relaid.pieces", "relaid.write"}
 """Whose callers say what is read; of a remote model nothing is copied."""
 
 

@@ -778,9 +778,9 @@ def test_scan_counts_what_it_counts_in_a_gguf(pair):
 def test_scan_leaves_out_what_it_does_not_count(opened):
     tensors: Tensors = {"q": ("F8_E4M3", (4,), bytes(4)), "t": ("F32", (1,), bytes(4)), "i": ("I64", (1,), bytes(8))}
     model = opened(safetensors(tensors))
-    assert list(tb.scan(model)) == ["t"]
-    with pytest.raises(errors.SelectionError, match="only F8_E4M3"):
-        tb.scan(model, "q")
+    assert list(tb.scan(model)) == ["q", "t"]
+    with pytest.raises(errors.SelectionError, match="only I64"):
+        tb.scan(model, "i")
 
 
 def test_diff_of_both_formats(pair):
@@ -869,9 +869,9 @@ def test_diff_of_fp8(opened, type):
     assert (got.types, got.changed) == ((type, "F32"), 0)
 
 
-@pytest.mark.parametrize("type", ["F8_E8M0", "U8", "BOOL", "F4", "C64", "I64"])
+@pytest.mark.parametrize("type", ["U8", "BOOL", "C64", "I64"])
 def test_diff_of_what_has_no_values_to_compare(opened, type):
-    a = opened(safetensors({"q": (type, (4,) if type != "F4" else (8,), bytes(4 * (8 if "64" in type else 1)))}))
+    a = opened(safetensors({"q": (type, (4,), bytes(4 * (8 if "64" in type else 1)))}))
     size = a.tensors[0].nbytes
     shape = a.tensors[0].shape
     assert tb.diff(a, opened(safetensors({"q": (type, shape, bytes(size))}), "b")).is_same
@@ -912,14 +912,14 @@ def test_cli(pair, folder, tmp_path):
         (["scan", "."], 4, "not a model file"),
         (["truncate", "good.safetensors", "out.gguf", "--bits", "16"], 2, "is safetensors, and stays so"),
         (["experiment", "good.safetensors", "--to", "bf16"], 2, "GGUF only"),
-        (["scan", "fp8.safetensors", "-l", "q"], 2, "only F8_E4M3"),
-        (["scan", "fp8.safetensors"], 0, ""),
+        (["scan", "ids.safetensors", "-l", "q"], 2, "only I64"),
+        (["scan", "ids.safetensors"], 0, ""),
     ],
 )
 def test_cli_says_no_in_one_line(tmp_path, arguments, code, words):
     (tmp_path / "bad.safetensors").write_bytes(file_of(b"{"))
     (tmp_path / "good.safetensors").write_bytes(GOLDEN)
-    (tmp_path / "fp8.safetensors").write_bytes(safetensors({"q": ("F8_E4M3", (4,), bytes(4))}))
+    (tmp_path / "ids.safetensors").write_bytes(safetensors({"q": ("I64", (4,), bytes(32))}))
     (tmp_path / "empty").mkdir()
     pickled(tmp_path / "pytorch_model.bin")
     verb, name, *more = arguments
@@ -928,4 +928,4 @@ def test_cli_says_no_in_one_line(tmp_path, arguments, code, words):
     assert words in done.stderr
     assert done.stderr.count("\n") == (code != 0)
     if code == 0:
-        assert "only F8_E4M3" in done.stdout
+        assert "1 I64 tensor" in done.stdout

@@ -15,7 +15,7 @@ import numpy as np
 import truebits_native as native
 from truebits.errors import Refused, UsageError, shortened
 from truebits.files.mapping import MappedFile
-from truebits.files.model import Model, open_model
+from truebits.files.model import Model, open_local
 from truebits.files.tensor import Tensor
 from truebits.files.types import BY_NAME, FLOAT_BYTES, FLOAT_FORMATS
 from truebits.numbers.formats import find
@@ -128,7 +128,7 @@ def dequantize(
     """
     if to not in TYPES:
         raise UsageError(f"--to is {to!r}, allowed are {', '.join(TYPES)}")
-    of = meaning(source if isinstance(source, Model) else open_model(source))
+    of = meaning(open_local(source))
     quantized = _quantized(of)
     if not quantized:
         raise UsageError("no tensor is quantized: there is nothing to dequantize")
