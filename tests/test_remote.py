@@ -396,6 +396,8 @@ def test_nothing_behind_a_url_is_rewritten(tmp_path):
         for arguments in ({"in_place": True}, {"out": tmp_path / "out.gguf"}):
             with pytest.raises(UsageError, match="download it"):
                 tb.truncate(f"{server.url}/model.gguf", bits=16, **arguments)
+        with pytest.raises(UsageError, match="download it"):
+            tb.dequantize(f"{server.url}/model.gguf", tmp_path / "out.gguf", to="f32")
 
 
 # --- others
