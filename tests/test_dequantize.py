@@ -12,6 +12,7 @@ import pytest
 from click.testing import CliRunner
 
 from safetensors_bytes import safetensors
+from truebits import data
 from truebits.cli.app import app
 from truebits.comparing.diff import diff
 from truebits.comparing.fingerprint import fingerprint
@@ -107,6 +108,14 @@ def test_what_is_refused(tmp_path):
     with pytest.raises(Refused, match="says gptq"):
         dequantize(tmp_path / "hf", tmp_path / "other.safetensors")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["hf", "out.safetensors"]
+
+
+def test_bytes_that_belong_to_no_tensor_are_not_lost_without_a_word(tmp_path):
+    path = tmp_path / "model.gguf"
+    path.write_bytes(data.MODEL_Q8_0.read_bytes() + b"trailing" * 8)
+    with pytest.raises(Refused, match=r"E_UNEXPLAINED .*it would be lost"):
+        dequantize(path, tmp_path / "out.gguf")
+    assert [one.name for one in tmp_path.iterdir()] == ["model.gguf"]
 
 
 def test_the_command(tmp_path):

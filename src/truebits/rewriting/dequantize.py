@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 import truebits_native as native
-from truebits.errors import Refused, UsageError, shortened
+from truebits.errors import ModelFileError, Refused, UsageError, shortened
 from truebits.files.mapping import MappedFile
 from truebits.files.model import Model, open_local
 from truebits.files.tensor import Tensor
@@ -123,7 +123,7 @@ def dequantize(
     UsageError
         No such type, or nothing is quantized.
     Refused
-        The output exists; or a tensor cannot be read as values, which is named.
+        The output exists; a tensor cannot be read as values, which is named; or there are bytes of no tensor.
     ModelFileError, OSError
     """
     if to not in TYPES:
@@ -132,6 +132,7 @@ def dequantize(
     quantized = _quantized(of)
     if not quantized:
         raise UsageError("no tensor is quantized: there is nothing to dequantize")
+    _check_layouts(of.model)
     out = Path(out)
     paths = outputs(of.model, out) if of.model.format == "gguf" else _one_file(of.model, out)
     type = TYPES[to]
@@ -157,6 +158,15 @@ def dequantize(
             write(file, head[0], some, head[1], moved)
     kept, before = len(relaid) - len(quantized), sum(one.nbytes for one in of.model.tensors)
     return Dequantized(str(of.model.path), str(out), type, tuple(quantized), kept, before, total)
+
+
+def _check_layouts(model: Model) -> None:
+    """Refuse files with bytes that belong to no tensor: the new ones are laid out anew, and would not have them."""
+    for part in model.parts:
+        try:
+            part.check_layout()
+        except ModelFileError as error:
+            raise Refused(f"{error}; it would be lost") from error
 
 
 def _quantized(of: Meaning) -> Sequence[Tensor]:
