@@ -9,8 +9,8 @@ import pytest
 import truebits_native
 from compare import alternate, record
 from truebits.files.tensor import Tensor
-from truebits.numbers.formats import find, target
 from truebits.numbers.rounding import Quantizer, Rounding, grid_of
+from truebits.numbers.spelling import find, target
 from truebits.quantizers.quantize import quantizer
 
 BF16, FP8 = (grid_of(find(name), find("f32"), Rounding()) for name in ("bf16", "fp8_e4m3fn"))

@@ -26,8 +26,9 @@ from stopping import sabotage, stopped
 from truebits.cli import app as cli
 from truebits.errors import ModelFileError, Refused, SelectionError, Unfinished, UsageError, VerificationFailed
 from truebits.files.model import open_model
-from truebits.numbers.formats import CATALOGUE, Format, find, target
+from truebits.numbers.formats import CATALOGUE, Format
 from truebits.numbers.rounding import Rounding
+from truebits.numbers.spelling import find, target
 from truebits.report.table import STYLES
 from truebits.rewriting.beside import marker_path
 from truebits.rewriting.fakequant import bits_per_weight

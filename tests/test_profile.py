@@ -11,10 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from truebits.errors import UsageError
-from truebits.numbers import formats
-from truebits.numbers.formats import Format, find
+from truebits.numbers.spelling import find
 from truebits.precision.bins import LAYOUTS
-from truebits.precision.profile import REPORTED_FORMATS, PrecisionProfile
+from truebits.precision.profile import PrecisionProfile
 from truebits_native import profiles, reference
 from words import (
     DTYPE,
@@ -493,108 +492,3 @@ def test_answers_are_those_to_the_single_questions(every, type):
 def test_answers_of_nothing_are_all_zero():
     got = profile_of(np.empty(0, np.uint32), "F32").answers()
     assert {got["values"], *got["low_zero"].values(), *got["fits"].values(), got["nan"], got["zero"]} == {0}
-
-
-# --- formats
-
-
-def test_catalogue():
-    for name, format in formats.CATALOGUE.items():
-        assert format.name == name
-        assert find(name) is format
-        assert find(name.upper()) is format
-        assert format.source
-    assert set(REPORTED_FORMATS) < set(formats.CATALOGUE)
-    assert set(formats.ALIASES.values()) <= set(formats.CATALOGUE)
-    assert not set(formats.ALIASES) & set(formats.CATALOGUE)
-
-
-@pytest.mark.parametrize(
-    ("alias", "name"),
-    [
-        ("f16", "fp16"),
-        ("float16", "fp16"),
-        ("F16", "fp16"),
-        ("bfloat16", "bf16"),
-        ("fp32", "f32"),
-        ("float32", "f32"),
-    ],
-)
-def test_aliases(alias, name):
-    assert find(alias) is formats.CATALOGUE[name]
-
-
-@pytest.mark.parametrize(
-    ("name", "dtype"),
-    [
-        ("f32", np.float32),
-        ("fp16", np.float16),
-        ("bf16", ml_dtypes.bfloat16),
-        ("fp8_e5m2", ml_dtypes.float8_e5m2),
-        ("fp8_e4m3fn", ml_dtypes.float8_e4m3fn),
-        ("e4m3", ml_dtypes.float8_e4m3),
-        ("e3m4", ml_dtypes.float8_e3m4),
-    ],
-)
-def test_sizes_are_those_of_ml_dtypes(name, dtype):
-    format, info = find(name), ml_dtypes.finfo(dtype)
-    assert format.bits == info.bits
-    assert format.mantissa_bits == info.nmant
-    assert format.largest == float(info.max)
-    assert format.largest_exponent == math.floor(math.log2(float(info.max)))
-    assert format.smallest_normal_exponent == info.minexp
-    assert 2.0**format.quantum_exponent == float(info.smallest_subnormal)
-
-
-def test_largest():
-    got = {name: find(name).largest for name in ("fp8_e4m3fn", "fp8_e5m2", "fp16", "bf16", "tf32", "f32")}
-    assert got == {
-        "fp8_e4m3fn": 448,
-        "fp8_e5m2": 57_344,
-        "fp16": 65_504,
-        "bf16": 0xFF * 2.0**120,
-        "tf32": 0x7FF * 2.0**117,
-        "f32": float(np.finfo(np.float32).max),
-    }
-
-
-@pytest.mark.parametrize("exponent_bits", range(2, 9))
-@pytest.mark.parametrize("mantissa_bits", [0, 1, 7, 23])
-def test_any_widths_make_a_format(exponent_bits, mantissa_bits):
-    name = f"e{exponent_bits}m{mantissa_bits}"
-    format = find(name.upper())
-    expected = (name, exponent_bits, mantissa_bits, 2 ** (exponent_bits - 1) - 1, "ieee")
-    assert (format.name, format.exponent_bits, format.mantissa_bits, format.bias, format.special) == expected
-    assert format.bits == 1 + exponent_bits + mantissa_bits
-    if mantissa_bits < 20:
-        assert format.largest == representable(exponent_bits, mantissa_bits)[-1]
-
-
-@pytest.mark.parametrize("name", ["e1m2", "e9m2", "e0m0", "e5m24", "e5m", "em7", "e5m-1", "e55m7", "xe5m7", "e5m7x"])
-def test_widths_out_of_range_are_no_format(name):
-    with pytest.raises(UsageError) as caught:
-        find(name)
-    assert f"no format is called {name!r}" in str(caught.value)
-    assert "eXmY" in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    ("name", "near"),
-    [("bf61", "bf16"), ("fp8_e4m3", "fp8_e4m3fn"), ("float61", "float16"), ("tf23", "tf32"), ("FP8_E5M3", "fp8_e5m2")],
-)
-def test_an_unknown_name_is_answered_with_near_ones(name, near):
-    with pytest.raises(UsageError) as caught:
-        find(name)
-    assert caught.value.exit_code == 2
-    assert isinstance(caught.value, ValueError)
-    said = str(caught.value)
-    assert repr(name) in said
-    suggested = said.split("did you mean ")[1].split("?")[0].split(", ")
-    assert near in suggested
-    assert all(isinstance(find(one), Format) for one in suggested)
-
-
-def test_a_name_like_none_is_answered_with_all():
-    with pytest.raises(UsageError) as caught:
-        find("???")
-    assert all(name in str(caught.value) for name in formats.CATALOGUE)

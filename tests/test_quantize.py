@@ -18,8 +18,9 @@ from extras import NEEDS_EVAL
 from models import words_for, write, write_raw
 from truebits.errors import MissingExtra, Refused
 from truebits.files.tensor import Tensor
-from truebits.numbers.formats import CATALOGUE, CLIPS, find
+from truebits.numbers.formats import CATALOGUE, CLIPS
 from truebits.numbers.rounding import MODES, Rounding
+from truebits.numbers.spelling import find
 from truebits.quantizers import libggml
 from truebits.quantizers.quantize import quantizer
 from truebits.rewriting import copy as rewrite

@@ -15,8 +15,9 @@ import pytest
 
 import truebits_native as native
 from truebits.files.types import FLOAT_FORMATS
-from truebits.numbers.formats import CATALOGUE, find
+from truebits.numbers.formats import CATALOGUE
 from truebits.numbers.rounding import MODES, OVERFLOWS, Rounding, grid_of
+from truebits.numbers.spelling import find
 from truebits_native import dispatch, reference
 from truebits_native.reference import LANES, ROUND_CHUNK, Difference, Grid
 from words import SPECIAL, assert_same_bits, mixed

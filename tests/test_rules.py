@@ -10,7 +10,7 @@ import pytest
 from models import words_for, write
 from truebits.errors import SelectionError, UsageError
 from truebits.files.model import open_model
-from truebits.numbers.formats import target
+from truebits.numbers.spelling import target
 from truebits.rewriting.rules import LARGEST_FILE, Rule, assign, read_rules
 
 EVIL = "\x1b[31m\u202ered"

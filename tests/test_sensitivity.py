@@ -22,7 +22,7 @@ from truebits.experiments.journal import Journal
 from truebits.experiments.scratch import Scratch
 from truebits.experiments.sensitivity import Effect, Sensitivity, sensitivity
 from truebits.files.model import open_gguf
-from truebits.numbers.formats import target
+from truebits.numbers.spelling import target
 from truebits.report import plot
 from truebits.report import sensitivity as told
 from truebits.report.experiment import render

@@ -10,7 +10,7 @@ import truebits as tb
 from truebits.errors import Refused, UsageError
 from truebits.experiments.synth import LARGEST_TENSOR, plain, round_to, tinyllama
 from truebits.files.model import open_model
-from truebits.numbers.formats import find
+from truebits.numbers.spelling import find
 from words import assert_same_bits, mixed
 
 SMALL = 1 << 18

@@ -156,7 +156,7 @@ def fakequant(
             raise UsageError("--sweep writes nothing: it goes with a selection and with --rounding, not with an output")
         _sweep(model, sweep, chosen, as_json, style)
         return
-    from truebits.numbers.formats import target
+    from truebits.numbers.spelling import target
     from truebits.report import figures, json, text
     from truebits.report.progress import progress_bar
     from truebits.rewriting.fakequant import bits_per_weight

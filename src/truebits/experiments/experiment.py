@@ -21,7 +21,7 @@ from truebits.evaluation.evaluate import Evaluation, evaluate, evaluate_many
 from truebits.evaluation.llama import require_llama
 from truebits.files.model import Model, Regexes, open_gguf
 from truebits.numbers.figures import error_figures
-from truebits.numbers.formats import target
+from truebits.numbers.spelling import target
 from truebits.precision.batches import Progress
 from truebits.precision.coverage import Coverage
 from truebits.precision.report import Report

@@ -12,7 +12,8 @@ from truebits.errors import UsageError
 from truebits.experiments.bench import Bench
 from truebits.experiments.sensitivity import Effect, Sensitivity
 from truebits.files.model import Model, open_gguf
-from truebits.numbers.formats import GgmlType, Target, target
+from truebits.numbers.formats import GgmlType, Target
+from truebits.numbers.spelling import target
 from truebits.result import Result
 from truebits.rewriting.rules import KEEP, Pairs, Rule, saved_bits
 

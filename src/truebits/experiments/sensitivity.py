@@ -15,8 +15,9 @@ from truebits.experiments.bench import Bench
 from truebits.experiments.journal import Journal
 from truebits.files.model import Model, Regexes, open_gguf
 from truebits.files.tensor import Tensor
-from truebits.numbers.formats import Target, target
+from truebits.numbers.formats import Target
 from truebits.numbers.rounding import Rounding
+from truebits.numbers.spelling import target
 from truebits.precision.batches import Progress
 from truebits.precision.counting import floating
 from truebits.quantizers.quantize import quantizer

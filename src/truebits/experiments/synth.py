@@ -19,7 +19,8 @@ import numpy as np
 from truebits.errors import UsageError
 from truebits.files.gguf import Limits
 from truebits.files.types import BY_NAME, FLOAT_BYTES
-from truebits.numbers.formats import Format, find
+from truebits.numbers.formats import Format
+from truebits.numbers.spelling import find
 from truebits.rewriting.copy import BLOCK_BYTES
 from truebits.rewriting.durable import write_all
 from truebits.rewriting.outputs import NewFile, new_files
@@ -70,7 +71,7 @@ def synth(
         TinyLlama 1.1B's 201 tensors, shapes and types (Q4_K_M), its vocabulary's size and number
         of merges. The norms have values; the quantized tensors are holes in the file (zeros).
     precision : str, optional
-        A format; every value is rounded to it (`truebits.numbers.formats.find`). If not given ``f32``, and for
+        A format; every value is rounded to it (`truebits.numbers.spelling.find`). If not given ``f32``, and for
         TinyLlama ``bf16``, as its norms are.
     type : {"F32", "F16", "BF16", "F64"}
         Storage type of a plain model's tensors.

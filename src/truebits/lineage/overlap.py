@@ -13,7 +13,7 @@ from truebits.comparing.sides import Side
 from truebits.files.mapping import MappedFile
 from truebits.files.types import FLOAT_FORMATS
 from truebits.lineage.cells import TYPES, Cells, CodeCells
-from truebits.numbers.formats import find
+from truebits.numbers.spelling import find
 
 TOUCHING = 1e-4
 """Of a step. Two intervals that have less in common than this do not meet: a value would have to be on the very

@@ -11,8 +11,8 @@ import numpy as np
 import truebits_native as native
 from truebits.files.types import FLOAT_FORMATS
 from truebits.lineage.source import Expected
-from truebits.numbers.formats import find
 from truebits.numbers.rounding import MODES, Rounding, grid_of
+from truebits.numbers.spelling import find
 
 
 class Verdict(StrEnum):

@@ -11,7 +11,8 @@ import numpy as np
 
 from truebits.errors import UsageError
 from truebits.files.tensor import Tensor
-from truebits.numbers.formats import Format, GgmlType, Target, find
+from truebits.numbers.formats import Format, GgmlType, Target
+from truebits.numbers.spelling import find
 from truebits_native import reference
 from truebits_native.reference import Difference, Grid
 

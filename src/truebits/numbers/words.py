@@ -8,7 +8,7 @@ import numpy as np
 
 import truebits_native as native
 from truebits.files.types import FP8_FORMATS
-from truebits.numbers.formats import find
+from truebits.numbers.spelling import find
 
 
 def to_singles(words: np.ndarray, type: str, threads: int | None = None) -> np.ndarray:

@@ -18,7 +18,8 @@ from itertools import combinations
 import numpy as np
 
 from truebits.files.types import FLOAT_FORMATS
-from truebits.numbers.formats import Format, find
+from truebits.numbers.formats import Format
+from truebits.numbers.spelling import find
 from truebits.precision.bins import LAYOUTS
 from truebits.precision.profile import PrecisionProfile
 

@@ -9,7 +9,8 @@ from typing import Any
 
 from truebits.errors import BadTensorType, ModelFileError, UsageError, printable
 from truebits.files.model import Model, Regexes, open_model
-from truebits.numbers.formats import Format, find
+from truebits.numbers.formats import Format
+from truebits.numbers.spelling import find
 from truebits.precision.batches import Progress
 from truebits.precision.counting import TensorPrecision
 from truebits.precision.coverage import Coverage, count

@@ -19,7 +19,8 @@ from typing import Any
 
 import numpy as np
 
-from truebits.numbers.formats import Format, find
+from truebits.numbers.formats import Format
+from truebits.numbers.spelling import find
 from truebits.precision.bins import APART, LAYOUTS, Layout
 
 REPORTED_FORMATS = ("bf16", "fp16", "tf32", "fp8_e5m2", "fp8_e4m3fn")

@@ -12,7 +12,7 @@ import numpy as np
 import truebits_native as native
 from truebits.errors import printable
 from truebits.files.model import Model
-from truebits.numbers.formats import find
+from truebits.numbers.spelling import find
 from truebits.precision.batches import batches
 from truebits.precision.counting import TensorPrecision
 from truebits.precision.coverage import Coverage

@@ -20,7 +20,7 @@ import truebits_native as native
 from truebits.files.model import Model
 from truebits.files.tensor import Tensor
 from truebits.files.types import FLOAT_BYTES, FLOAT_FORMATS
-from truebits.numbers.formats import find
+from truebits.numbers.spelling import find
 from truebits.precision.batches import batches
 from truebits.precision.bins import LAYOUTS
 from truebits.precision.counting import TensorPrecision

@@ -12,7 +12,7 @@ from truebits.errors import printable
 from truebits.files.model import Model
 from truebits.files.tensor import Tensor
 from truebits.files.types import FLOAT_BYTES
-from truebits.numbers.formats import find
+from truebits.numbers.spelling import find
 from truebits.precision.bins import LAYOUTS
 from truebits.precision.coverage import Coverage, count, share
 from truebits.precision.evidence import Evidence

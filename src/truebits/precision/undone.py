@@ -15,8 +15,8 @@ from typing import NamedTuple
 import numpy as np
 
 import truebits_native as native
-from truebits.numbers.formats import find
 from truebits.numbers.rounding import Rounding, grid_of
+from truebits.numbers.spelling import find
 from truebits.precision.converters import Kind, shift_of, transforms_of
 from truebits.precision.evidence import FEW_BITS, Evidence, ladder
 from truebits_native.reference import TABLE, single_bins

@@ -15,8 +15,9 @@ import truebits_native as native
 from truebits.errors import UsageError
 from truebits.files.tensor import Tensor
 from truebits.files.types import FLOAT_FORMATS
-from truebits.numbers.formats import Format, Integer, Shared, Target, find
+from truebits.numbers.formats import Format, Integer, Shared, Target
 from truebits.numbers.rounding import MODES, Quantizer, Rounding, Words, grid_of, key_of
+from truebits.numbers.spelling import find
 from truebits.numbers.words import to_singles
 from truebits.quantizers.ggml import GgmlQuantizer
 from truebits.quantizers.scales import IntegerQuantizer, Q8Quantizer, SharedQuantizer

@@ -10,8 +10,9 @@ import numpy as np
 import truebits_native as native
 from truebits.errors import Refused
 from truebits.files.tensor import Tensor
-from truebits.numbers.formats import CLIPS, GgmlType, Integer, Shared, find
+from truebits.numbers.formats import CLIPS, GgmlType, Integer, Shared
 from truebits.numbers.rounding import MODES, Rounding, Words, grid_of, key_of
+from truebits.numbers.spelling import find
 from truebits_native import reference
 from truebits_native.reference import Difference, Grid, Scales
 

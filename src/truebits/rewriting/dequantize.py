@@ -18,8 +18,8 @@ from truebits.files.mapping import MappedFile
 from truebits.files.model import Model, open_local
 from truebits.files.tensor import Tensor
 from truebits.files.types import BY_NAME, FLOAT_BYTES, FLOAT_FORMATS
-from truebits.numbers.formats import find
 from truebits.numbers.rounding import MODES, Rounding, grid_of
+from truebits.numbers.spelling import find
 from truebits.precision.batches import Progress
 from truebits.quantizers.checkpoints import meaning
 from truebits.quantizers.ggml import in_rows

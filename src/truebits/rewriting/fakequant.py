@@ -20,8 +20,9 @@ from truebits.errors import Refused, UsageError, VerificationFailed
 from truebits.files.model import Model, Regexes
 from truebits.files.tensor import Tensor
 from truebits.files.types import FLOAT_BYTES
-from truebits.numbers.formats import Format, Target, target
+from truebits.numbers.formats import Format, Target
 from truebits.numbers.rounding import Quantizer, Rounding, check
+from truebits.numbers.spelling import target
 from truebits.numbers.words import to_singles
 from truebits.precision.batches import Progress
 from truebits.precision.counting import floating, negative_zeros
@@ -61,7 +62,7 @@ def fakequant(
     select, exclude : regex or regexes, optional
         Which tensors; all of type F32, F16, BF16 and F64 if not given.
     to : str, optional
-        A format as `truebits.numbers.formats.target` spells them: ``bf16 fp8_e4m3fn e5m7 int4:row mxfp4 q8_0``.
+        A format as `truebits.numbers.spelling.target` spells them: ``bf16 fp8_e4m3fn e5m7 int4:row mxfp4 q8_0``.
     rules : iterable of Rule or str
         ``REGEX=FORMAT`` or ``REGEX=keep``; the first that matches a tensor's name wins over `to`.
     rounding : Rounding or str

@@ -11,7 +11,8 @@ from truebits.errors import SelectionError, UsageError, printable
 from truebits.files.model import Model, Regexes, pattern
 from truebits.files.tensor import Tensor
 from truebits.files.types import FLOAT_BYTES
-from truebits.numbers.formats import Target, target
+from truebits.numbers.formats import Target
+from truebits.numbers.spelling import target
 
 KEEP = "keep"
 """In place of a format: the tensor stays as it is."""
