@@ -281,7 +281,8 @@ def test_command_refuses(model):
     a = model("a")
     for arguments, words in (
         ((a,), "nothing to compare"),
-        ((a, a, "--thorough"), "--thorough"),
+        ((a, a, "--thorough"), "is for a GGUF and its checkpoint"),
+        ((a, a, a, "--thorough"), "is for a GGUF and its checkpoint"),
         ((a, a, "-l", "nowhere"), "leaves none"),
     ):
         done = run(*arguments)

@@ -29,6 +29,7 @@ from running import run
 from truebits.errors import NeedsGGUF, NotTheSource, SelectionError, UsageError
 from truebits.lineage import layout
 from truebits.lineage.block_error import BOUNDS
+from truebits.lineage.siblings import siblings
 from truebits.lineage.trace import trace
 from truebits.lineage.ways import Verdict
 
@@ -662,12 +663,20 @@ def test_one_tensor_of_another_shape(made, tmp_path, drawn):
 
 def test_what_cannot_be_traced(made, tmp_path, drawn, folders):
     path = write_gguf(tmp_path / "a.gguf", "llama", converted("llama", drawn["llama", "BF16"]))
-    with pytest.raises(UsageError, match="is a GGUF: a checkpoint is expected"):
-        trace(path, path)
+    with pytest.raises(UsageError, match="both are GGUFs"):
+        trace(path, path, thorough=True)
     with pytest.raises(NeedsGGUF):
         trace(folders["llama", "BF16"], folders["llama", "BF16"])
     with pytest.raises(SelectionError):
         trace(path, folders["llama", "BF16"], "no such tensor")
+
+
+def test_of_another_gguf_it_tells_what_siblings_tells(made, tmp_path, drawn):
+    tensors = converted("llama", drawn["llama", "BF16"])
+    paths = [write_gguf(tmp_path / f"{type}.gguf", "llama", tensors, type) for type in ("F32", "Q8_0")]
+    got = trace(*paths, MATRIX)
+    assert got == siblings(paths, MATRIX)
+    assert got.is_verified
 
 
 def test_progress_of_a_model_that_is_altered(made, tmp_path, monkeypatch):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from types import ModuleType
 
     from truebits.comparing.diff import Diff
-    from truebits.files.model import Model
+    from truebits.lineage.kin import Siblings
     from truebits.lineage.ranking import Ranking
     from truebits.lineage.traces import Trace
 
@@ -129,62 +129,54 @@ def trace(
 
     if len(models) < 2:
         raise UsageError("there is nothing to compare: give a GGUF and its checkpoint, or two GGUFs or more")
-    opened = [open_model(model) for model in models]
-    if len(opened) > 2 or opened[1].format == "gguf":
-        if thorough:
-            raise UsageError("--thorough is for a GGUF and its checkpoint")
-        _siblings(opened, {"select": include or None, "exclude": exclude, "threads": threads}, as_json, style)
-        return
+    from truebits.lineage.kin import Siblings
+    from truebits.lineage.siblings import siblings
     from truebits.lineage.trace import trace as compare
     from truebits.report import json
-    from truebits.report import trace as traces
     from truebits.report.progress import progress_bar
 
-    model, checkpoint = opened
+    if len(models) > 2 and thorough:
+        raise UsageError("--thorough is for a GGUF and its checkpoint")
+    first, second, *more = opened = [open_model(model) for model in models]
+    found: Trace | Siblings
     with progress_bar("trace") as progress:
-        found = compare(
-            model, checkpoint, include or None, exclude, thorough=thorough, threads=threads, progress=progress
-        )
+        if more:
+            found = siblings(opened, include or None, exclude, threads=threads, progress=progress)
+        else:
+            found = compare(
+                first, second, include or None, exclude, thorough=thorough, threads=threads, progress=progress
+            )
     write_page(found)
     with closed_pipe_is_no_error():
         if as_json:
             click.echo(json.result(found))
+        elif isinstance(found, Siblings):
+            _print_siblings(found, style)
         else:
-            _print_trace(traces, found, style)
-    if not found.is_faithful:
+            _print_trace(found, style)
+    if not (found.is_explained if isinstance(found, Siblings) else found.is_faithful):
         raise Different
     if not found.is_verified:
         raise NotVerified
 
 
-def _siblings(models: list[Model], options: dict[str, Any], as_json: bool, style: str) -> None:
+def _print_siblings(found: Siblings, style: str) -> None:
     """Print what several GGUFs are to the first of them."""
-    from truebits.lineage.siblings import siblings
-    from truebits.report import json
     from truebits.report import siblings as kin
-    from truebits.report.progress import progress_bar
 
-    with progress_bar("trace") as progress:
-        found = siblings(models, progress=progress, **options)
-    write_page(found)
-    with closed_pipe_is_no_error():
-        if as_json:
-            click.echo(json.result(found))
-        elif style == "csv":
-            click.echo(kin.tensors(found).render(style))
-        else:
-            if style == "text":
-                click.echo("\n".join(kin.conclusions(found)) + "\n")
-            click.echo(f"{kin.models(found).render(style)}\n\n{kin.groups(found).render(style)}")
-            if style == "text":
-                click.echo("\n" + "\n".join(kin.remarks(found)))
-    if not found.is_explained:
-        raise Different
-    if not found.is_verified:
-        raise NotVerified
+    if style == "csv":
+        click.echo(kin.tensors(found).render(style))
+        return
+    if style == "text":
+        click.echo("\n".join(kin.conclusions(found)) + "\n")
+    click.echo(f"{kin.models(found).render(style)}\n\n{kin.groups(found).render(style)}")
+    if style == "text":
+        click.echo("\n" + "\n".join(kin.remarks(found)))
 
 
-def _print_trace(traces: ModuleType, found: Trace, style: str) -> None:
+def _print_trace(found: Trace, style: str) -> None:
+    from truebits.report import trace as traces
+
     if style == "csv":
         click.echo(traces.tensors(found).render(style))
         return

@@ -19,10 +19,12 @@ from truebits.files.model import Model, Regexes, open_gguf, open_model
 from truebits.files.tensor import Tensor
 from truebits.lineage.comparison import Comparison, Outcome, Settings
 from truebits.lineage.judge import judge
+from truebits.lineage.kin import Siblings
 from truebits.lineage.matching import LeftOut as Unplaced
 from truebits.lineage.matching import Matching, Pair, match
 from truebits.lineage.mistakes import suspects
 from truebits.lineage.renamed import found_by_value
+from truebits.lineage.siblings import siblings
 from truebits.lineage.source import Expected, Files, Mapped, Meant, Reader
 from truebits.lineage.traces import LeftOut, TensorTrace, Trace
 from truebits.lineage.ways import Verdict
@@ -47,13 +49,13 @@ def trace(
     thorough: bool = False,
     threads: int | None = None,
     progress: Progress | None = None,
-) -> Trace:
-    """Compare a GGUF with the checkpoint that it was converted from.
+) -> Trace | Siblings:
+    """Compare a GGUF with the checkpoint that it was converted from, or with another GGUF of it.
 
     Parameters
     ----------
     gguf, source : Model or path-like
-        A GGUF; a Hugging Face folder, an index or a safetensors file.
+        A GGUF; a Hugging Face folder, an index or a safetensors file, or a GGUF too.
     select, exclude : regex or regexes, optional
         On names of the GGUF's tensors. With a selection nothing is called missing.
     thorough : bool
@@ -63,20 +65,23 @@ def trace(
 
     Returns
     -------
-    Trace
+    Trace or Siblings
+        Of a GGUF as source what `siblings` finds.
 
     Raises
     ------
     NotTheSource
         The headers tell that the GGUF is not of this checkpoint; no data is read then.
     UsageError
-        The GGUF does not say its architecture, or the source is no checkpoint.
+        The GGUF does not say its architecture, or is to be compared thoroughly with another GGUF.
     SelectionError, ModelFileError, OSError
     """
     model = open_gguf(gguf, remote=True)
     checkpoint = source if isinstance(source, Model) else open_model(source)
-    if checkpoint.format != "safetensors":
-        raise UsageError(f"{printable(str(checkpoint.path))} is a GGUF: a checkpoint is expected, as safetensors")
+    if checkpoint.format == "gguf":
+        if thorough:
+            raise UsageError("`thorough` is for a GGUF and its checkpoint, and both are GGUFs")
+        return siblings([model, checkpoint], select, exclude, threads=threads, progress=progress)
     chosen = {tensor.name for tensor in model.select(select, exclude)}
     meant = meaning_of(checkpoint)
     swapped = [name for name, one in meant.quantized.items() if one.as_stored is not None]
