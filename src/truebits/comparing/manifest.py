@@ -9,8 +9,9 @@ from math import prod
 from pathlib import Path
 from typing import Any, NoReturn
 
-from truebits.comparing.fingerprint import ALGORITHM, Fingerprint, TensorFingerprint, name_bytes
+from truebits.comparing.fingerprint import Fingerprint
 from truebits.errors import BadManifest, printable
+from truebits.precision.hashing import ALGORITHM, TensorFingerprint, name_bytes
 
 SCHEMA = "truebits.fingerprint/1"
 LARGEST_FILE = 32 << 20

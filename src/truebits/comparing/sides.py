@@ -14,7 +14,7 @@ from truebits.files.model import Model
 from truebits.files.tensor import Tensor
 from truebits.files.types import BY_NAME, FLOAT_BYTES, FP8_FORMATS
 from truebits.numbers.words import to_singles
-from truebits.quantizers.ggml import in_rows
+from truebits.quantizers.blocks import block_values
 from truebits.quantizers.meaning import Meaning
 from truebits.quantizers.quantized import Quantized
 
@@ -65,11 +65,7 @@ class Side(NamedTuple):
         if own in ITEM_BYTES:
             words = data.view(f"<u{ITEM_BYTES[own]}")
             return words if own == type else _as_type(words, own, type)
-        import gguf
-
-        with np.errstate(invalid="ignore", over="ignore"):  # scales that are NaN or Inf
-            values = gguf.quants.dequantize(in_rows(data, *self.block), gguf.GGMLQuantizationType[own]).ravel()
-        return _as_type(values.view(np.uint32), "F32", type)
+        return _as_type(block_values(data, own).view(np.uint32), "F32", type)
 
     def forget(self, file: MappedFile, first: int, count: int) -> None:
         """Unmap the pages of values that were read."""

@@ -7,13 +7,14 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from truebits.comparing.fingerprint import Fingerprint, TensorFingerprint, hashes, kind_of, significant
+from truebits.comparing.fingerprint import Fingerprint
 from truebits.comparing.manifest import read_manifest
 from truebits.errors import SelectionError, printable
 from truebits.files.model import Model, Regexes, matching, open_model, patterns
 from truebits.files.tensor import Tensor
 from truebits.precision.batches import Progress
 from truebits.precision.coverage import Coverage
+from truebits.precision.hashing import TensorFingerprint, hashes, kind_of, significant
 from truebits.quantizers.meaning import Meaning
 from truebits.quantizers.weights import meaning_of
 from truebits.result import Result

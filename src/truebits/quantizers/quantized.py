@@ -38,12 +38,17 @@ class Stored:
 
     def __init__(self, file: MappedFile, tensor: Tensor):
         self.type = tensor.type
-        dtype = np.dtype(DTYPES.get(tensor.type, f"<u{max(1, BY_NAME[tensor.type].nbytes)}"))
+        layout = BY_NAME[tensor.type]
+        is_blocks = layout.values > 1
+        dtype = np.dtype("u1" if is_blocks else DTYPES.get(tensor.type, f"<u{max(1, layout.nbytes)}"))
         items = tensor.nbytes // dtype.itemsize
         start = tensor.offset if items else 0  # an empty tensor may stand past the end of the file
         file.expect_all([(start, start + tensor.nbytes)] if items else [])
         flat = np.frombuffer(file.data, dtype, items, start)
-        self.words = flat.reshape(tensor.shape) if items == tensor.values else flat
+        if is_blocks:
+            self.words = flat.reshape(-1, layout.nbytes)
+        else:
+            self.words = flat.reshape(tensor.shape) if items == tensor.values else flat
 
     def singles(self, words: np.ndarray) -> np.ndarray:
         """Return some of `words` as float32 values, of the same shape."""
@@ -88,6 +93,8 @@ class Quantized:
     as_stored : Quantized or None
         The same values in the order in which they are stored, where that is another one (gpt-oss keeps its experts
         out x in, and means them in x out).
+    block : int or None
+        Values of a block, which counts as a row, where each is read by itself.
     """
 
     tensor: Tensor
@@ -95,11 +102,12 @@ class Quantized:
     rows: Rows = field(repr=False)
     computed_in: str = "F32"
     as_stored: Quantized | None = None
+    block: int | None = None
 
     @property
     def row(self) -> int:
         """Values of a row."""
-        return self.tensor.shape[-1] if self.tensor.shape else 1
+        return self.block or (self.tensor.shape[-1] if self.tensor.shape else 1)
 
     def words(self, files: Files, first: int, count: int) -> np.ndarray:
         """Return the F32 words of `count` values from value `first` on: a new array.

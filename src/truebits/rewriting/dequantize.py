@@ -17,12 +17,12 @@ from truebits.errors import ModelFileError, Refused, UsageError, shortened
 from truebits.files.mapping import MappedFile
 from truebits.files.model import Model, open_local
 from truebits.files.tensor import Tensor
-from truebits.files.types import BY_NAME, FLOAT_BYTES, FLOAT_FORMATS
+from truebits.files.types import FLOAT_BYTES, FLOAT_FORMATS
 from truebits.numbers.rounding import MODES, Rounding, grid_of
 from truebits.numbers.spelling import find
 from truebits.precision.batches import Progress
+from truebits.quantizers.blocks import with_blocks
 from truebits.quantizers.checkpoints import meaning
-from truebits.quantizers.ggml import in_rows
 from truebits.quantizers.meaning import Meaning
 from truebits.result import Result
 from truebits.rewriting.outputs import new_files, outputs
@@ -128,8 +128,10 @@ def dequantize(
     """
     if to not in TYPES:
         raise UsageError(f"--to is {to!r}, allowed are {', '.join(TYPES)}")
-    of = meaning(open_local(source))
-    quantized = _quantized(of)
+    of = with_blocks(meaning(open_local(source)))
+    for name, why in of.not_read.items():
+        raise Refused(f"{shortened(name)}: {why}")
+    quantized = [tensor for tensor in of.model.tensors if tensor.name in of.quantized]
     if not quantized:
         raise UsageError("no tensor is quantized: there is nothing to dequantize")
     _check_layouts(of.model)
@@ -169,28 +171,6 @@ def _check_layouts(model: Model) -> None:
             raise Refused(f"{error}; it would be lost") from error
 
 
-def _quantized(of: Meaning) -> Sequence[Tensor]:
-    """Return the tensors to dequantize.
-
-    Raises
-    ------
-    Refused
-        One cannot be.
-    """
-    import gguf
-
-    found = []
-    for tensor in of.model.tensors:
-        if tensor.name in of.not_read:
-            raise Refused(f"{shortened(tensor.name)}: {of.not_read[tensor.name]}")
-        is_block = of.model.format == "gguf" and BY_NAME.get(tensor.type, BY_NAME["F32"]).values > 1
-        if tensor.opaque or (is_block and gguf.GGMLQuantizationType[tensor.type] not in gguf.quants._type_traits):
-            raise Refused(f"{shortened(tensor.name)} is {tensor.type}, which has no reader here")
-        if is_block or tensor.name in of.quantized:
-            found.append(tensor)
-    return found
-
-
 def _one_file(model: Model, out: Path) -> list[Path]:
     """Return the one path to write for all files of a checkpoint; raises `UsageError` if it is one of them."""
     for part in model.parts:
@@ -200,33 +180,14 @@ def _one_file(model: Model, out: Path) -> list[Path]:
 
 def _relaid(of: Meaning, tensor: Tensor, files: Files, type: str, threads: int | None) -> Relaid:
     """Return a tensor as the new file has it."""
-    if tensor.name in of.quantized:
-        one = of.quantized[tensor.name]
-        values: Iterator[np.ndarray] = (words for _, words in one.pieces(files, PIECE_VALUES))
-    elif of.model.format == "gguf" and BY_NAME[tensor.type].values > 1:
-        values = _block_values(files[tensor.part], tensor)
-    else:
+    if tensor.name not in of.quantized:
         return copied(files[tensor.part], tensor)
+    one = of.quantized[tensor.name]
 
     def pieces() -> Iterator[np.ndarray]:
-        return (stored(words, type, threads).view(np.uint8) for words in values)
+        return (stored(words, type, threads).view(np.uint8) for _, words in one.pieces(files, PIECE_VALUES))
 
     return Relaid(tensor.name, type, tensor.shape, tensor.values * FLOAT_BYTES[type], pieces)
-
-
-def _block_values(file: MappedFile, tensor: Tensor) -> Iterator[np.ndarray]:
-    """Yield the F32 words of a tensor of ggml's blocks, piece by piece."""
-    import gguf
-
-    layout, number = BY_NAME[tensor.type], gguf.GGMLQuantizationType[tensor.type]
-    step = PIECE_VALUES // layout.values * layout.nbytes
-    for at in range(tensor.offset, tensor.offset + tensor.nbytes, step):
-        size = min(step, tensor.offset + tensor.nbytes - at)
-        file.check()
-        data = np.frombuffer(file.data, np.uint8, size, at)
-        with np.errstate(invalid="ignore", over="ignore"):  # scales that are NaN or Inf
-            yield gguf.quants.dequantize(in_rows(data, layout.values, layout.nbytes), number).ravel().view(np.uint32)
-        file.forget(at, at + size)
 
 
 def stored(words: np.ndarray, type: str, threads: int | None = None) -> np.ndarray:
