@@ -5,6 +5,7 @@ the whole run (a floor of coverage, say) are not for the runs of pytest that a t
 """
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -13,6 +14,8 @@ import time
 import pytest
 
 from stopping import SMALL_BLOCK
+from truebits.errors import ModelFileError
+from truebits.files.model import open_model
 from truebits.rewriting import copy as rewrite
 from truebits.rewriting import durable
 
@@ -54,3 +57,37 @@ def tiny_disk(tmp_path):
         pytest.skip("mounting a file system needs root")
     yield folder
     subprocess.run(["umount", "-l", folder], check=True)
+
+
+@pytest.fixture
+def opened(tmp_path):
+    """Open bytes as a model file."""
+
+    def call(data, name="model.gguf", **limits):
+        path = tmp_path / name
+        path.write_bytes(data)
+        return open_model(path, **limits)
+
+    return call
+
+
+@pytest.fixture
+def refused(opened, tmp_path):
+    """Check everything an error promises; `words` (found and allowed values) stand in its message."""
+
+    def call(data, error, code, offset, *words, **limits):
+        with pytest.raises(ModelFileError) as caught:
+            opened(data, **limits)
+        got = caught.value
+        assert type(got) is error
+        assert got.code == code
+        assert got.exit_code == 3
+        assert got.path == tmp_path / "model.gguf"
+        assert 0 <= got.offset <= len(data)
+        assert got.offset == offset
+        assert f"{code} at byte {offset}" in str(got)
+        for word in words:
+            assert re.search(rf"(?<!\w){re.escape(str(word))}(?!\w)", got.message), (word, got.message)
+        return got
+
+    return call

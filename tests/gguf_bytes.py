@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from struct import pack
 
 HEADER_BYTES = 24
@@ -62,3 +63,18 @@ def gguf(
     if padding is None:
         padding = bytes(-len(header) % aligned) if tensors else b""
     return header + padding + data
+
+
+def named_tensors(names: Iterable[str], keys: Iterable[bytes] = ()) -> bytes:
+    """Return a whole file of tensors of 8 F32 zeros."""
+    infos = [tensor(name.encode(), offset=32 * i) for i, name in enumerate(names)]
+    return gguf(list(keys), infos, bytes(32 * len(infos)))
+
+
+def split_keys(number: int, count: int, total: int = 0) -> list[bytes]:
+    """Return the metadata of one file of a shard set."""
+    return [
+        key_value(b"split.no", U16, scalar(U16, number)),
+        key_value(b"split.count", U16, scalar(U16, count)),
+        key_value(b"split.tensors.count", I32, scalar(I32, total)),
+    ]

@@ -21,3 +21,8 @@ def safetensors(tensors: Tensors, metadata: dict[str, str] | None = None, paddin
         data += raw
     header = json.dumps(entries).encode()
     return file_of(header + b" " * (-len(header) % padding), data)
+
+
+def part_of(*names: str) -> bytes:
+    """Return a whole file of F32 scalars, each in a list of one."""
+    return safetensors({name: ("F32", (1,), bytes(4)) for name in names})

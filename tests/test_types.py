@@ -4,7 +4,20 @@ import gguf
 import ml_dtypes
 import pytest
 
-from truebits.files.types import BY_DTYPE, BY_NAME, BY_NUMBER, FLOAT_BYTES, FLOAT_FORMATS, FP8_FORMATS, STORAGE_TYPES
+from gguf_bytes import gguf as gguf_bytes
+from gguf_bytes import (
+    tensor,
+)
+from truebits.files.types import (
+    BY_DTYPE,
+    BY_NAME,
+    BY_NUMBER,
+    FLOAT_BYTES,
+    FLOAT_FORMATS,
+    FP8_FORMATS,
+    OPAQUE_NAMES,
+    STORAGE_TYPES,
+)
 from truebits.numbers.formats import CATALOGUE
 
 DTYPES_OF_SAFETENSORS = {
@@ -34,3 +47,32 @@ def test_views():
     assert FLOAT_FORMATS == {"F32": "f32", "F16": "fp16", "F64": "f64", "BF16": "bf16"}
     assert all(hasattr(ml_dtypes, format.replace("fp8", "float8")) for format in FP8_FORMATS.values())
     assert {type.name for type in BY_NUMBER.values()} >= {kind.name for kind in gguf.GGMLQuantizationType}
+
+
+NEWEST_TYPE = 42
+
+
+REMOVED_TYPES = {4, 5, 31, 32, 33, 36, 37, 38}
+
+
+def test_type_table_against_gguf():
+    expected = {kind.value: (kind.name, *sizes) for kind, sizes in gguf.GGML_QUANT_SIZES.items()}
+    assert expected[9] == ("Q8_1", 32, 40)
+    expected[9] = ("Q8_1", 32, 36)  # ggml: two halves and 32 bytes
+    assert 42 not in expected
+    expected[42] = ("Q2_0", 64, 18)  # newer than gguf 0.19
+    assert {number: (type.name, type.values, type.nbytes) for number, type in BY_NUMBER.items()} == expected
+
+
+def test_every_type_id_is_known_or_named():
+    assert set(BY_NUMBER) | REMOVED_TYPES == set(range(NEWEST_TYPE + 1))
+    assert not set(BY_NUMBER) & REMOVED_TYPES
+    assert set(OPAQUE_NAMES) >= REMOVED_TYPES
+    assert not set(OPAQUE_NAMES) & set(BY_NUMBER)
+
+
+@pytest.mark.parametrize("type_id", sorted(BY_NUMBER))
+def test_bytes_of_every_type(opened, type_id):
+    name, values, nbytes = BY_NUMBER[type_id].name, BY_NUMBER[type_id].values, BY_NUMBER[type_id].nbytes
+    (got,) = opened(gguf_bytes([], [tensor(b"t", (2 * values, 3), type_id)], bytes(6 * nbytes))).tensors
+    assert (got.type, got.nbytes, got.values) == (name, 6 * nbytes, 6 * values)
