@@ -9,11 +9,11 @@ import truebits
 from compare import alternate, record
 from truebits import data
 from truebits.evaluation.dialogue import read_text
-from truebits.evaluation.inference import Settings
+from truebits.evaluation.inference import LoadSettings
 from truebits.evaluation.llama import require_llama
 from truebits.evaluation.worker import SharedLogits, Worker
 
-SETTINGS = Settings(512, 512, len(os.sched_getaffinity(0)))
+SETTINGS = LoadSettings(512, 512, len(os.sched_getaffinity(0)))
 
 
 def decode_alone(path):

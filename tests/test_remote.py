@@ -53,7 +53,7 @@ def cache(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setattr(remote.SETTINGS, "cache", tmp_path / "cache")
     for name in ("connections", "cache_bytes", "limit", "dry_run"):
-        monkeypatch.setattr(remote.SETTINGS, name, getattr(remote.Settings(), name))
+        monkeypatch.setattr(remote.SETTINGS, name, getattr(remote.RemoteSettings(), name))
     monkeypatch.setattr("truebits.files.transport.BACKOFF", 0.001)
     return tmp_path / "cache"
 

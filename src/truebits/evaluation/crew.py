@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from truebits.errors import UsageError
-from truebits.evaluation.inference import Settings, Vocabulary
+from truebits.evaluation.inference import LoadSettings, Vocabulary
 from truebits.evaluation.worker import Worker
 from truebits.precision.batches import Progress
 
@@ -20,9 +20,9 @@ SMALLEST_ROUNDS = 5
 """Of fewer, chance alone too often makes all speak for the same model."""
 
 
-def settings_of(n_ctx: int, threads: int | None, backend: str | None) -> Settings:
+def settings_of(n_ctx: int, threads: int | None, backend: str | None) -> LoadSettings:
     """Return how models are loaded: with all threads, where it is not said."""
-    return Settings(n_ctx, min(n_ctx, BATCH), threads or len(os.sched_getaffinity(0)), backend)
+    return LoadSettings(n_ctx, min(n_ctx, BATCH), threads or len(os.sched_getaffinity(0)), backend)
 
 
 def check_numbers(*, n_ctx: int, chunks: int | None, threads: int | None, rounds: int, answer_tokens: int) -> None:

@@ -18,7 +18,7 @@ import numpy as np
 from truebits.errors import UsageError
 from truebits.evaluation.crew import check_numbers, cut_chunks, load_models, settings_of, stepper
 from truebits.evaluation.dialogue import PROMPTS, Answer, compare_replies, read_text
-from truebits.evaluation.inference import Settings, Vocabulary
+from truebits.evaluation.inference import LoadSettings, Vocabulary
 from truebits.evaluation.llama import require_llama
 from truebits.evaluation.scores import Divergence, Perplexity, Timing, divergence, perplexity, timing
 from truebits.evaluation.scoring import score_chunks, steps
@@ -246,7 +246,7 @@ def evaluate_many(
 
 
 def _openings(
-    crew: Sequence[Worker], prompts: list[str], count: int, settings: Settings, vocabulary: Vocabulary
+    crew: Sequence[Worker], prompts: list[str], count: int, settings: LoadSettings, vocabulary: Vocabulary
 ) -> tuple[list[np.ndarray], str | None]:
     """Return each prompt's tokens, and what became of the chat template; make room for the longest answer."""
     if not prompts:

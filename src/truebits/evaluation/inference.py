@@ -27,7 +27,7 @@ LOG_LEVEL_ERROR = 4
 NO_VOCABULARY = 0
 
 
-class Settings(NamedTuple):
+class LoadSettings(NamedTuple):
     """How a model is loaded.
 
     Attributes
@@ -79,7 +79,7 @@ class Failure(NamedTuple):
     message: str
 
 
-def serve(connection: Connection, path: str, settings: Settings) -> None:
+def serve(connection: Connection, path: str, settings: LoadSettings) -> None:
     """Answer requests, each a method's name and its arguments, until nobody asks any more."""
     os.environ["GGML_NO_BACKTRACE"] = "1"  # where it aborts, one line says why
     # Threads that wait for another do not spin: where the machine has other work too, that takes ten times as long.
@@ -107,7 +107,7 @@ def serve(connection: Connection, path: str, settings: Settings) -> None:
 class Inference:
     """One model in llama.cpp."""
 
-    def __init__(self, connection: Connection, path: str, settings: Settings):
+    def __init__(self, connection: Connection, path: str, settings: LoadSettings):
         self.connection = connection
         self.path = path
         self.settings = settings

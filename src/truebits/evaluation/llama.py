@@ -99,7 +99,7 @@ class ContextParameters(Structure):
     )
 
 
-class Batch(Structure):
+class TokenBatch(Structure):
     """``llama_batch``, which has no defaults, and has been the same since 2023."""
 
     _fields_ = (
@@ -155,12 +155,12 @@ TEXT = (c_void_p, POINTER(c_int32), c_int32)
 
 FUNCTIONS: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "llama_backend_init": (None, ()),
-    "llama_batch_init": (Batch, (c_int32, c_int32, c_int32)),
+    "llama_batch_init": (TokenBatch, (c_int32, c_int32, c_int32)),
     "llama_chat_apply_template": (
         c_int32,
         (c_char_p, POINTER(ChatMessage), c_size_t, c_bool, c_char_p, c_int32),
     ),
-    "llama_decode": (c_int32, (c_void_p, Batch)),
+    "llama_decode": (c_int32, (c_void_p, TokenBatch)),
     "llama_detokenize": (c_int32, (*TEXT, c_char_p, c_int32, c_bool, c_bool)),
     "llama_free": (None, (c_void_p,)),
     "llama_get_logits_ith": (POINTER(c_float), (c_void_p, c_int32)),
@@ -244,7 +244,7 @@ def _wheel(package: Package) -> Any:
     """Give the wheel's library the interface that `llama_cpp` has."""
     llama = ctypes.CDLL(str(library(package, "llama")))
     api = SimpleNamespace(
-        llama_batch=Batch,
+        llama_batch=TokenBatch,
         llama_chat_message=ChatMessage,
         llama_log_callback=LOG_CALLBACK,
         llama_token=c_int32,

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from truebits.errors import EvaluationFailed, printable
-from truebits.evaluation.inference import Failure, Settings, serve
+from truebits.evaluation.inference import Failure, LoadSettings, serve
 
 
 class Worker:
@@ -26,7 +26,7 @@ class Worker:
     role : str
         What the model is called in errors.
     path : str
-    settings : Settings
+    settings : LoadSettings
 
     Attributes
     ----------
@@ -35,7 +35,7 @@ class Worker:
     process : multiprocessing.Process
     """
 
-    def __init__(self, role: str, path: str, settings: Settings):
+    def __init__(self, role: str, path: str, settings: LoadSettings):
         self.name = f"{role} {printable(path)}"
         context = multiprocessing.get_context("spawn")
         self.connection, theirs = context.Pipe()

@@ -28,7 +28,7 @@ ENOUGH = 0.05
 """Of a mean divergence, its standard error: so precise the first measurement has to be."""
 
 
-class Measured(NamedTuple):
+class RoundingEffect(NamedTuple):
     """What a rounding changes.
 
     Attributes
@@ -121,7 +121,7 @@ class Bench:
         """Chunks of text that are measured on."""
         return sum(len(baseline.chunks) for baseline in self.baselines)
 
-    def measure(self, pairs: Pairs) -> Measured:
+    def measure(self, pairs: Pairs) -> RoundingEffect:
         """Round tensors, have the text predicted, and put the tensors back.
 
         Raises
@@ -132,7 +132,7 @@ class Bench:
         """
         with self.scratch.rounded(pairs) as difference:
             if not difference.changed:
-                return Measured(difference, None)
+                return RoundingEffect(difference, None)
             self.candidate.ask("load")
             found = [baseline.score(self.candidate) for baseline in self.baselines]
             if not self.is_settled:
@@ -141,7 +141,7 @@ class Bench:
                 self._take(FIRST_CHUNKS, needed)
                 self.is_settled = True
                 found += [baseline.score(self.candidate) for baseline in self.baselines[1:]]
-        return Measured(difference, divergence(Scores.joined(found)))
+        return RoundingEffect(difference, divergence(Scores.joined(found)))
 
     def close(self) -> None:
         """End the processes and remove the copy."""

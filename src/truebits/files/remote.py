@@ -39,7 +39,7 @@ SHARD_NAME = re.compile(r"(?P<stem>.*)-\d{5}-of-(?P<count>\d{5})\.gguf")
 
 
 @dataclass
-class Settings:
+class RemoteSettings:
     """How remote models are read.
 
     Attributes
@@ -66,7 +66,7 @@ class Settings:
     progress: Callable[[int, int], None] | None = None
 
 
-SETTINGS = Settings()
+SETTINGS = RemoteSettings()
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")

@@ -44,7 +44,7 @@ class RemoteChanged(RemoteError):
     """The file at the server is not, any more, the one whose first bytes were read."""
 
 
-class Facts(NamedTuple):
+class FileState(NamedTuple):
     """What a server says about a file: its size in bytes, and what tells one state of it from another."""
 
     size: int
@@ -58,7 +58,7 @@ class Transport(Protocol):
     """How to get ranges of one file."""
 
     url: str
-    known: Facts | None
+    known: FileState | None
 
     def fetch(self, start: int, stop: int, write: Write) -> None:
         """Get a range, or its part up to the end of the file, piece by piece; the first time sets `known`."""
@@ -157,7 +157,7 @@ class HttpFile:
         self.url = url
         self.headers = headers
         self.pinned = state
-        self.known: Facts | None = None
+        self.known: FileState | None = None
 
     def fetch(self, start: int, stop: int, write: Write) -> None:
         """Get a range; what came before a connection broke is kept, and the rest asked for anew."""
@@ -186,7 +186,7 @@ class HttpFile:
     def _ask(self, start: int, stop: int) -> BaseHTTPResponse:
         return ask(self.pool, self.url, {**self.headers, "Range": f"bytes={start}-{stop - 1}"})
 
-    def _facts(self, answer: BaseHTTPResponse, start: int, stop: int) -> Facts:
+    def _facts(self, answer: BaseHTTPResponse, start: int, stop: int) -> FileState:
         """Check that an answer is the range asked for, or its part up to the end of the file."""
         if answer.status != 206:
             raise RemoteError(self.url, "the server does not send ranges of a file: download it first")
@@ -199,7 +199,7 @@ class HttpFile:
         if length is not None and length != str(last + 1 - first):
             raise RemoteError(self.url, f"a range of {last + 1 - first} bytes is said to be {length[:20]} bytes long")
         state = answer.headers.get("ETag") or answer.headers.get("Last-Modified") or ""
-        return Facts(size, state[:200] if self.pinned is None else self.pinned)
+        return FileState(size, state[:200] if self.pinned is None else self.pinned)
 
 
 class FsspecFile:
@@ -215,13 +215,13 @@ class FsspecFile:
             self.system, self.path = fsspec.core.url_to_fs(url)
         except ImportError as error:
             raise RemoteError(url, f"needs another package: {error}") from None
-        self.known: Facts | None = None
+        self.known: FileState | None = None
 
     def fetch(self, start: int, stop: int, write: Write) -> None:
         if self.known is None:
             info = self._try(self.system.info, self.path)
             state = info.get("ETag") or info.get("etag") or info.get("LastModified") or ""
-            self.known = Facts(int(info["size"]), str(state)[:200])
+            self.known = FileState(int(info["size"]), str(state)[:200])
         stop = min(stop, self.known.size)
         for at in range(start, stop, 8 * PIECE):
             end = min(at + 8 * PIECE, stop)

@@ -18,7 +18,7 @@ from truebits.numbers.words import to_singles
 Advance = Callable[[int], None]
 
 
-class Settings(NamedTuple):
+class Effort(NamedTuple):
     """What a trace was asked for."""
 
     thorough: bool
@@ -62,7 +62,7 @@ class Comparison:
         The GGUF's tensor.
     file : MappedFile
         That holds it.
-    settings : Settings
+    settings : Effort
     advance : callable
         Called after each piece with the GGUF's bytes that were read.
     suspects : tuple of Suspect
@@ -74,7 +74,7 @@ class Comparison:
     expected: Expected
     side: Side
     file: MappedFile
-    settings: Settings
+    settings: Effort
     advance: Advance
     suspects: tuple[Suspect, ...] = ()
     is_swapped: bool = False

@@ -38,7 +38,7 @@ class Home(NamedTuple):
     arrange: Arrange
 
 
-class LeftOut(NamedTuple):
+class Unplaced(NamedTuple):
     """A tensor of a checkpoint that has no place in the GGUF.
 
     Attributes
@@ -106,7 +106,7 @@ class Matching:
         All of the GGUF, in its order.
     missing : tuple of (str, Tensor)
         GGUF name and source of tensors that the GGUF should have.
-    left_out : tuple of LeftOut
+    left_out : tuple of Unplaced
         Of the checkpoint, with names that have no place in this GGUF.
     family : str
         The architecture, and of a projector whose it is.
@@ -114,7 +114,7 @@ class Matching:
 
     pairs: tuple[Pair, ...]
     missing: tuple[tuple[str, Tensor], ...]
-    left_out: tuple[LeftOut, ...]
+    left_out: tuple[Unplaced, ...]
     family: str
 
 
@@ -144,11 +144,11 @@ def match(model: Model, source: Model, swapped: Collection[str] = ()) -> Matchin
     for tensor in source.tensors:
         places = _places(tensor, names, known, facts)
         if isinstance(places, str):
-            left_out.append(LeftOut(tensor, places))
+            left_out.append(Unplaced(tensor, places))
             continue
         places = {at: home for at, home in places.items() if at[1] not in homes[at[0]]}
         if not places:
-            left_out.append(LeftOut(tensor, None))
+            left_out.append(Unplaced(tensor, None))
         for (name, number), home in places.items():
             homes[name][number] = home
     pairs = tuple(_pair(tensor, homes, facts) for tensor in model.tensors)
@@ -159,11 +159,11 @@ def match(model: Model, source: Model, swapped: Collection[str] = ()) -> Matchin
         if name in known or first is None:
             continue
         if facts.may_lack(name):
-            left_out.append(LeftOut(first.tensor, "the same as the embedding"))
+            left_out.append(Unplaced(first.tensor, "the same as the embedding"))
         elif is_known(facts.family):
             missing.append((name, first.tensor))
         else:
-            left_out += [LeftOut(home.tensor, None) for home in of.values()]
+            left_out += [Unplaced(home.tensor, None) for home in of.values()]
     return Matching(pairs, tuple(missing), tuple(left_out), facts.family)
 
 

@@ -17,14 +17,14 @@ from truebits.quantizers.quantized import Arrays, Quantized, Stored
 SCALE = "scale"
 
 
-class LeftOut(Stored):
+class ScalesLeftOut(Stored):
     """Scales as if each were 1."""
 
     def singles(self, words: np.ndarray) -> np.ndarray:
         return np.ones_like(super().singles(words))
 
 
-class Inverted(Stored):
+class ScalesInverted(Stored):
     """Scales as if each were its reciprocal."""
 
     def singles(self, words: np.ndarray) -> np.ndarray:
@@ -33,7 +33,7 @@ class Inverted(Stored):
         return inverse
 
 
-KINDS = ((LeftOut, "its scale is left out"), (Inverted, "its scale is inverted"))
+KINDS = ((ScalesLeftOut, "its scale is left out"), (ScalesInverted, "its scale is inverted"))
 
 
 def suspects(pair: Pair, quantized: Mapping[str, Quantized], files: Files) -> Iterator[Suspect]:

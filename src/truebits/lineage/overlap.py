@@ -40,7 +40,7 @@ def has_cells(type: str) -> bool:
     return type in TYPES or (type in FLOAT_FORMATS and type != "F64")
 
 
-class Overlap:
+class CellOverlap:
     """How many values of two tensors cannot be one value, added up piece by piece.
 
     Attributes

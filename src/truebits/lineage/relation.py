@@ -11,7 +11,7 @@ from truebits.comparing.measure import Both
 from truebits.comparing.sides import PIECE_VALUES, Side, spans
 from truebits.files.types import FLOAT_BYTES
 from truebits.lineage.kin import Kin, Relation
-from truebits.lineage.overlap import Overlap, has_cells
+from truebits.lineage.overlap import CellOverlap, has_cells
 from truebits.lineage.ways import BF16, CLIPPED, CLIPPED_TEXT, FP16, Cast, same
 from truebits.precision.undone import Change
 
@@ -64,7 +64,7 @@ def _has_values(type: str) -> bool:
 
 def _requantized(first: Side, other: Side) -> Relation:
     """Tell whether two tensors, at least one of them quantized, can be of the same values."""
-    overlap = Overlap(first.tensor.type, other.tensor.type)
+    overlap = CellOverlap(first.tensor.type, other.tensor.type)
     with first.map() as left, other.map() as right:
         for at, count in spans(first.tensor.values, PIECE_VALUES // 8, first.block[0], other.block[0]):
             overlap.add((first, other), (left, right), at, count)

@@ -17,11 +17,10 @@ from truebits.errors import UsageError, printable
 from truebits.files.claims import missing_blocks
 from truebits.files.model import Model, Regexes, open_gguf, open_model
 from truebits.files.tensor import Tensor
-from truebits.lineage.comparison import Comparison, Outcome, Settings
+from truebits.lineage.comparison import Comparison, Effort, Outcome
 from truebits.lineage.judge import judge
 from truebits.lineage.kin import Siblings
-from truebits.lineage.matching import LeftOut as Unplaced
-from truebits.lineage.matching import Matching, Pair, match
+from truebits.lineage.matching import Matching, Pair, Unplaced, match
 from truebits.lineage.mistakes import suspects
 from truebits.lineage.renamed import found_by_value
 from truebits.lineage.siblings import siblings
@@ -90,7 +89,7 @@ def trace(
     with _mapped(model) as ours, _mapped(checkpoint) as theirs:
         matching = found_by_value(matching, model, checkpoint, ours, theirs)
         pairs = [pair for pair in matching.pairs if pair.tensor.name in chosen]
-        work = Work(model, meant, ours, theirs, Settings(thorough, threads), matching.left_out)
+        work = Work(model, meant, ours, theirs, Effort(thorough, threads), matching.left_out)
         found = list(work.traced(pairs, progress))
     is_whole = not (select or exclude)
     if is_whole:
@@ -119,7 +118,7 @@ class Work:
     """A GGUF and its checkpoint, all files mapped."""
 
     def __init__(
-        self, model: Model, meant: Meaning, ours: Files, theirs: Files, settings: Settings, left_out: Sequence[Unplaced]
+        self, model: Model, meant: Meaning, ours: Files, theirs: Files, settings: Effort, left_out: Sequence[Unplaced]
     ):
         self.model, self.meant, self.ours, self.theirs = model, meant, ours, theirs
         self.settings = settings

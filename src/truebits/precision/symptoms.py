@@ -36,7 +36,7 @@ NARROWER = ("bf16", "fp16", "f32")
 """Formats of storage types that others may be too wide for."""
 
 
-class Facts(NamedTuple):
+class Numbers(NamedTuple):
     """Numbers of a tensor's values: those that are something, and those that a format does not hold."""
 
     nan: int
@@ -50,7 +50,7 @@ class Facts(NamedTuple):
 
 @cache
 def _questions(type: str) -> np.ndarray:
-    """What each bin adds to `Facts`; int64 of shape (bins, numbers)."""
+    """What each bin adds to `Numbers`; int64 of shape (bins, numbers)."""
     layout = LAYOUTS[type]
     usual = ~(layout.is_special | layout.is_zero)
     kinds = [layout.is_nan, layout.is_inf, layout.is_zero, layout.is_subnormal, usual & (layout.lowest < 0)]
@@ -59,9 +59,9 @@ def _questions(type: str) -> np.ndarray:
     return np.stack(columns, axis=1).astype(np.int64)
 
 
-def _facts(one: TensorPrecision) -> Facts:
+def _facts(one: TensorPrecision) -> Numbers:
     numbers = (one.counts @ _questions(one.type)[one.bins]).tolist()
-    return Facts._make([*numbers[:6], tuple(numbers[6:])])
+    return Numbers._make([*numbers[:6], tuple(numbers[6:])])
 
 
 def findings_of(report: Report) -> tuple[Finding, ...]:
@@ -114,8 +114,8 @@ def _lost_blocks(report: Report) -> Iterator[Finding]:
         yield Finding("nan", "error", tuple(hit), message)
 
 
-def _swapped(report: Report, facts: dict[str, Facts]) -> Iterator[Finding]:
-    def is_odd(one: TensorPrecision, of: Facts) -> bool:
+def _swapped(report: Report, facts: dict[str, Numbers]) -> Iterator[Finding]:
+    def is_odd(one: TensorPrecision, of: Numbers) -> bool:
         return one.type != "F16" and one.values >= FEWEST and 0 < of.subnormal == one.values - of.zero
 
     swapped = [name for name, one in report.tensors.items() if one.is_swapped]
@@ -128,10 +128,10 @@ def _swapped(report: Report, facts: dict[str, Facts]) -> Iterator[Finding]:
         yield Finding("swapped_bytes", "warning", tuple(odd), message)
 
 
-def _codes(report: Report, facts: dict[str, Facts]) -> Iterator[Finding]:
+def _codes(report: Report, facts: dict[str, Numbers]) -> Iterator[Finding]:
     """Matrices of whole numbers of at most 8 bits."""
 
-    def is_codes(one: TensorPrecision, of: Facts) -> bool:
+    def is_codes(one: TensorPrecision, of: Numbers) -> bool:
         reach = one.exponent_range if not of.fractions else None
         return reach is not None and reach[1] < 8 and one.origin.format == "integer"
 
@@ -141,7 +141,7 @@ def _codes(report: Report, facts: dict[str, Facts]) -> Iterator[Finding]:
         yield Finding("codes_as_values", "error", tuple(codes), message)
 
 
-def _all_zero(report: Report, facts: dict[str, Facts]) -> Iterator[Finding]:
+def _all_zero(report: Report, facts: dict[str, Numbers]) -> Iterator[Finding]:
     zero = _matrices(report, facts, lambda one, of: of.zero == one.values)
     zero += [name for name, one in report.blocks.items() if is_matrix(one.tensor) and one.is_zero]
     if zero:
@@ -149,13 +149,15 @@ def _all_zero(report: Report, facts: dict[str, Facts]) -> Iterator[Finding]:
         yield Finding("all_zero", "error", tuple(zero), f"{_named(zero)}: every value{sampled} is zero")
 
 
-def _constant(report: Report, facts: dict[str, Facts]) -> Iterator[Finding]:
+def _constant(report: Report, facts: dict[str, Numbers]) -> Iterator[Finding]:
     same = _matrices(report, facts, lambda one, of: one.magnitude is not None and not of.zero)
     if same:
         yield Finding("constant", "warning", tuple(same), f"{_named(same)}: every value has the same magnitude")
 
 
-def _matrices(report: Report, facts: dict[str, Facts], wanted: Callable[[TensorPrecision, Facts], bool]) -> list[str]:
+def _matrices(
+    report: Report, facts: dict[str, Numbers], wanted: Callable[[TensorPrecision, Numbers], bool]
+) -> list[str]:
     """Name the matrices that are as wanted."""
     return [
         name
@@ -176,7 +178,7 @@ def _requantized(report: Report) -> Iterator[Finding]:
         yield Finding("requantized", "warning", tuple(names), f"{of}; {reason}")
 
 
-def _mixed_rows(report: Report, facts: dict[str, Facts]) -> Iterator[Finding]:
+def _mixed_rows(report: Report, facts: dict[str, Numbers]) -> Iterator[Finding]:
     """Tensors with rows of several formats; where rows were not looked at, those whose counts suggest it."""
     if report.rows is not None:
         for name, of in report.rows.items():
@@ -195,7 +197,7 @@ def _mixed_rows(report: Report, facts: dict[str, Facts]) -> Iterator[Finding]:
         yield Finding("mixed_rows", "note", tuple(some), message)
 
 
-def _may_have_rows(report: Report, name: str, of: Facts) -> bool:
+def _may_have_rows(report: Report, name: str, of: Numbers) -> bool:
     """Tell whether FP16 holds a row's worth of a tensor's values, not all, and more than chance explains."""
     one = report.tensors[name]
     bf16, fp16, _ = of.misfits
@@ -207,7 +209,7 @@ def _may_have_rows(report: Report, name: str, of: Facts) -> bool:
     return evidence.bits["fp16", "f32"] > 13 * max(64, evidence.telling * MUCH)
 
 
-def _upcast(report: Report, facts: dict[str, Facts]) -> Iterator[Finding]:
+def _upcast(report: Report, facts: dict[str, Numbers]) -> Iterator[Finding]:
     """Tensors stored wider than what they came from."""
     by_type = report.by_type()
     by_formats: dict[tuple[str, str], list[TensorPrecision]] = {}
@@ -225,7 +227,7 @@ def _upcast(report: Report, facts: dict[str, Facts]) -> Iterator[Finding]:
         yield Finding("upcast", "warning" if is_much else "note", tuple(one.tensor.name for one in members), message)
 
 
-def _narrower(one: TensorPrecision, of: Facts) -> str | None:
+def _narrower(one: TensorPrecision, of: Numbers) -> str | None:
     """Name the narrower format that all values of a tensor have; FP8 only where it is proved."""
     if not of.finer_than_fp8 and one.magnitude is None and (format := one.origin.format).startswith("fp8"):
         return format

@@ -18,7 +18,7 @@ PACKINGS = {"8bit_u8": (8, 1), "4bit_u8": (4, 2), "2bit_u8": (2, 4), "1bit_u8": 
 """Bits of a code, and how many share a word, by name (``hqq/core/bitpack.py``)."""
 
 
-class Table(NamedTuple):
+class CodeTable(NamedTuple):
     """How codes stand: a table of `rows` x `columns`, of which each word holds `shared` rows that are `step` apart."""
 
     bits: int
@@ -29,7 +29,7 @@ class Table(NamedTuple):
     is_by_row: bool
 
 
-def _rows(table: Table, row: int, arrays: Arrays, start: int, stop: int) -> np.ndarray:
+def _rows(table: CodeTable, row: int, arrays: Arrays, start: int, stop: int) -> np.ndarray:
     first, last = start * row, stop * row
     rows = np.arange(first // table.columns, -(-last // table.columns))
     shifts = ((table.shared - 1 - rows // table.step) * table.bits)[:, np.newaxis]
@@ -75,5 +75,5 @@ def hqq(name: str, sources: Mapping[str, Tensor], method: Method, peek: Peek) ->
     tensor = meant(name, f"HQQ {bits}-bit", shape, sources)
     used = {role: sources[role] for role in ("weight", "scale", "zero")}
     return Quantized(
-        tensor, used, partial(_rows, Table(bits, shared, step, rows, columns, bool(axis)), shape[-1]), scale.type
+        tensor, used, partial(_rows, CodeTable(bits, shared, step, rows, columns, bool(axis)), shape[-1]), scale.type
     )

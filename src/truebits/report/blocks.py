@@ -17,7 +17,7 @@ NOTHING = ("direct", "constant", "ambiguous")
 """Verdicts that name no format."""
 
 
-class Row(NamedTuple):
+class BlockRow(NamedTuple):
     """Tensors of one name and type; `profile` is None for floating-point ones."""
 
     name: str
@@ -27,7 +27,7 @@ class Row(NamedTuple):
     verdicts: tuple[Origin, ...]
 
 
-def rows_of(report: Report, by_tensor: bool) -> list[Row]:
+def rows_of(report: Report, by_tensor: bool) -> list[BlockRow]:
     """One row for each tensor, or for each group of tensors and each storage type."""
     members: dict[tuple[str, str], list[str]] = {}
     for name, type in _types(report).items():
@@ -41,18 +41,18 @@ def _types(report: Report) -> dict[str, str]:
     return {tensor.name: tensor.type for tensor in report.model.tensors if tensor.name in names}
 
 
-def _row(report: Report, name: str, type: str, names: list[str]) -> Row:
+def _row(report: Report, name: str, type: str, names: list[str]) -> BlockRow:
     profiles = [report.blocks[name] for name in names if name in report.blocks]
     verdicts = tuple(_verdicts(report)[name] for name in names)
     whole = BlockProfile.merge(profiles) if profiles else None
-    return Row(printable(name), type, len(names), whole, verdicts)
+    return BlockRow(printable(name), type, len(names), whole, verdicts)
 
 
 def _verdicts(report: Report) -> dict[str, Origin]:
     return {**report.made_from, **{name: one.made_from for name, one in report.blocks.items()}}
 
 
-def _origins(row: Row) -> str:
+def _origins(row: BlockRow) -> str:
     """The verdicts of a row: ``q4_0``, or ``direct 20, q4_0 2``."""
     counts = Counter(verdict.format for verdict in row.verdicts).most_common()
     return counts[0][0] if len(counts) == 1 else ", ".join(f"{format} {count}" for format, count in counts)
