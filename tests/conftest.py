@@ -16,6 +16,7 @@ import pytest
 from stopping import SMALL_BLOCK
 from truebits.errors import ModelFileError
 from truebits.files.model import open_model
+from truebits.precision import batches
 from truebits.rewriting import copy as rewrite
 from truebits.rewriting import durable
 
@@ -43,6 +44,12 @@ def nothing_left_behind(monkeypatch):
 def small_blocks(monkeypatch):
     """Let a writer go through small files in several blocks."""
     monkeypatch.setattr(rewrite, "BLOCK_BYTES", SMALL_BLOCK)
+
+
+@pytest.fixture
+def small_batches(monkeypatch):
+    """Let a scan read 4 KiB at a time."""
+    monkeypatch.setattr(batches, "BATCH_BYTES", 4_096)
 
 
 @pytest.fixture

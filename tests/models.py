@@ -6,7 +6,7 @@ import numpy as np
 from gguf_bytes import alignment, tensor
 from gguf_bytes import gguf as gguf_bytes
 from truebits.files.types import STORAGE_TYPES
-from words import assert_same_bits, grid, mixed
+from words import assert_same_bits, grid, mixed, profile_of
 
 TYPE_ID = {type.name: type.number for type in STORAGE_TYPES}
 
@@ -59,3 +59,24 @@ def names(folder):
 
 def assert_same_file(got, expected):
     assert_same_bits(np.frombuffer(got, np.uint8), np.frombuffer(expected, np.uint8))
+
+
+def assert_found(report, tensors):
+    """Check that a report holds exactly the profiles of `tensors`, (type, words) by name."""
+    assert set(report) == set(tensors)
+    for name, (type, words) in tensors.items():
+        assert report[name].type == type
+        assert report[name].values == report[name].tensor.values == words.size
+        assert report[name] == profile_of(words, type), name
+
+
+TENSORS = {
+    "token_embd.weight": ("F16", words_for("F16", 3_000, 1)),
+    "blk.0.attn_norm.weight": ("F32", words_for("F32", 2_048, 2)),
+    "blk.0.ffn_up.weight": ("BF16", words_for("BF16", 5_000, 3)),
+    "blk.0.rope": ("F64", words_for("F64", 1_001, 4)),
+    "blk.1.attn_norm.weight": ("F32", words_for("F32", 2_048, 5)),
+    "blk.1.ffn_up.weight": ("BF16", words_for("BF16", 1, 6)),
+    "output_norm.weight": ("F32", words_for("F32", 333, 7)),
+}
+"""A model of every floating-point type."""

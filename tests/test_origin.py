@@ -1,7 +1,5 @@
 """Verdicts on true draws: weights of a known precision, seeded."""
 
-from dataclasses import replace
-
 import ml_dtypes
 import numpy as np
 import pytest
@@ -264,17 +262,6 @@ def test_few_outliers_do_not_hide_an_upcast(name, size):
 def test_outliers_of_too_few_values_tell_nothing():
     got = judged([0.1, LARGE])
     assert (got.format, got.exceptions) == ("f32", 0)
-
-
-def test_evidence_adds_up():
-    parts = [profile_of(stored(rounded(draws(500, 0.02, seed), "bf16"), "F32"), "F32") for seed in range(3)]
-    whole = Evidence.merge(Evidence.of(part) for part in parts)
-    together = Evidence.of(parts[0] + parts[1] + parts[2])
-    assert replace(whole, kinds={}) == replace(together, kinds={})
-    assert all(together.kinds[pair] <= bits for pair, bits in whole.kinds.items())
-    assert judge(whole).format == "bf16"
-    with pytest.raises(ValueError, match="of one storage type"):
-        Evidence.merge([Evidence.of(parts[0]), Evidence.of(profile_of(stored([1.0], "F16"), "F16"))])
 
 
 def test_small_values_of_few_bits_are_no_trace_of_fp16():

@@ -31,8 +31,6 @@ MOST = 0.999
 LADDER = ("fp8_e5m2", "fp8_e4m3fn", "bf16", "fp16", "tf32", "f32", "f64")
 """Formats by their mantissa, narrowest first."""
 
-"""The format of each storage type."""
-
 WHOLE_FP8, WHOLE_BF16 = 3, 7
 """Mantissa bits, of which a whole number of exponent e leaves all but e zero."""
 
