@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from converter import write_gguf
+from truebits.lineage.rank import rank
 from truebits.lineage.trace import trace
 from truebits.lineage.ways import Verdict
 
@@ -90,6 +91,17 @@ def test_fp8_with_scales(tmp_path, per_block, type):
     assert found.coverage.tensors == 4
     expected = {"BF16": Verdict.ROUNDED, "F16": Verdict.ROUNDED, "F32": Verdict.IDENTICAL, "Q8_0": Verdict.SAME_BLOCKS}
     assert of(found, GATE).verdict is expected[type]
+
+
+def test_ranked_by_what_the_codes_mean(tmp_path):
+    """A GGUF with its scales left out is far from a source whose codes alone it holds."""
+    source = Fp8(tmp_path)
+    made = {"right": source.converted(), "wrong": source.converted(left_out(source))}
+    paths = [write_gguf(tmp_path / f"{name}.gguf", "llama", of, "F16", block_count=1) for name, of in made.items()]
+    right, wrong = rank(paths, source.folder).models
+    assert (right.path, right.coverage.is_complete) == (str(paths[0]), True)
+    assert right.error < 1e-3
+    assert wrong.error > 1
 
 
 def left_out(source):

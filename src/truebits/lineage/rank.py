@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
 from dataclasses import replace
 from math import inf
 
@@ -15,13 +14,17 @@ from truebits.comparing.sides import ITEM_BYTES, Side
 from truebits.errors import UsageError
 from truebits.files.model import Model, Regexes, open_gguf, open_model
 from truebits.files.tensor import Tensor
+from truebits.lineage.comparison import Advance
 from truebits.lineage.layout import strips, whole
 from truebits.lineage.matching import Pair, match
 from truebits.lineage.ranking import Error, Ranked, Ranking, TensorRank, summed
-from truebits.lineage.source import Expected, Files, Mapped
+from truebits.lineage.source import Expected, Files, mapped, reader_of, why_unread
+from truebits.numbers.words import to_singles
 from truebits.precision.batches import Progress
 from truebits.precision.converters import Kind
 from truebits.precision.coverage import NOT_SELECTED, Coverage
+from truebits.quantizers.meaning import Meaning
+from truebits.quantizers.weights import meaning_of
 
 UNRELATED = 0.7
 """Relative error from which on values have nothing to do with each other."""
@@ -46,7 +49,7 @@ def rank(
     models : iterable of Model or path-like
         GGUFs, of any uploader.
     source : Model or path-like
-        A checkpoint, or a GGUF.
+        A checkpoint, which may be quantized itself, or a GGUF.
     select, exclude : regex or regexes, optional
         On names of the models' tensors.
     threads, progress
@@ -64,10 +67,10 @@ def rank(
         There is no model.
     SelectionError, ModelFileError, OSError
     """
-    opened = [open_gguf(model) for model in models]
+    opened = [open_gguf(model, remote=True) for model in models]
     if not opened:
         raise UsageError("there is nothing to rank: give a source and its quantizations")
-    origin = source if isinstance(source, Model) else open_model(source)
+    origin = meaning_of(source if isinstance(source, Model) else open_model(source))
     total = sum(tensor.nbytes for model in opened for tensor in model.select(select, exclude))
     done = 0
 
@@ -78,17 +81,14 @@ def rank(
             progress(done, total)
 
     found = [_ranked(model, origin, select, exclude, threads, advance) for model in opened]
-    return Ranking(str(origin.path), tuple(sorted(found, key=lambda one: (one.error, one.bits_per_weight))))
+    return Ranking(str(origin.model.path), tuple(sorted(found, key=lambda one: (one.error, one.bits_per_weight))))
 
 
 def _ranked(
-    model: Model, source: Model, select: Regexes, exclude: Regexes, threads: int | None, advance: Callable[[int], None]
+    model: Model, source: Meaning, select: Regexes, exclude: Regexes, threads: int | None, advance: Advance
 ) -> Ranked:
     chosen = {tensor.name for tensor in model.select(select, exclude)}
-    with ExitStack() as stack:
-        ours, theirs = (
-            {number: stack.enter_context(part.map()) for number, part in enumerate(of.parts)} for of in (model, source)
-        )
+    with mapped(model) as ours, mapped(source.model) as theirs:
         pairs = [pair for pair in _pairs(model, source, ours, theirs) if pair.tensor.name in chosen]
 
         def compared(pair: Pair) -> TensorRank:
@@ -112,16 +112,20 @@ def _ranked(
 MADE = "made by the converter"
 
 
-def _pairs(model: Model, source: Model, ours: Files, theirs: Files) -> Iterator[Pair]:
+def _pairs(model: Model, source: Meaning, ours: Files, theirs: Files) -> Iterator[Pair]:
     """Pair tensors by name, and where names fail by value."""
-    if source.format == "gguf":
-        names = {tensor.name: tensor for tensor in source.tensors}
+    if source.model.format == "gguf":
+        names = {tensor.name: tensor for tensor in source.model.tensors}
         made = [Pair(tensor, (names[tensor.name],) if tensor.name in names else ()) for tensor in model.tensors]
         pairs = [_laid_out(pair) if pair.sources else pair for pair in made]
     else:
-        pairs = list(match(model, source).pairs)
+        pairs = list(match(model, source.model, source.swapped).pairs)
     used = {one.name for pair in pairs for one in pair.sources}
-    free = [tensor for tensor in source.tensors if tensor.name not in used and tensor.type in ITEM_BYTES]
+    free = [
+        tensor
+        for tensor in source.model.tensors
+        if tensor.name not in used and (tensor.type in ITEM_BYTES or tensor.name in source.quantized)
+    ]
     for pair in pairs:
         if not pair.sources and not pair.has(Kind.MADE):
             found = _nearest(Side(model, pair.tensor), ours, source, theirs, free)
@@ -138,7 +142,7 @@ def _laid_out(pair: Pair) -> Pair:
     return replace(pair, strips=strips([(source.values,)], whole))
 
 
-def _nearest(side: Side, ours: Files, source: Model, theirs: Files, free: Sequence[Tensor]) -> Tensor | None:
+def _nearest(side: Side, ours: Files, source: Meaning, theirs: Files, free: Sequence[Tensor]) -> Tensor | None:
     """Return the one tensor whose first values are near."""
     block, _ = side.block
     count = min(side.tensor.values, max(block, FIRST_VALUES // block * block))
@@ -146,20 +150,20 @@ def _nearest(side: Side, ours: Files, source: Model, theirs: Files, free: Sequen
     best, found = UNRELATED, None
     for tensor in free:
         if tensor.values == side.tensor.values:
-            words = Side(source, tensor).words(theirs[tensor.part], 0, count, "F32")
-            error = _error(stored, words.view("<f4")).relative
+            reader = reader_of(source, theirs, tensor)
+            error = _error(stored, to_singles(reader.words(0, count), reader.type).view("<f4")).relative
             best, found = (error, tensor) if error < best else (best, found)
     return found
 
 
-def _compared(pair: Pair, model: Model, source: Model, ours: Files, theirs: Files) -> TensorRank:
+def _compared(pair: Pair, model: Model, source: Meaning, ours: Files, theirs: Files) -> TensorRank:
     tensor = pair.tensor
     label = pair.sources[0].label if pair.sources else None
-    why = _why_not(pair)
+    why = _why_not(pair) or why_unread(source, theirs, pair)
     if why is not None:
         return TensorRank(tensor.label, tensor.type, label, None, why)
     side, file = Side(model, tensor), ours[tensor.part]
-    expected = Expected([_reader(source, theirs, one) for one in pair.sources], pair)
+    expected = Expected([reader_of(source, theirs, one) for one in pair.sources], pair)
     errors = []
     for first, count in expected.spans(side.block[0]):
         singles = expected.computed(expected.singles(expected.words(first, count)))
@@ -180,11 +184,6 @@ def _why_not(pair: Pair) -> str | None:
     if pair.problem or pair.has(Kind.COMPUTED):
         return pair.problem or "what converters compute of it is not known"
     return None
-
-
-def _reader(source: Model, files: Files, tensor: Tensor) -> Mapped:
-    """Read a tensor's words, or those that its blocks mean."""
-    return Mapped(source, files, tensor) if tensor.type in ITEM_BYTES else Mapped(source, files, tensor, "F32")
 
 
 def _error(stored: np.ndarray, expected: np.ndarray) -> Error:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import Protocol
 
 import numpy as np
 
-from truebits.comparing.sides import Side
+from truebits.comparing.sides import ITEM_BYTES, Side
 from truebits.files.mapping import MappedFile
 from truebits.files.model import Model
 from truebits.files.tensor import Tensor
@@ -15,9 +16,17 @@ from truebits.lineage.layout import Strip
 from truebits.lineage.matching import Pair
 from truebits.numbers.words import to_singles
 from truebits.precision.converters import Kind
+from truebits.quantizers.meaning import Meaning
 from truebits.quantizers.quantized import Quantized
 
 Files = Mapping[int, MappedFile]
+
+
+@contextmanager
+def mapped(model: Model) -> Iterator[Files]:
+    """Map all files of a model."""
+    with ExitStack() as stack:
+        yield {number: stack.enter_context(part.map()) for number, part in enumerate(model.parts)}
 
 
 class Reader(Protocol):
@@ -60,6 +69,25 @@ class Meant:
 
     def forget(self, first: int, count: int) -> None:
         self.quantized.forget(self.files)
+
+
+def reader_of(of: Meaning, files: Files, tensor: Tensor) -> Reader:
+    """Return what reads a tensor that is meant: its own words, or those that its codes and scales or blocks mean."""
+    if tensor.type in ITEM_BYTES:
+        return Mapped(of.model, files, tensor)
+    quantized = of.quantized.get(tensor.name)
+    if quantized is not None:
+        return Meant(quantized, files)
+    return Mapped(of.model, files, tensor, "F32" if of.model.format == "gguf" else None)
+
+
+def why_unread(of: Meaning, files: Files, pair: Pair) -> str | None:
+    """Say why the sources of a pair cannot be read as values of one type; None if they can."""
+    for tensor in pair.sources:
+        if tensor.name in of.not_read:
+            return of.not_read[tensor.name]
+    types = {reader_of(of, files, tensor).type for tensor in pair.sources}
+    return f"the source is {' and '.join(sorted(types))}" if len(types) > 1 or not types <= ITEM_BYTES.keys() else None
 
 
 class Expected:

@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
 
 import truebits_native as native
-from truebits.comparing.sides import ITEM_BYTES, Side
+from truebits.comparing.sides import Side
 from truebits.errors import UsageError, printable
 from truebits.files.claims import missing_blocks
 from truebits.files.model import Model, Regexes, open_gguf, open_model
@@ -24,7 +23,7 @@ from truebits.lineage.matching import Matching, Pair, Unplaced, match
 from truebits.lineage.mistakes import suspects
 from truebits.lineage.renamed import found_by_value
 from truebits.lineage.siblings import siblings
-from truebits.lineage.source import Expected, Files, Mapped, Meant, Reader
+from truebits.lineage.source import Expected, Files, mapped, reader_of, why_unread
 from truebits.lineage.traces import LeftOut, TensorTrace, Trace
 from truebits.lineage.ways import Verdict
 from truebits.precision.batches import Progress
@@ -83,10 +82,9 @@ def trace(
         return siblings([model, checkpoint], select, exclude, threads=threads, progress=progress)
     chosen = {tensor.name for tensor in model.select(select, exclude)}
     meant = meaning_of(checkpoint)
-    swapped = [name for name, one in meant.quantized.items() if one.as_stored is not None]
-    matching = match(model, meant.model, swapped)
+    matching = match(model, meant.model, meant.swapped)
     native.expect_work("rounding", sum(tensor.values for tensor in model.tensors if tensor.name in chosen))
-    with _mapped(model) as ours, _mapped(checkpoint) as theirs:
+    with mapped(model) as ours, mapped(checkpoint) as theirs:
         matching = found_by_value(matching, model, checkpoint, ours, theirs)
         pairs = [pair for pair in matching.pairs if pair.tensor.name in chosen]
         work = Work(model, meant, ours, theirs, Effort(thorough, threads), matching.left_out)
@@ -105,13 +103,6 @@ def trace(
         tuple(LeftOut(one.tensor.label, one.why) for one in matching.left_out if one.why is not None),
         _coverage(matching, found, is_whole),
     )
-
-
-@contextmanager
-def _mapped(model: Model) -> Iterator[Files]:
-    """Map all files of a model."""
-    with ExitStack() as stack:
-        yield {number: stack.enter_context(part.map()) for number, part in enumerate(model.parts)}
 
 
 class Work:
@@ -144,7 +135,7 @@ class Work:
 
     def _compared(self, pair: Pair, advance: Callable[[int], None]) -> Outcome:
         side = Side(self.model, pair.tensor)
-        expected = Expected([self._reader(tensor) for tensor in pair.sources], pair)
+        expected = Expected([reader_of(self.meant, self.theirs, tensor) for tensor in pair.sources], pair)
         file = self.ours[pair.tensor.part]
         mistakes = tuple(suspects(pair, self.meant.quantized, self.theirs))
         outcome = judge(Comparison(expected, side, file, self.settings, advance, mistakes))
@@ -152,12 +143,6 @@ class Work:
             return Outcome(Verdict.UNCOMPARED, _reason(pair))
         is_zero = pair.tensor.name.endswith(".lora_b") and not side.words(file, 0, pair.tensor.values, "F32").any()
         return outcome._replace(detail=ALL_ZERO) if is_zero and not outcome.verdict.is_fault else outcome
-
-    def _reader(self, tensor: Tensor) -> Reader:
-        quantized = self.meant.quantized.get(tensor.name)
-        if quantized is None or tensor.type in ITEM_BYTES:
-            return Mapped(self.meant.model, self.theirs, tensor)
-        return Meant(quantized, self.theirs)
 
     def _outside(self, pair: Pair) -> Outcome | None:
         """Say what becomes of a tensor that is not compared; None if it is."""
@@ -176,10 +161,9 @@ class Work:
         if pair.problem:
             verdict = Verdict.UNCOMPARED if pair.is_unsure else Verdict.ALTERED
             return Outcome(verdict, pair.problem, differing=0 if pair.is_unsure else pair.tensor.values)
-        types = {self._reader(tensor).type for tensor in pair.sources}
-        why = [self.meant.not_read[tensor.name] for tensor in pair.sources if tensor.name in self.meant.not_read]
-        if why or len(types) > 1 or not types <= ITEM_BYTES.keys():
-            return Outcome(Verdict.UNCOMPARED, why[0] if why else f"the source is {' and '.join(sorted(types))}")
+        why = why_unread(self.meant, self.theirs, pair)
+        if why is not None:
+            return Outcome(Verdict.UNCOMPARED, why)
         if not pair.tensor.values:
             return Outcome(Verdict.IDENTICAL)
         return None

@@ -30,3 +30,8 @@ class Meaning:
     model: Model
     quantized: dict[str, Quantized] = field(repr=False, default_factory=dict)
     not_read: dict[str, str] = field(repr=False, default_factory=dict)
+
+    @property
+    def swapped(self) -> list[str]:
+        """Names of tensors whose last two dimensions are stored the other way round."""
+        return [name for name, one in self.quantized.items() if one.as_stored is not None]
