@@ -255,6 +255,31 @@ def test_diff_and_fingerprint_are_of_values_whatever_stores_them(tmp_path, case)
     assert diff(a, a).verdict == "same"
 
 
+@pytest.mark.parametrize(
+    ("case", "file", "said"),
+    [
+        ("gptq-4", "quantize_config.json", {"bits": 4, "group_size": 32, "desc_act": False, "sym": True}),
+        ("awq", "quant_config.json", {"zero_point": True, "q_group_size": 32, "w_bit": 4, "version": "GEMM"}),
+        (
+            "modelopt-nvfp4",
+            "hf_quant_config.json",
+            {"producer": {"name": "modelopt"}, "quantization": {"quant_algo": "NVFP4", "group_size": 16}},
+        ),
+    ],
+)
+def test_a_quantizer_s_own_file_says_it_where_config_json_does_not(tmp_path, case, file, said):
+    tensors, _, expected, type = golden(case)
+    (tmp_path / file).write_text(json.dumps(said))
+    of = meaning_of(folder(tmp_path, tensors))
+    for name, values in expected.items():
+        same_bits(rounded(values_of(of, name), type) + 0, values + 0)
+    (tmp_path / file).write_text(json.dumps({"quantization": {"quant_method": "another"}}))
+    assert not meaning_of(open_model(tmp_path)).quantized
+    (tmp_path / file).write_text("[4]")
+    with pytest.raises(BadConfig, match=file):
+        meaning_of(open_model(tmp_path))
+
+
 def test_diff_of_other_values(tmp_path):
     tensors, config, expected, _ = golden("gptq-4")
     scales = np.frombuffer(tensors["m.scales"][2], "<f2").copy()

@@ -20,6 +20,9 @@ INDEX_SUFFIX = ".safetensors.index.json"
 SHARD_NAME = re.compile(r"(?P<stem>.*)-(?P<number>\d{5})-of-(?P<count>\d{5})\.safetensors")
 
 LONGEST_INDEX = 100_000_000
+CONFIGS = ("config.json", "quantize_config.json", "quant_config.json", "hf_quant_config.json")
+"""Files beside the weights that tell what these are: Transformers', AutoGPTQ's, AutoAWQ's, ModelOpt's."""
+
 LONGEST_CONFIG = 16 << 20
 
 
@@ -169,7 +172,7 @@ def _places(text: JsonText) -> dict[str, tuple[str, int]]:
 
 
 def read_config(path: Path) -> Mapping[str, Any]:
-    """Read a ``config.json``; NaN and Infinity are let through, as such files have them.
+    """Read one of `CONFIGS`; NaN and Infinity are let through, as such files have them.
 
     Raises
     ------

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import quote
 
 from truebits.errors import UsageError, shortened
+from truebits.files.checkpoint import CONFIGS
 from truebits.files.transport import PIECE, RemoteError, ask
 
 if TYPE_CHECKING:
@@ -96,7 +97,7 @@ def wanted_files(pool: PoolManager, name: str) -> tuple[Repository, tuple[str, .
     files = [file for file in repository.files if "/" not in file]
     checkpoint = [file for file in files if file.endswith((".safetensors", ".safetensors.index.json"))]
     if checkpoint:
-        return repository, (*checkpoint, *(file for file in files if file == "config.json")), ""
+        return repository, (*checkpoint, *(file for file in files if file in CONFIGS)), ""
     models = {SHARD.sub(r"\1", file): file for file in reversed(repository.files) if file.endswith(".gguf")}
     if len(models) == 1:
         (file,) = models.values()

@@ -68,7 +68,16 @@ class Model:
         ------
         BadConfig, LimitExceeded, OSError
         """
-        path = self.parts[0].path.with_name("config.json")
+        return self.said_in("config.json")
+
+    def said_in(self, name: str) -> Mapping[str, Any]:
+        """Read one of `checkpoint.CONFIGS`; empty if there is none, or for a GGUF.
+
+        Raises
+        ------
+        BadConfig, LimitExceeded, OSError
+        """
+        path = self.parts[0].path.with_name(name)
         return checkpoint.read_config(path) if self.format == "safetensors" and path.exists() else {}
 
     @property

@@ -36,7 +36,7 @@ def _groups(sources: Mapping[str, Tensor], peek: Peek, columns: int, groups: int
     ------
     Unread
     """
-    sizes = {size for size in method.integers("group_size") if size > 0}
+    sizes = {size for size in method.integers("group_size", "q_group_size") if size > 0}
     if "g_idx" in sources:
         said = sources["g_idx"]
         if said.shape != (columns,) or said.type != "I32":
@@ -56,7 +56,7 @@ def _groups(sources: Mapping[str, Tensor], peek: Peek, columns: int, groups: int
 
 def _check_bits(found: int | float, method: Method, known: tuple[int, ...]) -> int:
     """Return the bits that shapes tell, if they are known and config.json agrees."""
-    said = method.integers("bits", "num_bits")
+    said = method.integers("bits", "num_bits", "w_bit")
     if len(said) == 1 and said != {found}:
         (bits,) = said
         if bits not in known:

@@ -1,4 +1,4 @@
-"""What ``config.json`` says of how a checkpoint was quantized."""
+"""What ``config.json``, or a quantizer's own file beside it, says of how a checkpoint was quantized."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ KEYS = ("quantization_config", "compression_config", "quantization")
 NESTED = ("text_config", "llm_config", "language_config")
 """Where models of several parts keep what is said of their language model."""
 
+BESIDE = {"quantize_config.json": "gptq", "quant_config.json": "awq", "hf_quant_config.json": "modelopt"}
+"""Files of quantizers that say nothing in ``config.json``, and how they quantize."""
 
 LARGEST = 1 << 31
 """No size of a block or a group is as large."""
@@ -57,7 +59,7 @@ class Method(NamedTuple):
 
 
 def method_of(model: Model) -> Method:
-    """Read what the ``config.json`` beside a model says.
+    """Read what the ``config.json`` beside a model says, or a file of the quantizer's own.
 
     Raises
     ------
@@ -70,15 +72,22 @@ def method_of(model: Model) -> Method:
     config = model.config
     for of in (config, *(config[key] for key in NESTED if isinstance(config.get(key), dict))):
         for key in KEYS:
-            said = of.get(key)
-            if said is None:
-                continue
-            if not isinstance(said, dict):
-                path = model.parts[0].path.with_name("config.json")
-                raise BadConfig(path, 0, f"{key} is a {type(said).__name__}, expected an object")
-            name = said.get("quant_method", "mlx" if key == "quantization" else None)
-            return Method(shortened(name) if isinstance(name, str) else None, said, tuple(_groups(said)))
+            if of.get(key) is not None:
+                return _method(model, "config.json", key, of[key], "mlx" if key == "quantization" else None)
+    for file, name in BESIDE.items():
+        said = model.said_in(file)
+        if said:
+            key = "quantization"
+            return _method(model, file, key, said.get(key, said), name)
     return Method()
+
+
+def _method(model: Model, file: str, key: str, said: Any, name: str | None) -> Method:
+    if not isinstance(said, dict):
+        message = f"{key} is a {type(said).__name__}, expected an object"
+        raise BadConfig(model.parts[0].path.with_name(file), 0, message)
+    name = said.get("quant_method", name)
+    return Method(shortened(name) if isinstance(name, str) else None, said, tuple(_groups(said)))
 
 
 def _groups(settings: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
