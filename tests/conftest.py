@@ -19,6 +19,7 @@ from truebits.files.model import open_model
 from truebits.precision import batches
 from truebits.rewriting import copy as rewrite
 from truebits.rewriting import durable
+from truebits_native import dispatch
 
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
@@ -98,3 +99,20 @@ def refused(opened, tmp_path):
         return got
 
     return call
+
+
+@pytest.fixture
+def kernels(monkeypatch):
+    """Let the Numba kernels do work of any size."""
+    monkeypatch.setattr(dispatch, "uses_kernel", lambda *_: True)
+
+
+@pytest.fixture
+def twins(monkeypatch):
+    """Let the NumPy twins do work of any size."""
+    monkeypatch.setattr(dispatch, "uses_kernel", lambda *_: False)
+
+
+@pytest.fixture(params=["kernels", "twins"])
+def both(request):
+    request.getfixturevalue(request.param)

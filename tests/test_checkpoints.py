@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import ml_dtypes
 import numpy as np
 import pytest
 
-from quantized_files import RANDOM, folder, fp8, positive, same_bits, stored, values_of
+from quantized_files import GOLDEN, RANDOM, folder, fp8, golden, positive, same_bits, stored, values_of
 from safetensors_bytes import Tensors, safetensors
 from truebits.comparing.diff import diff
 from truebits.comparing.fingerprint import fingerprint
@@ -17,142 +16,11 @@ from truebits.comparing.verify import verify
 from truebits.errors import BadConfig, ModelFileError
 from truebits.files.model import Model, open_model
 from truebits.files.types import FLOAT_BYTES
-from truebits.numbers.words import to_singles
 from truebits.precision.coverage import Coverage
 from truebits.precision.profile import PrecisionProfile
 from truebits.precision.report import Report
 from truebits.precision.scan import scan
 from truebits.quantizers.weights import meaning_of
-
-
-@pytest.mark.parametrize(
-    ("shape", "scale", "block"),
-    [
-        ((200, 300), (2, 3), [128, 128]),
-        ((200, 300), (4, 5), [64, 64]),
-        ((200, 300), (2, 3), None),
-        ((200, 300), (200, 1), None),
-        ((200, 300), (200,), None),
-        ((200, 300), (1,), None),
-        ((200, 300), (), None),
-        ((3, 200, 300), (3, 2, 3), [128, 128]),
-        ((3, 200, 300), (3, 1, 1), None),
-        ((3, 200, 300), (3, 1, 200), None),
-    ],
-)
-@pytest.mark.parametrize("piece", [1 << 20, 7])
-def test_fp8_times_scales(tmp_path, shape, scale, block, piece):
-    codes, scales = fp8(*shape), positive(*scale)
-    settings = {"quant_method": "fp8", "weight_block_size": block}
-    tensors = {"a.weight": stored("F8_E4M3", codes), "a.weight_scale_inv": stored("F32", scales)}
-    of = meaning_of(folder(tmp_path, tensors, settings))
-    rows, columns = block or (128, 128)
-    if scales.size == 1 or scale == (3, 1, 1):
-        each = np.broadcast_to(scales, shape)
-    elif scale[-1] == 200 or scale == (200, 1):
-        each = np.broadcast_to(scales.reshape(*shape[:-1], 1), shape)
-    else:
-        each = scales.repeat(rows, -2).repeat(columns, -1)[..., : shape[-2], : shape[-1]]
-    same_bits(values_of(of, "a.weight", piece), codes.astype(np.float32) * each)
-    assert [(one.name, one.type) for one in of.model.tensors] == [("a.weight", "F8_E4M3 x scale")]
-
-
-GOLDEN = Path(__file__).parent / "data" / "checkpoints"
-"""Made by the formats' own packages: see tools/quantized_checkpoints.py."""
-
-
-def golden(name: str) -> tuple[Tensors, dict, dict[str, np.ndarray], str]:
-    """Return the tensors of a case as stored, its config, and the values that the package gives with their type."""
-    model = open_model(GOLDEN / f"{name}.safetensors")
-    part = model.parts[0]
-    tensors, expected, type = {}, {}, ""
-    for tensor in model.tensors:
-        raw = part.path.read_bytes()[tensor.offset : tensor.offset + tensor.nbytes]
-        if tensor.name.startswith("expected."):
-            type = tensor.type
-            words = np.frombuffer(raw, f"<u{tensor.nbytes // tensor.values}")
-            expected[tensor.name[9:]] = to_singles(words, type).view(np.float32).reshape(tensor.shape)
-        else:
-            tensors[tensor.name] = tensor.type, tensor.shape, raw
-    return tensors, json.loads(str(model.value("config"))), expected, type
-
-
-def rounded(values: np.ndarray, type: str) -> np.ndarray:
-    """Round float32 values to the nearest of a type."""
-    return values.astype({"F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16}[type]).astype(np.float32)
-
-
-@pytest.mark.parametrize("case", sorted(path.stem for path in GOLDEN.glob("*.safetensors")))
-@pytest.mark.parametrize("piece", [1 << 20, 300])
-def test_values_are_those_of_the_formats_own_package(tmp_path, case, piece):
-    tensors, config, expected, type = golden(case)
-    of = meaning_of(folder(tmp_path, tensors, config))
-    assert (of.not_read, set(of.quantized)) == ({}, set(expected))
-    for name, values in expected.items():
-        assert type in ("F32", of.quantized[name].computed_in)
-        got = rounded(values_of(of, name, piece), type)
-        same_bits(got + 0 if case.startswith("modelopt") else got, values)  # whose table of FP4 has no -0
-
-
-def mxfp4(codes: np.ndarray, scales: np.ndarray) -> np.ndarray:
-    """OCP's definition: two codes for each byte, the low half first, times a power of two for each 32."""
-    halves = np.stack([codes & 15, codes >> 4], -1).reshape(*codes.shape[:-1], -1)
-    values = halves.astype(np.uint8).view(ml_dtypes.float4_e2m1fn).astype(np.float32)
-    return values * np.ldexp(np.float32(1), scales.astype(int) - 127)[..., np.newaxis]
-
-
-@pytest.mark.parametrize("piece", [1 << 20, 1000])
-def test_gpt_oss(tmp_path, piece):
-    codes = RANDOM.integers(0, 256, (2, 24, 3, 16), dtype=np.uint8)
-    scales = RANDOM.integers(100, 130, (2, 24, 3), dtype=np.uint8)
-    tensors = {"e.down_proj_blocks": stored("U8", codes), "e.down_proj_scales": stored("U8", scales)}
-    of = meaning_of(folder(tmp_path, tensors, {"quant_method": "mxfp4"}))
-    expected = mxfp4(codes, scales).reshape(2, 24, 96)
-    same_bits(values_of(of, "e.down_proj", piece), np.ascontiguousarray(expected.transpose(0, 2, 1)))
-    same_bits(values_of(of, "e.down_proj", piece, as_stored=True), expected)
-
-
-NVFP4_NAMES = {
-    "modelopt": ("a.weight", "a.weight_scale_2", np.multiply),
-    "compressed-tensors": ("a.weight_packed", "a.weight_global_scale", np.divide),
-}
-
-
-@pytest.mark.parametrize("method", NVFP4_NAMES)
-def test_nvfp4(tmp_path, method):
-    codes, scales = RANDOM.integers(0, 256, (6, 5, 8), dtype=np.uint8), fp8(6, 5)
-    weight, whole, operation = NVFP4_NAMES[method]
-    one = np.array([0.37], np.float32)
-    tensors = {
-        weight: stored("U8", codes, (6, 40)),
-        "a.weight_scale": stored("F8_E4M3", scales),
-        whole: stored("F32", one),
-    }
-    of = meaning_of(folder(tmp_path, tensors, {"quant_method": method}))
-    halves = np.stack([codes & 15, codes >> 4], -1).reshape(6, 5, 16)
-    values = halves.astype(np.uint8).view(ml_dtypes.float4_e2m1fn).astype(np.float32)
-    expected = values * operation(scales.astype(np.float32), one)[..., np.newaxis]
-    same_bits(values_of(of, "a.weight"), expected.reshape(6, 80))
-
-
-@pytest.mark.parametrize(
-    ("type", "dtype"),
-    [("F8_E4M3", ml_dtypes.float8_e4m3fn), ("F8_E5M2", ml_dtypes.float8_e5m2), ("F8_E8M0", ml_dtypes.float8_e8m0fnu)],
-)
-def test_plain_floats_of_a_byte(tmp_path, type, dtype):
-    codes = np.arange(256, dtype=np.uint8).reshape(16, 16)
-    got = values_of(meaning_of(folder(tmp_path, {"a": stored(type, codes)})), "a", 40)
-    expected = codes.view(dtype).astype(np.float32)
-    assert np.array_equal(np.isnan(got), np.isnan(expected))
-    same_bits(np.nan_to_num(got, nan=0), np.nan_to_num(expected, nan=0))
-
-
-def test_plain_fp4(tmp_path):
-    codes = RANDOM.integers(0, 256, 15, dtype=np.uint8)
-    got = values_of(meaning_of(folder(tmp_path, {"a": stored("F4", codes, (6, 5))})), "a", 5)
-    halves = np.stack([codes & 15, codes >> 4], -1).reshape(6, 5).astype(np.uint8)
-    same_bits(got, halves.view(ml_dtypes.float4_e2m1fn).astype(np.float32))
-
 
 WRONG = {
     "scales of another shape": (

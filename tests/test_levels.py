@@ -79,3 +79,10 @@ def test_fewest_levels_are_tried_first():
     assert len({one.name for one in LEVELS}) == len(LEVELS)
     assert LEVELS[0].name == "ternary"
     assert LEVELS[-1].most == max(one.most for one in LEVELS)
+
+
+def test_no_blocks():
+    for levels in LEVELS:
+        nothing = np.empty((0, max(32, levels.size)))
+        got = agreement(nothing, nothing, 1.0, levels)
+        assert (got.agrees.size, got.bits.size) == (0, 0)

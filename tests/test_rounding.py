@@ -18,7 +18,7 @@ from truebits.files.types import FLOAT_FORMATS
 from truebits.numbers.formats import CATALOGUE
 from truebits.numbers.rounding import MODES, OVERFLOWS, Rounding, grid_of
 from truebits.numbers.spelling import find
-from truebits_native import dispatch, reference
+from truebits_native import reference
 from truebits_native.reference import LANES, ROUND_CHUNK, Difference, Grid
 from words import SPECIAL, assert_same_bits, mixed
 
@@ -77,23 +77,6 @@ def manners(name, rounding):
 every_format = pytest.mark.parametrize("name", FORMATS)
 every_listed_format = pytest.mark.parametrize("name", LISTED)
 every_rounding = pytest.mark.parametrize("rounding", MODES)
-
-
-@pytest.fixture
-def kernels(monkeypatch):
-    """Let the Numba kernels do work of any size."""
-    monkeypatch.setattr(dispatch, "uses_kernel", lambda *_: True)
-
-
-@pytest.fixture
-def twins(monkeypatch):
-    """Let the NumPy twins do work of any size."""
-    monkeypatch.setattr(dispatch, "uses_kernel", lambda *_: False)
-
-
-@pytest.fixture(params=["kernels", "twins"])
-def both(request):
-    request.getfixturevalue(request.param)
 
 
 def some(words, count=SAMPLE):

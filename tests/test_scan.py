@@ -25,12 +25,6 @@ def path(tmp_path):
     return write(tmp_path / "model.gguf", TENSORS)
 
 
-@pytest.fixture
-def kernels(monkeypatch):
-    """Let the Numba kernels do work of any size."""
-    monkeypatch.setattr(dispatch, "uses_kernel", lambda *_: True)
-
-
 # --- what is found
 
 

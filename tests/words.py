@@ -148,3 +148,11 @@ CUSTOM = ("e4m3", "e5m7", "e2m0", "e8m0", "e3m9", "e8m2")
 
 def finite_words(type, shape, seed=0):
     return words_in(np.random.default_rng(seed).standard_t(3, shape) * 0.05, type)
+
+
+def unaligned(words):
+    """Return a copy of words that starts at an odd address."""
+    array = np.frombuffer(bytearray(words.nbytes + 1), words.dtype, words.size, 1)
+    array[:] = words
+    assert not array.flags.aligned
+    return array

@@ -104,7 +104,7 @@ def agreement(
     Agreement
         Per block; bits are those of the best choice, less what choosing costs.
     """
-    blocks = len(values)
+    blocks, size = values.shape
     pieces = values.reshape(-1, levels.size)
     units = ulps.reshape(-1, levels.size)
     steps = units if rounding is None else rounding.reshape(-1, levels.size)
@@ -112,10 +112,10 @@ def agreement(
     for choice in levels.choices:
         bits = _bits_with_offset if levels.has_offset else _bits
         best = np.maximum(best, bits(pieces, units, slack, steps, choice))
-    best = (best - log2(len(levels.choices))).reshape(blocks, -1)
+    best = (best - log2(len(levels.choices))).reshape(blocks, size // levels.size)
     if levels.size < 32 and not levels.has_offset:
         # A piece without the block's largest value may have been rounded when the codes were made: its scale is unsure.
-        tops = np.abs(pieces).max(axis=1).reshape(blocks, -1)
+        tops = np.abs(pieces).max(axis=1).reshape(best.shape)
         best = np.where(tops == tops.max(axis=1, keepdims=True), best, -np.inf).max(axis=1, keepdims=True) - 1
     agrees = np.isfinite(best.min(axis=1))
     return Agreement(agrees, np.where(agrees[:, None], best, 0.0).sum(axis=1))

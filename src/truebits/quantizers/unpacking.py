@@ -21,7 +21,7 @@ def nibbles(packed: np.ndarray) -> np.ndarray:
     codes = np.empty((*packed.shape, 2), np.uint8)
     np.bitwise_and(packed, 15, out=codes[..., 0])
     np.right_shift(packed, 4, out=codes[..., 1])
-    return codes.reshape(*packed.shape[:-1], -1)
+    return codes.reshape(*packed.shape[:-1], 2 * packed.shape[-1])
 
 
 def unpack(words: np.ndarray, bits: int) -> np.ndarray:
@@ -46,7 +46,7 @@ def unpack(words: np.ndarray, bits: int) -> np.ndarray:
     mask = (1 << bits) - 1
     if 8 % bits == 0:
         each = np.arange(0, 8, bits, dtype=np.uint8)
-        return ((data[..., np.newaxis] >> each) & mask).reshape(len(data), -1)
+        return ((data[..., np.newaxis] >> each) & mask).reshape(len(data), 8 // bits * data.shape[1])
     first = np.arange(data.shape[1] * 8 // bits) * bits
     at, shift = first // 8, (first % 8).astype(np.uint16)
     padded = np.pad(data, ((0, 0), (0, 1))).astype(np.uint16)
