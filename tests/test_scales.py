@@ -94,7 +94,7 @@ NAMES = [
     "int8:tensor",
     "int4:row:affine",
     "mxfp4",
-    "mxfp8_e4m3",
+    "mxfp8_e5m2",
     "nvfp4",
     "q8_0",
 ]
