@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import ml_dtypes
 import numpy as np
 import pytest
 
-from quantized_files import GOLDEN, RANDOM, folder, fp8, golden, positive, same_bits, stored, values_of
+from quantized_files import GOLDEN, RANDOM, folder, fp8, golden, positive, rounded, same_bits, stored, values_of
 from safetensors_bytes import Tensors, safetensors
 from truebits.comparing.diff import diff
 from truebits.comparing.fingerprint import fingerprint

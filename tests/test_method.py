@@ -94,3 +94,22 @@ def test_groups_that_are_none_are_passed_over(tmp_path):
     got = said(tmp_path, {"quantization_config": {"config_groups": groups}})
     assert got.groups == ({"num_bits": 4},)
     assert said(tmp_path, {"quantization_config": {"config_groups": []}}).groups == ()
+
+
+@pytest.mark.parametrize(
+    ("file", "said", "expected"),
+    [
+        ("quantize_config.json", {"bits": 4}, ("gptq", {4})),
+        ("quant_config.json", {"bits": 4}, ("awq", {4})),
+        ("hf_quant_config.json", {"quantization": {"bits": 8}}, ("modelopt", {8})),
+        ("quantize_config.json", {"quant_method": "awq", "bits": 4}, ("awq", {4})),
+        ("quantize_config.json", {}, (None, set())),
+    ],
+)
+def test_a_file_of_the_quantizers_own(tmp_path, file, said, expected):
+    model = folder(tmp_path, {"a": stored("F32", np.zeros(1, np.float32))})
+    (tmp_path / file).write_text(json.dumps(said))
+    got = method_of(model)
+    assert (got.name, got.integers("bits")) == expected
+    (tmp_path / "config.json").write_text(json.dumps({"quantization_config": {"quant_method": "fp8"}}))
+    assert method_of(open_model(tmp_path)).name == "fp8"
