@@ -102,7 +102,7 @@ def test_the_worst_verdict_is_the_exit_code(models, names, expected):
     assert type(done.exception) is (expected or type(None))
     verdicts = {"plain": "passed", "bfloats": "passed", "unread": "not verified"}
     lines = [f"{verdicts.get(name, 'failed')}: {models[name]}: " for name in names if name in models]
-    got = done.stdout.splitlines()
+    got = [line for line in done.stdout.splitlines() if not line.startswith("truebits: ")]  # click 8.1 mixes both
     assert len(got) == len(lines)
     assert all(line.startswith(start) for line, start in zip(got, lines, strict=True)), got
 
