@@ -18,6 +18,7 @@ from truebits.errors import MissingExtra, UsageError
 from truebits.quantizers import libggml
 from truebits.report import experiment as story
 from truebits.report.json import experiment as document
+from truebits.report.sections import render
 
 QUICK = {"chunks": 4, "rounds": 0, "answer_tokens": 8}
 
@@ -33,7 +34,7 @@ def run(*arguments):
 
 
 def told(done):
-    return story.render(story.story(done), "text")
+    return render(story.story(done), "text")
 
 
 def test_where_nothing_can_change_it_stops_with_the_proof():
@@ -102,7 +103,7 @@ def test_an_effect_is_measured_and_explained(measured):
 @NEEDS_EVAL
 def test_markdown_has_the_same_sections(measured):
     sections = story.story(measured)
-    page = story.render(sections, "md")
+    page = render(sections, "md")
     assert re.findall(r"^## (.*)$", page, re.MULTILINE) == [section.heading for section in sections]
     rows = [line for line in page.splitlines() if line.startswith("| ")]
     assert len({"numeric difference", "perplexity", "dialogue"} & {row.split("|")[1].strip() for row in rows}) == 3
@@ -158,7 +159,9 @@ def test_a_sweep_goes_on_where_a_format_does_not_apply():
     options = ["--chunks", 2, "--rounds", 0, "--answer-tokens", 4, "--include", "ffn_(up|down)"]
     done = run("experiment", data.MODEL, "--sweep", "int4:block256,bf16", "--text", data.HELDOUT, *options)
     assert done.returncode == 0, done.stderr
-    said, problem, table = done.stdout.split("\n\n")
+    heading, verdict, said, problem, table = done.stdout.split("\n\n")
+    assert heading == "WHAT EACH FORMAT DOES"
+    assert verdict.startswith("Least moved by bf16, 26.2")
     assert said == "4 of 21 tensors are rounded, 36.22 % of the weights; bits are of the whole model."
     assert problem.startswith("int4:block256: n/a: blk.0.ffn_up.weight has rows of 128 values")
     rows = table.splitlines()
@@ -174,7 +177,6 @@ def test_what_commands_refuse():
     for arguments in (
         ("--sweep", "bf16"),
         ("--sweep", "bf16", "--to", "int8", "--text", data.HELDOUT),
-        ("--to", "bf16", "--plot", "x.png"),
         ("--to", "bf16", "--rule", "nowhere=int8"),
         (),
     ):

@@ -12,14 +12,18 @@ from html import unescape
 import gguf
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
 import truebits as tb
+from extras import NEEDS_EVAL
 from truebits import data
+from truebits.cli.app import app
 from truebits.report import page
 
 pytest.importorskip("jinja2")
 
 CHROMIUM = shutil.which("chromium")
+QUICK = {"text": data.HELDOUT, "chunks": 2, "rounds": 0, "answer_tokens": 4}
 HOSTILE = "</script><script>document.title='owned'</script>\"'><img src=x onerror=\"document.title='owned'\">"
 
 PROBE = """<script>
@@ -39,6 +43,10 @@ probe.descending = numbers();
 const cell = document.querySelector("#heat .cell");
 if (cell) { cell.click(); probe.picture = document.getElementById("picture").width; }
 probe.title = document.title;
+probe.points = document.querySelectorAll("#points circle").length;
+probe.labels = [...document.querySelectorAll("#points text")].map(one => one.textContent);
+probe.told = [...document.querySelectorAll("section.told h2")].map(one => one.textContent);
+probe.figures = [...document.querySelectorAll("#metric option")].map(one => one.textContent);
 const answer = Object.assign(document.createElement("pre"), { id: "probe", textContent: JSON.stringify(probe) });
 document.body.replaceChildren(answer);
 </script></body>"""
@@ -72,7 +80,7 @@ def test_a_browser_draws_it_without_an_error(tmp_path):
     got, console = browse(page.render(report), tmp_path)
     assert console == []
     assert got["rows"] == len(report)
-    assert got["heat"] == sum(name.startswith("blk.") for name in report)
+    assert got["heat"] == len(report)
     assert got["filtered"] == sum("ffn_up" in name for name in report)
     assert got["ascending"] == sorted(one.values for one in report.values())
     assert got["descending"] == got["ascending"][::-1]
@@ -103,19 +111,83 @@ def test_a_thousand_tensors_are_under_two_megabytes(tmp_path):
     assert not re.search(r"https?://", html)
 
 
-@pytest.mark.parametrize("make", [lambda: tb.diff(data.MODEL, data.MODEL_Q8_0), lambda: tb.check(data.MODEL)])
-def test_every_result_has_a_page(make):
-    result = make()
-    assert page.render(result).startswith("<!doctype html>")
+@NEEDS_EVAL
+@pytest.mark.skipif(CHROMIUM is None, reason="needs chromium")
+def test_a_sweep_is_drawn_with_a_point_for_each_format(tmp_path):
+    found = tb.sweep_experiment(data.MODEL, ["bf16", "int4", "int4:block256"], **QUICK)
+    got, console = browse(page.render(found), tmp_path)
+    assert console == []
+    assert (got["points"], got["told"]) == (2, ["What each format does"])
+    assert {"bf16", "int4:block32"} <= set(got["labels"])
+    assert got["figures"] == ["SNR dB, bf16", "SNR dB, int4:block32"]
+    assert got["heat"] == got["rows"] == 21
 
 
-@pytest.mark.parametrize("command", [["scan"], ["diff", str(data.MODEL)], ["trace", str(data.MODEL)]])
+@NEEDS_EVAL
+@pytest.mark.skipif(CHROMIUM is None, reason="needs chromium")
+def test_an_experiment_tells_its_story(tmp_path):
+    done = tb.experiment(data.MODEL, "blk", to="int4", **QUICK)
+    html = page.render(done)
+    got, console = browse(html, tmp_path)
+    assert console == []
+    assert got["told"][-4:] == [
+        "What was measured, before against after",
+        "How the text was predicted",
+        "What was answered",
+        "What proves it",
+    ]
+    assert got["rows"] == len(done.diff.tensors)
+    assert got["figures"] == ["differ %", "SNR dB", "RMS error", "max abs", "max rel", "max ulp"]
+    assert f"{done.evaluation.divergence.mean:.3e} +- " in html
+    assert "nats per token" in html.split("<section")[0]
+
+
+@NEEDS_EVAL
+def test_a_sensitivity_is_a_heat_map_for_each_format():
+    found = tb.sensitivity(data.MODEL, r"blk\.0\.ffn", to=["int4", "q8_0"], text=data.HELDOUT, chunks=2, n_ctx=128)
+    got = json.loads(re.search(r'id="data">(.*?)</script>', page.render(found))[1])
+    names = ["int4:block32", "q8_0"]
+    assert [name for name, _ in got["figures"]] == [
+        f"{of}, {to}" for of in ("KL per MB saved", "mean KL") for to in names
+    ]
+    expected = {(one.group, one.to): one.kl for one in found.effects}
+    columns = {to: got["columns"].index(f"mean KL, {to}") for to in names}
+    assert {(row[0], to): row[i] for row in got["rows"] for to, i in columns.items()} == expected
+
+
+@pytest.mark.parametrize(
+    ("make", "verdict"),
+    [
+        (lambda: tb.diff(data.MODEL, data.MODEL_Q8_0), "Different: 21 of 21 tensors"),
+        (lambda: tb.check(data.MODEL), "passed: "),
+        (lambda: tb.siblings([data.MODEL, data.MODEL_Q8_0]), "B: the same checkpoint by another way"),
+        (lambda: tb.rank([data.MODEL_Q8_0], data.MODEL), "model-q8_0.gguf is off by"),
+        (lambda: tb.experiment(data.MODEL_Q8_0, bits=16), "Not one bit of the model can change"),
+        (lambda: tb.fingerprint(data.MODEL), "model.gguf"),
+    ],
+)
+def test_every_result_has_a_page_and_the_verdict_first(make, verdict):
+    html = page.render(make())
+    assert html.startswith("<!doctype html>")
+    assert verdict in html.split("<section")[0]
+
+
+@pytest.mark.parametrize(
+    "command", [["scan"], ["diff", str(data.MODEL)], ["trace", str(data.MODEL)], ["experiment", "--bits", "16"]]
+)
 def test_the_command_writes_it(tmp_path, command):
-    from click.testing import CliRunner
-
-    from truebits.cli.app import app
-
     out = tmp_path / "page.html"
     done = CliRunner().invoke(app, [*command, str(data.MODEL), "--html", str(out)])
-    assert done.exit_code == 0
+    assert done.exit_code in (0, 1)
     assert out.read_text().startswith("<!doctype html>")
+    assert CliRunner().invoke(app, [*command, str(data.MODEL), "--html", str(out)]).exit_code == done.exit_code
+
+
+def test_a_page_replaces_nothing_but_a_page(tmp_path):
+    model = tmp_path / "model.gguf"
+    model.write_bytes(data.MODEL.read_bytes())
+    for out, reason in ((model, "no page"), (tmp_path / "nowhere/page.html", "no such folder")):
+        done = CliRunner().invoke(app, ["scan", str(model), "--html", str(out)])
+        assert isinstance(done.exception, tb.UsageError)
+        assert reason in str(done.exception)
+    assert model.read_bytes() == data.MODEL.read_bytes()

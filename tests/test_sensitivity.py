@@ -23,9 +23,8 @@ from truebits.experiments.scratch import Scratch
 from truebits.experiments.sensitivity import Effect, Sensitivity, sensitivity
 from truebits.files.model import open_gguf
 from truebits.numbers.spelling import target
-from truebits.report import plot
 from truebits.report import sensitivity as told
-from truebits.report.experiment import render
+from truebits.report.sections import render
 
 QUICK = {"text": data.HELDOUT, "chunks": 2, "n_ctx": 128, "threads": 1}
 FFN = r"blk\.0\.ffn"
@@ -257,7 +256,7 @@ def test_a_result_is_on_disk_before_the_next(tmp_path, monkeypatch):
     assert synced == [1, 2]
 
 
-# --- the command and the picture
+# --- the command
 
 
 @NEEDS_EVAL
@@ -286,20 +285,6 @@ def test_the_command(tmp_path):
     text = subprocess.run([*map(str, command)], capture_output=True, text=True, timeout=300, check=True).stdout
     assert text.startswith("INT4:BLOCK32\n\nAll at once move the predictions by ")
     assert "Measured".upper() in text
-
-
-def test_labels_of_a_picture_do_not_overlap():
-    figure = plot._figure((8, 5))
-    axes = figure.add_subplot()
-    points = [(8.0, 1e-3), (8.0, 1.1e-3), (8.1, 1e-3), (8.2, 1.05e-3), (16.0, 1e-6), (4.0, 1e-1)]
-    axes.plot(*zip(*points, strict=True), "o")
-    axes.set(yscale="log")
-    axes.margins(0.15)
-    plot._label(figure, axes, points, ["fp8_e4m3fn", "int8:block32", "q8_0", "mxfp8", "bf16", "int4"])
-    figure.draw_without_rendering()
-    boxes = [text.get_window_extent().extents for text in axes.texts]
-    assert len(boxes) == len(points)
-    assert not [(i, j) for i in range(6) for j in range(i) if plot._meet(boxes[i], boxes[j])]
 
 
 # --- against NumPy

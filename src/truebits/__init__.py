@@ -37,7 +37,9 @@ if TYPE_CHECKING:
     from truebits.evaluation.evaluate import evaluate as evaluate
     from truebits.experiments.experiment import Candidate as Candidate
     from truebits.experiments.experiment import Experiment as Experiment
+    from truebits.experiments.experiment import ExperimentSweep as ExperimentSweep
     from truebits.experiments.experiment import experiment as experiment
+    from truebits.experiments.experiment import sweep_experiment as sweep_experiment
     from truebits.experiments.recipe import Recipe as Recipe
     from truebits.experiments.recipe import recipe as recipe
     from truebits.experiments.sensitivity import Effect as Effect
@@ -111,7 +113,7 @@ _NAMES = {
     "lineage.siblings": ("siblings",),
     "lineage.kin": ("Siblings",),
     "evaluation.evaluate": ("evaluate", "Evaluation"),
-    "experiments.experiment": ("experiment", "Experiment", "Candidate"),
+    "experiments.experiment": ("experiment", "Experiment", "sweep_experiment", "ExperimentSweep", "Candidate"),
     "experiments.sensitivity": ("sensitivity", "Sensitivity", "Effect"),
     "experiments.recipe": ("recipe", "Recipe"),
     "experiments.synth": ("synth",),

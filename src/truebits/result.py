@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from html import escape
+from importlib import import_module
 from math import isfinite
 from typing import Any, ClassVar
 
@@ -71,6 +72,29 @@ class Result:
         except ImportError:
             raise MissingExtra("An Arrow table", "arrow") from None
         return pyarrow.Table.from_pylist(self.to_records())
+
+    def plot(self, of: str | None = None) -> Any:
+        """Draw the result: a heat map of layer and tensor, or what tells more.
+
+        Parameters
+        ----------
+        of : str, optional
+            Which figure; the first that there is, if not given. A wrong one is answered with those that there are.
+
+        Returns
+        -------
+        matplotlib.figure.Figure
+            Which notebooks show; ``figure.savefig("picture.png")`` keeps it.
+
+        Raises
+        ------
+        MissingExtra
+            matplotlib is not installed.
+        UsageError
+            There is nothing to draw.
+        """
+        # found by name, as plotting libraries find theirs: what draws results stands above them
+        return import_module("truebits.report.plot").figure(self, of)
 
     def _repr_html_(self) -> str:
         """Show the summary and the first rows in a notebook; names are escaped."""

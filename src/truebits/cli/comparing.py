@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from truebits.cli.options import HTML, JSON, REMOTE, SELECTION, STYLE, THREADS, options
-from truebits.cli.shared import Different, NotVerified, closed_pipe_is_no_error, open_model, write_page
+from truebits.cli.options import HTML, JSON, PLOT, REMOTE, SELECTION, STYLE, THREADS, options
+from truebits.cli.shared import Different, NotVerified, closed_pipe_is_no_error, open_model, write_asked
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     THREADS,
     REMOTE,
     HTML,
+    PLOT,
     JSON,
     STYLE,
 )
@@ -65,7 +66,7 @@ def diff(
     with progress_bar("diff") as progress:
         found = compare(ours, theirs, include or None, exclude, threads=threads, progress=progress)
     failed = [line for metric, limit in gates for line in found.over(metric, limit)]
-    write_page(found)
+    write_asked(found)
     with closed_pipe_is_no_error():
         if as_json:
             click.echo(json.diff(found, failed))
@@ -104,6 +105,7 @@ def _print_diff(figures: ModuleType, found: Diff, failed: list[str], style: str,
     THREADS,
     REMOTE,
     HTML,
+    PLOT,
     JSON,
     STYLE,
 )
@@ -146,7 +148,7 @@ def trace(
             found = compare(
                 first, second, include or None, exclude, thorough=thorough, threads=threads, progress=progress
             )
-    write_page(found)
+    write_asked(found)
     with closed_pipe_is_no_error():
         if as_json:
             click.echo(json.result(found))
@@ -199,6 +201,7 @@ def _print_trace(found: Trace, style: str) -> None:
     SELECTION,
     THREADS,
     HTML,
+    PLOT,
     JSON,
     STYLE,
 )
@@ -224,7 +227,7 @@ def rank(
     origin, opened = open_model(source), [open_model(model) for model in models]
     with progress_bar("rank") as progress:
         found = compare(opened, origin, include or None, exclude, threads=threads, progress=progress)
-    write_page(found)
+    write_asked(found)
     with closed_pipe_is_no_error():
         if as_json:
             click.echo(json.result(found))

@@ -115,10 +115,11 @@ def _with_a_model(say: Say, folder: Path, threads: int | None) -> None:
         return
     from truebits.experiments.experiment import experiment
     from truebits.report import experiment as story
+    from truebits.report.sections import render
 
     done = experiment(model, to="fp8_e4m3fn", text=heldout, threads=threads)
     told = [section for section in story.story(done) if section.heading in TOLD]
-    say(story.render(told, "text"))
+    say(render(told, "text"))
 
 
 def _where_from(say: Say, folder: Path, threads: int | None) -> None:

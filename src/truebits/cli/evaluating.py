@@ -7,8 +7,8 @@ from typing import Any
 
 import click
 
-from truebits.cli.options import EVALUATION, JSON, MODEL, REPORT, SELECTION, THREADS, options
-from truebits.cli.shared import open_model
+from truebits.cli.options import EVALUATION, HTML, JSON, MODEL, PLOT, REPORT, SELECTION, THREADS, options
+from truebits.cli.shared import open_model, write_asked
 
 
 @click.command("eval")
@@ -20,6 +20,7 @@ from truebits.cli.shared import open_model
     ),
     EVALUATION,
     THREADS,
+    HTML,
     JSON,
     REPORT,
 )
@@ -42,14 +43,16 @@ def evaluate(
     models = open_model(base), open_model(candidate)
     with progress_bar("eval", in_bytes=False) as progress:
         found = compare(*models, text=text, prompts=asked, threads=threads, progress=progress, **settings)
+    write_asked(found)
     if as_json:
         from truebits.report import json
 
         click.echo(json.result(found))
         return
-    from truebits.report import experiment as story
+    from truebits.report.experiment import evaluated
+    from truebits.report.sections import render
 
-    click.echo(story.render(story.evaluated(found), style))
+    click.echo(render(evaluated(found), style))
 
 
 @click.command()
@@ -63,9 +66,10 @@ def evaluate(
     click.option("--text", type=click.Path(path_type=Path), help="File that predictions are measured on."),
     click.option("--out", type=click.Path(path_type=Path), help="Keep the rewritten model there."),
     click.option("--anyway", is_flag=True, help="Measure even where nothing can change."),
-    click.option("--plot", type=click.Path(path_type=Path), help="With --sweep: draw quality against size, a PNG."),
     EVALUATION,
     THREADS,
+    HTML,
+    PLOT,
     JSON,
     REPORT,
 )
@@ -80,7 +84,6 @@ def experiment(
     text: Path | None,
     out: Path | None,
     anyway: bool,
-    plot: Path | None,
     prompts: Path | None,
     threads: int | None,
     as_json: bool,
@@ -96,12 +99,11 @@ def experiment(
     from truebits.report import experiment as story
     from truebits.report import json
     from truebits.report.progress import progress_bar
+    from truebits.report.sections import render
 
     settings |= {"prompts": read_prompts(prompts) if prompts else None, "threads": threads}
     chosen: dict[str, Any] = {"select": include, "exclude": exclude}
     opened = open_model(model)
-    if plot and not sweep:
-        raise UsageError("--plot goes with --sweep")
     if sweep is None:
         from truebits.experiments.experiment import experiment as run
 
@@ -118,7 +120,8 @@ def experiment(
                 **chosen,
                 **settings,
             )
-        click.echo(json.experiment(done) if as_json else story.render(story.story(done), style))
+        write_asked(done)
+        click.echo(json.experiment(done) if as_json else render(story.story(done), style))
         return
     if text is None or out or anyway or bits or to or rules:
         raise UsageError("--sweep takes formats and --text, and keeps no model")
@@ -127,11 +130,5 @@ def experiment(
     with progress_bar("experiment", in_bytes=False) as progress:
         names = [name.strip() for name in sweep.split(",")]
         found = sweep_experiment(opened, names, text=text, progress=progress, **chosen, **settings)
-    if plot:
-        from truebits.report.plot import draw
-
-        draw(found, plot)
-    if as_json:
-        click.echo(json.comparisons(str(model), found))
-        return
-    click.echo("\n\n".join([*story.swept(opened, found), story.comparisons(found).render(style)]))
+    write_asked(found)
+    click.echo(json.result(found) if as_json else render(story.swept(found), style))

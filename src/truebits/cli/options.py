@@ -76,21 +76,47 @@ def styles(*names: str) -> Callable[..., Any]:
 
 JSON = click.option("--json", "as_json", is_flag=True, callback=_is_json, help="Print JSON, as -o json does.")
 STYLE = styles(*STYLES)
-PAGE = "truebits.page"
+ASKED = {"html": "truebits.page", "plot": "truebits.picture"}
+"""Files that were asked for besides what is printed: under which names the context has their paths."""
+
+NEEDS = {"html": ("An HTML page", "jinja2"), "plot": ("A picture", "matplotlib")}
+
+PICTURES = (".png", ".svg", ".pdf")
 
 
-def _keep_page(context: click.Context, _: click.Parameter, path: Path | None) -> None:
-    context.meta[PAGE] = path
+def _keep(context: click.Context, parameter: click.Parameter, path: Path | None) -> None:
+    """Keep where to write a file for when there is a result; what would fail then fails now, before hours of work."""
+    kind = str(parameter.name)
+    context.meta[ASKED[kind]] = path
+    if path is None or context.resilient_parsing:
+        return
+    from importlib.util import find_spec
+
+    from truebits.errors import MissingExtra, UsageError, printable
+
+    what, module = NEEDS[kind]
+    if find_spec(module) is None:
+        raise MissingExtra(what, kind)
+    if kind == "plot" and path.suffix.lower() not in PICTURES:
+        raise UsageError(f"--plot {printable(str(path))}: a picture's name ends in {', '.join(PICTURES)}")
+    if not path.parent.is_dir():
+        raise UsageError(f"--{kind} {printable(str(path))}: there is no such folder")
+    if kind == "html" and path.is_file() and not _is_page(path):
+        raise UsageError(f"--html {printable(str(path))}: the file is there, and no page: give another name")
 
 
-HTML = click.option(
-    "--html",
-    metavar="FILE",
-    type=click.Path(path_type=Path),
-    expose_value=False,
-    callback=_keep_page,
-    help="Write the result as one page, too.",
-)
+def _is_page(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(15).lower() in (b"<!doctype html>", b"")
+
+
+def _asked(kind: str, help: str) -> Callable[..., Any]:
+    path = click.Path(path_type=Path)
+    return click.option(f"--{kind}", metavar="FILE", type=path, expose_value=False, callback=_keep, help=help)
+
+
+HTML = _asked("html", "Write the result as one page, too.")
+PLOT = _asked("plot", "Draw the result, too: a PNG, SVG or PDF.")
 REPORT = styles("text", "md")
 ALLOW = click.option(
     "--allow",

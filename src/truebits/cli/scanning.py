@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
-from truebits.cli.options import HTML, JSON, MODELS, PAGE, REMOTE, SELECTION, STYLE, THREADS, options
-from truebits.cli.shared import echo_lines, open_model, print_table, write_page
+from truebits.cli.options import ASKED, HTML, JSON, MODELS, PLOT, REMOTE, SELECTION, STYLE, THREADS, options
+from truebits.cli.shared import echo_lines, open_model, print_table, write_asked
 
 if TYPE_CHECKING:
     from truebits.precision.report import Report
@@ -54,6 +54,7 @@ class Wanted(NamedTuple):
     THREADS,
     REMOTE,
     HTML,
+    PLOT,
     JSON,
     STYLE,
 )
@@ -90,7 +91,7 @@ def scan(
     if len(places) > 1:
         context = click.get_current_context()
         alone = [f"--{name.replace('_', '-')}" for name in ONE_ONLY if context.params[name]]
-        alone += ["--html"] * (context.meta[PAGE] is not None)
+        alone += [f"--{kind}" for kind in ASKED if context.meta[ASKED[kind]] is not None]
         if alone:
             raise UsageError(f"{alone[0]} is for one model, and these are {len(places)}")
         _scan_many(places, {**chosen, "blocks": blocks, "rows": rows}, as_json)
@@ -104,7 +105,7 @@ def scan(
         _low_bits(model, chosen, wanted)
     else:
         report = _scanned(model, {**chosen, "blocks": blocks, "rows": rows})
-        write_page(report)
+        write_asked(report)
         _print(report, wanted)
         if explain:
             from truebits.report.screen import COLUMNS

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from truebits.cli.options import BACKEND, CONTEXT, JSON, MODEL, REPORT, SELECTION, THREADS, options
-from truebits.cli.shared import open_model
+from truebits.cli.options import BACKEND, CONTEXT, HTML, JSON, MODEL, PLOT, REPORT, SELECTION, THREADS, options
+from truebits.cli.shared import open_model, write_asked
 
 if TYPE_CHECKING:
     from truebits.experiments.sensitivity import Sensitivity
@@ -27,6 +27,7 @@ MEASURING = options(
     BACKEND,
     SELECTION,
     THREADS,
+    HTML,
     JSON,
     REPORT,
 )
@@ -52,22 +53,19 @@ def measured(verb: str, model: Path, to: str, include: tuple[str, ...], **option
         show_default=True,
         help="What is rounded together.",
     ),
-    click.option("--plot", type=click.Path(path_type=Path), help="Draw a heat map of layer and tensor, a PNG."),
+    PLOT,
 )
-def sensitivity(plot: Path | None, as_json: bool, style: str, **options: Any) -> None:
+def sensitivity(as_json: bool, style: str, **options: Any) -> None:
     """Find out which tensors matter: one group at a time in a format, the rest as it is."""
     found = measured("sensitivity", **options)
-    if plot:
-        from truebits.report.plot import draw_sensitivity
-
-        draw_sensitivity(found, plot)
+    write_asked(found)
     if as_json:
         from truebits.report import json
 
-        click.echo(json.document("sensitivity", found.to_dict()))
+        click.echo(json.result(found))
         return
     from truebits.report import sensitivity as told
-    from truebits.report.experiment import render
+    from truebits.report.sections import render
 
     click.echo(render(told.ranked(found), style))
 
@@ -101,11 +99,12 @@ def recipe(
     for path, contents in ((rules, told.rules_file), (tensor_types, told.tensor_types_file)):
         if path:
             path.write_text(contents(chosen))
+    write_asked(chosen)
     if as_json:
         from truebits.report import json
 
-        click.echo(json.document("recipe", chosen.to_dict()))
+        click.echo(json.result(chosen))
         return
-    from truebits.report.experiment import render
+    from truebits.report.sections import render
 
     click.echo(render(told.chosen(chosen), style))

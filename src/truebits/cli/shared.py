@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from truebits.cli.options import PAGE
+from truebits.cli.options import ASKED
 from truebits.errors import printable
 
 if TYPE_CHECKING:
@@ -67,13 +67,18 @@ def open_model(path: Path) -> Model:
     return model
 
 
-def write_page(result: Result) -> None:
-    """Write the page that --html asked for, if it did."""
-    path = click.get_current_context().meta.get(PAGE)
-    if path is not None:
+def write_asked(result: Result) -> None:
+    """Write the page and the picture that --html and --plot asked for, if they did."""
+    meta = click.get_current_context().meta
+    page_path, picture_path = (meta.get(ASKED[kind]) for kind in ("html", "plot"))
+    if page_path is not None:
         from truebits.report import page
 
-        page.write(result, path)
+        page.write(result, page_path)
+    if picture_path is not None:
+        from truebits.report import plot
+
+        plot.write(result, picture_path)
 
 
 @contextmanager

@@ -130,6 +130,49 @@ class Candidate(NamedTuple):
     evaluation: Evaluation | None = None
     problem: str | None = None
 
+    def content(self) -> dict[str, Any]:
+        """Return what the JSON document says of it."""
+        return {
+            "to": self.to,
+            "bits_per_weight": self.bits,
+            "problem": self.problem,
+            "changed": self.plan.changed if self.plan else None,
+            **error_figures(self.plan.difference if self.plan else None),
+            "evaluation": self.evaluation.content() if self.evaluation else None,
+        }
+
+
+@dataclass(frozen=True, repr=False)
+class ExperimentSweep(Result):
+    """A model in several formats, each against the model as it is.
+
+    Attributes
+    ----------
+    model : str
+        Its path.
+    tensors, values : int
+        How many it has, rounded or not.
+    candidates : tuple of Candidate
+        In the order in which they were asked for.
+    """
+
+    verb = "experiment-sweep"
+    rows_of_document = "formats"
+
+    model: str
+    tensors: int
+    values: int
+    candidates: tuple[Candidate, ...] = field(repr=False)
+
+    def content(self) -> dict[str, Any]:
+        """Return what the JSON document holds, but for its schema."""
+        return {"model": self.model, "formats": [one.content() for one in self.candidates]}
+
+    @property
+    def summary(self) -> str:
+        """The result in one short line."""
+        return f"{Path(self.model).name} in {len(self.candidates)} formats"
+
 
 def experiment(
     source: Model | str | os.PathLike[str],
@@ -206,7 +249,7 @@ def sweep_experiment(
     threads: int | None = None,
     progress: Progress | None = None,
     **settings: Any,
-) -> list[Candidate]:
+) -> ExperimentSweep:
     """Evaluate a model in several formats against itself.
 
     Parameters
@@ -219,7 +262,7 @@ def sweep_experiment(
 
     Returns
     -------
-    list of Candidate
+    ExperimentSweep
     """
     if not formats:
         raise UsageError("give formats to compare: --sweep bf16,fp8_e4m3fn,int8")
@@ -237,7 +280,7 @@ def sweep_experiment(
             _rewrite(model, path, planned, None, to, (), chosen, progress)
         seen = evaluate_many(model.path, paths, text=text, threads=threads, progress=progress, **settings)
     found |= {to: found[to]._replace(evaluation=this) for to, this in zip(able, seen, strict=True)}
-    return list(found.values())
+    return ExperimentSweep(str(model.path), len(model.tensors), model.values, tuple(found.values()))
 
 
 def _planned(model: Model, to: str, chosen: dict[str, Any]) -> Candidate:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from contextlib import closing
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from truebits.errors import UsageError
@@ -105,8 +105,8 @@ class Recipe(Result):
         kinds = {to: _ggml_name(target(to)) for to in set(self.formats.values()) - {KEEP}}
         return [f"^{re.escape(name)}$={kinds[to]}" for name, to in self.formats.items() if to != KEEP]
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return the content of the JSON document."""
+    def content(self) -> dict[str, Any]:
+        """Return what the JSON document holds, but for its schema."""
         kept = {"model": self.model, "budget": self.budget, "is_met": self.is_met, "formats": self.formats}
         return {
             **kept,
@@ -114,10 +114,6 @@ class Recipe(Result):
             "uniform": [one._asdict() for one in self.uniform],
             "settings": self.settings,
         }
-
-    def content(self) -> dict[str, Any]:
-        """Return what the JSON document holds, but for its schema."""
-        return asdict(self)
 
     @property
     def summary(self) -> str:

@@ -133,18 +133,14 @@ class Sensitivity(Result):
         """Return a format's effects, the largest first."""
         return sorted((effect for effect in self.effects if effect.to == to), key=lambda effect: -effect.kl)
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return the content of the JSON document."""
+    def content(self) -> dict[str, Any]:
+        """Return what the JSON document holds, but for its schema."""
         rows = {
             name: [{**asdict(one), "kl_per_bit": one.kl_per_bit, "is_told": self.is_told(one)} for one in effects]
             for name, effects in (("effects", self.effects), ("together", self.together))
         }
         kept = {"model": self.model, "by": self.by, "formats": list(self.formats), "floor": self.floor}
         return {**kept, **rows, "left_out": self.left_out, "settings": self.settings}
-
-    def content(self) -> dict[str, Any]:
-        """Return what the JSON document holds, but for its schema."""
-        return asdict(self)
 
     @property
     def summary(self) -> str:

@@ -3,35 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from truebits.errors import printable
 from truebits.evaluation.dialogue import Answer
 from truebits.evaluation.evaluate import Evaluation
 from truebits.evaluation.scores import Divergence, Perplexity, Timing
-from truebits.experiments.experiment import Candidate, Experiment
-from truebits.files.model import Model
+from truebits.experiments.experiment import Experiment, ExperimentSweep
 from truebits.report import text
+from truebits.report.sections import Section
 from truebits.report.table import Scientific, Table, percent
 
 SHOWN_ANSWER = 160
 """Characters of an answer in the report."""
-
-
-class Section(NamedTuple):
-    """A part of a report: sentences and tables under a heading."""
-
-    heading: str
-    parts: list[str | Table]
-
-
-def render(sections: Sequence[Section], style: str) -> str:
-    """Return a report as text for a terminal, or as Markdown."""
-    blocks = []
-    for section in sections:
-        blocks.append(f"## {section.heading}" if style == "md" else section.heading.upper())
-        blocks += [part if isinstance(part, str) else part.render(style) for part in section.parts]
-    return "\n\n".join(blocks)
 
 
 def story(of: Experiment) -> list[Section]:
@@ -144,7 +128,7 @@ def _verdict(timing: Timing, unit: str, factor: float) -> str:
 
 
 def _predicted(of: Evaluation) -> list[str | Table]:
-    return [_predictions(of), _effect(of), computed_by(of.settings)]
+    return [_predictions(of), effect(of), computed_by(of.settings)]
 
 
 def computed_by(settings: dict[str, Any]) -> str:
@@ -185,7 +169,8 @@ def _with_error(of: Perplexity) -> str:
     return f"{of.value:.4f} +- {of.error:.4f}"
 
 
-def _effect(of: Evaluation) -> str:
+def effect(of: Evaluation) -> str:
+    """Say whether predictions move more than a repetition moves them."""
     if not of.has_effect:
         return "No effect: nothing is above what decoding the same model twice gives."
     return "An effect: more than what decoding the same model twice gives."
@@ -258,24 +243,34 @@ def _size(seen: Divergence) -> str:
     return f"Perplexity gets {direction} by {100 * abs(seen.log_ratio):.3g} %."
 
 
-def comparisons(found: Sequence[Candidate]) -> Table:
-    """What each format of a sweep does to the model."""
-    table = Table(
-        (
-            "format",
-            "bits",
-            "changed",
-            "SNR dB",
-            "perplexity",
-            "mean KL",
-            "+-",
-            "99 % KL",
-            "same top",
-            "answers part",
-            "effect",
-        )
+def swept(of: ExperimentSweep) -> list[Section]:
+    """Tell a sweep: how much of the model was rounded, which formats cannot take it, what each of the others does."""
+    plan = next(one.plan for one in of.candidates if one.plan is not None)
+    rounded = (
+        f"{len(plan.tensors):,} of {of.tensors:,} tensors are rounded, "
+        f"{percent(plan.values, of.values)} of the weights; bits are of the whole model."
     )
-    for one in found:
+    problems = [f"{one.to}: n/a: {one.problem}" for one in of.candidates if one.problem]
+    return [Section("What each format does", [sweep_conclusion(of), rounded, *problems, _comparisons(of)])]
+
+
+def sweep_conclusion(of: ExperimentSweep) -> str:
+    """Which formats have no effect, and which of the others have the least and the most."""
+    seen = [(one, one.evaluation) for one in of.candidates if one.evaluation is not None]
+    without = [one.to for one, evaluation in seen if not evaluation.has_effect]
+    told = [f"No effect of {', '.join(without)} was found."] if without else []
+    moved = sorted((pair for pair in seen if pair[1].has_effect), key=lambda pair: pair[1].divergence.mean)
+    for which, (one, evaluation) in zip(("Least", "Most"), (moved[0], moved[-1]) if moved[1:] else moved, strict=False):
+        mean = f"{evaluation.divergence.mean:.1e}"
+        told.append(f"{which} moved by {one.to}, {one.bits:.2f} bits per weight: {mean} nats per token.")
+    return " ".join(told)
+
+
+def _comparisons(of: ExperimentSweep) -> Table:
+    """What each format of a sweep does to the model."""
+    columns = ("format", "bits", "changed", "SNR dB", "perplexity", "mean KL", "+-", "99 % KL", "same top")
+    table = Table((*columns, "answers part", "effect"))
+    for one in of.candidates:
         if one.plan is None or one.evaluation is None:
             table.rows.append((one.to, *(None,) * (len(table.columns) - 2), "n/a"))
             continue
@@ -298,13 +293,3 @@ def comparisons(found: Sequence[Candidate]) -> Table:
             )
         )
     return table
-
-
-def swept(model: Model, found: Sequence[Candidate]) -> list[str]:
-    """Say how much of a model a sweep has rounded, and which formats cannot take it."""
-    plan = next(one.plan for one in found if one.plan is not None)
-    rounded = (
-        f"{len(plan.tensors):,} of {len(model.tensors):,} tensors are rounded, "
-        f"{percent(plan.values, model.values)} of the weights; bits are of the whole model."
-    )
-    return [rounded, *(f"{one.to}: n/a: {one.problem}" for one in found if one.problem)]

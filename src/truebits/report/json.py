@@ -18,7 +18,7 @@ from truebits.result import Result, finite
 if TYPE_CHECKING:
     from truebits.comparing.diff import Diff
     from truebits.comparing.verify import Verification
-    from truebits.experiments.experiment import Candidate, Experiment
+    from truebits.experiments.experiment import Experiment
     from truebits.rewriting.fakequant import Trial
     from truebits.rewriting.operation import Rewrite
 
@@ -118,18 +118,3 @@ def experiment(done: Experiment) -> str:
     from truebits.report.experiment import conclusion
 
     return document("experiment", {**done.content(), "conclusion": conclusion(done)})
-
-
-def comparisons(model: str, found: Sequence[Candidate]) -> str:
-    rows = [
-        {
-            "to": one.to,
-            "bits_per_weight": one.bits,
-            "problem": one.problem,
-            "changed": one.plan.changed if one.plan else None,
-            **error_figures(one.plan.difference if one.plan else None),
-            "evaluation": one.evaluation.content() if one.evaluation else None,
-        }
-        for one in found
-    ]
-    return document("experiment-sweep", {"model": model, "formats": rows})

@@ -1,4 +1,4 @@
-"""A report as one self-contained HTML page: verdict, table, heat map of layer x tensor, counts of a tensor on click.
+"""A result as one self-contained HTML page: verdict, pictures, tables, heat map of layer x tensor.
 
 Nothing is fetched. Names from files reach the page as JSON and as text, never as HTML.
 """
@@ -11,9 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from truebits.errors import MissingExtra
+from truebits.experiments.experiment import ExperimentSweep
 from truebits.files.tensor import Tensor
 from truebits.precision.report import Report
-from truebits.report import listing, screen
+from truebits.report.heatmap import grid
+from truebits.report.tensors import Tensors, is_logarithmic, tensors
+from truebits.report.told import told
 from truebits.result import Result, finite
 
 if TYPE_CHECKING:
@@ -21,9 +24,6 @@ if TYPE_CHECKING:
 
 DIGITS = "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
 """A count as one character: 0 for none, else its bits."""
-
-PAGE_COLUMNS = 100
-"""Of the verdict's lines."""
 
 
 def render(result: Result) -> str:
@@ -38,10 +38,19 @@ def render(result: Result) -> str:
         from jinja2 import Environment, PackageLoader
     except ImportError:
         raise MissingExtra("An HTML page", "html") from None
-    template = Environment(loader=PackageLoader("truebits", "report"), autoescape=True).get_template("page.html.j2")
-    data = _of_scan(result) if isinstance(result, Report) else _of_any(result)
-    embedded = json.dumps(finite(data), allow_nan=False).replace("<", "\\u003c")
-    return template.render(title=data["title"], lines=data["lines"], data=embedded)
+    environment = Environment(loader=PackageLoader("truebits", "report"), autoescape=True)
+    said = told(result)
+    lines = [line for _, line in said.lines]
+    sections = [
+        (section.heading, [part for part in section.parts if not _is_said(part, lines)]) for section in said.sections
+    ]
+    embedded = json.dumps(finite(_data(result)), allow_nan=False).replace("<", "\\u003c")
+    return environment.get_template("page.html.j2").render(
+        title=" · ".join(filter(None, (said.of, f"truebits {result.verb}"))),
+        lines=said.lines,
+        sections=[(heading, parts) for heading, parts in sections if parts],
+        data=embedded,
+    )
 
 
 def write(result: Result, path: Path) -> None:
@@ -49,55 +58,41 @@ def write(result: Result, path: Path) -> None:
     path.write_text(render(result), encoding="utf-8")
 
 
-def _of_any(result: Result) -> dict[str, Any]:
-    records = result.to_records()
-    columns = list(dict.fromkeys(key for record in records for key in record if not key.startswith("low_zero.")))
-    rows = [[_cell(record.get(column)) for column in columns] for record in records]
-    return {"title": result.summary, "lines": [["", result.summary]], "columns": columns, "rows": rows, "tensors": []}
+def _is_said(part: Any, lines: list[str]) -> bool:
+    """Tell whether a part has nothing new: a table without rows, or a sentence of the verdict."""
+    return any(part in line for line in lines) if isinstance(part, str) else not part.rows
 
 
-def _of_scan(report: Report) -> dict[str, Any]:
-    lines = [list(line) for line in screen.lines(report, PAGE_COLUMNS)]
-    table = [
-        {"name": tensor.label, "type": tensor.type, "values": tensor.values} | _figures(report, tensor)
-        for tensor in report.model.tensors
-        if tensor.name in report.tensors or tensor.name in report.blocks
+def _data(result: Result) -> dict[str, Any]:
+    """Return what the page's script draws."""
+    found = tensors(result)
+    data = {"columns": list(found.table.columns), "rows": [list(row) for row in found.table.rows], **_heat(found)}
+    if isinstance(result, Report):
+        shown = [tensor for tensor in result.model.tensors if tensor.name in result.tensors]
+        data |= {"pictures": [_picture(result, tensor) for tensor in shown], "strips": _strips(result)}
+    if isinstance(result, ExperimentSweep):
+        data["points"] = _points(result)
+    return data
+
+
+def _heat(found: Tensors) -> dict[str, Any]:
+    """Return the heat map's rows, columns, places, and the figures that it can show: name and scale."""
+    placed = grid(str(row[0]) for row in found.table.rows)
+    figures = []
+    for name in found.figures if placed.has_layers else ():
+        numbers = [number for number in found.column(name).values() if number is not None]
+        if numbers:
+            figures.append([name, is_logarithmic(numbers)])
+    return {"figures": figures, "grid": placed._asdict() if figures else None}
+
+
+def _points(found: ExperimentSweep) -> list[dict[str, Any]]:
+    """Return a point for each format that was measured: bits per weight, mean divergence and its error."""
+    return [
+        {"name": one.to, "x": one.bits, "y": one.evaluation.divergence.mean, "error": one.evaluation.divergence.error}
+        for one in found.candidates
+        if one.evaluation is not None
     ]
-    columns = ["name", "type", "values", "came from", "BF16 %", "FP16 %", "mantissa", "zero %", "NaN, Inf"]
-    return {
-        "title": f"{listing.name_of(report.model)} · truebits scan",
-        "lines": lines,
-        "columns": columns,
-        "rows": [[row.get(column) for column in columns] for row in table],
-        "tensors": [_picture(report, tensor) for tensor in report.model.tensors if tensor.name in report.tensors],
-        "grid": {tensor.label: [_layer(tensor), _column(tensor)] for tensor in report.model.tensors},
-        "strips": _strips(report),
-    }
-
-
-def _figures(report: Report, tensor: Tensor) -> dict[str, Any]:
-    if tensor.name in report.blocks:
-        of = report.blocks[tensor.name]
-        return {"came from": screen.made_from(of.made_from), "NaN, Inf": of.special}
-    one = report.tensors[tensor.name]
-    count = one.values or 1
-    return {
-        "came from": str(one.origin),
-        "BF16 %": 100 * one.fits("bf16") / count,
-        "FP16 %": 100 * one.fits("fp16") / count,
-        "mantissa": one.mantissa_bits(),
-        "zero %": 100 * one.zero / count,
-        "NaN, Inf": one.nan + one.inf,
-    }
-
-
-def _layer(tensor: Tensor) -> int | None:
-    return next((int(word) for word in tensor.name.split(".") if word.isdigit() and len(word) < 6), None)
-
-
-def _column(tensor: Tensor) -> str:
-    """Name a column of the heat map: a bias is not its weight."""
-    return tensor.role + (" bias" if tensor.name.endswith(".bias") else "")
 
 
 def _picture(report: Report, tensor: Tensor) -> dict[str, Any]:
@@ -122,7 +117,3 @@ def _strips(report: Report) -> list[dict[str, Any]]:
         }
         for name, of in (report.rows or {}).items()
     ]
-
-
-def _cell(value: Any) -> Any:
-    return json.dumps(value) if isinstance(value, list | dict) else value

@@ -1,108 +1,181 @@
-"""Pictures: quality against size, and which tensors matter."""
+"""Pictures of results: heat maps of layer x tensor, bars where there are no layers, quality against size."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from importlib.util import find_spec
+from io import BytesIO
 from pathlib import Path
+from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from truebits.errors import MissingExtra, printable
-from truebits.experiments.experiment import Candidate
-from truebits.experiments.sensitivity import Sensitivity
+from truebits.errors import MissingExtra, UsageError
+from truebits.report.heatmap import Grid, grid
+from truebits.report.tensors import Tensors, is_logarithmic, tensors
+from truebits.report.told import told
+from truebits.result import Result
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from truebits.experiments.experiment import ExperimentSweep
 
-NO_LAYER = "no layer"
+MOST_BARS = 40
+"""Tensors that bars are drawn of, where there are no layers: those with the largest figures."""
+
+TITLE_COLUMNS = 90
 
 
-def draw(found: Sequence[Candidate], path: Path) -> None:
-    """Write a PNG: mean KL divergence over bits per weight, a point for each format.
+def figure(result: Result, of: str | None = None) -> Figure:
+    """Draw a result.
 
-    Formats that change nothing are drawn at the bottom: zero has no place on a logarithmic axis.
+    Parameters
+    ----------
+    result : Result
+    of : str, optional
+        Which figure: a column of the table that the result's page has. The first that there is, if not given; of a
+        sweep, mean KL divergence over bits per weight.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        Which a notebook shows.
 
     Raises
     ------
     MissingExtra
+        matplotlib is not installed.
+    UsageError
+        There is no such figure, or none at all.
     """
-    seen = [(one.to, one.bits, one.evaluation) for one in found if one.evaluation is not None]
-    figure = _figure((8, 5))
-    axes = figure.add_subplot()
-    divergences = [evaluation.divergence for _, _, evaluation in seen]
-    least = min((one.mean for one in divergences if one.mean > 0), default=1e-9) / 10
-    points = [(bits or 0.0, max(one.mean, least)) for (_, bits, _), one in zip(seen, divergences, strict=True)]
-    for (bits, mean), one in zip(points, divergences, strict=True):
-        axes.errorbar(bits, mean, yerr=one.error, fmt="o", capsize=3)
+    if find_spec("matplotlib") is None:
+        raise MissingExtra("A picture", "plot")
+    if of is None and (sweep := _as_sweep(result)):
+        return _scatter(sweep)
+    found = tensors(result)
+    drawn = [name for name in found.figures if any(one is not None for one in found.column(name).values())]
+    if of is not None and of not in drawn:
+        raise UsageError(f"there is no figure {of!r} to draw; there are {', '.join(map(repr, drawn)) or 'none'}")
+    if not drawn:
+        raise UsageError(f"there is nothing to draw: {result.summary}")
+    chosen = [of] if of is not None else drawn if found.each else drawn[:1]
+    return _heat_maps(result, found, chosen)
+
+
+def write(result: Result, path: Path) -> None:
+    """Write a result's picture: a PNG, SVG or PDF, by the file's name."""
+    figure(result).savefig(path, dpi=150)
+
+
+def _heat_maps(result: Result, found: Tensors, names: Sequence[str]) -> Figure:
+    """Draw a heat map for each figure; bars, where tensors have no layers."""
+    placed = grid(str(row[0]) for row in found.table.rows)
+    rows, columns = len(placed.layers), len(placed.roles)
+    bars = min(MOST_BARS, len(placed.places))
+    tall = 0.25 * max(rows, 4) if placed.has_layers else 0.25 * bars
+    drawing = _empty((max(6.5, 2.5 + 0.4 * columns) if placed.has_layers else 8, 2.4 + (tall + 0.7) * len(names)))
+    draw = _heat_map if placed.has_layers else _bars
+    all_axes = drawing.subplots(len(names), 1, squeeze=False, sharex=placed.has_layers)[:, 0]
+    for axes, name in zip(all_axes, names, strict=True):
+        draw(drawing, axes, found.column(name), placed)
+        axes.set_title(_plain(name), fontsize="medium")
+    _title(drawing, result)
+    return drawing
+
+
+def _heat_map(drawing: Figure, axes: Any, figures: dict[str, float | None], placed: Grid) -> None:
+    from matplotlib.colors import LogNorm, Normalize
+
+    cells = np.full((len(placed.layers), len(placed.roles)), np.nan)
+    for name, number in figures.items():
+        if number is not None:
+            cells[placed.places[name]] = number
+    seen = cells[~np.isnan(cells)]
+    logarithmic = is_logarithmic(seen.tolist())
+    if logarithmic:  # nothing has no place on its scale
+        cells[cells == 0] = np.nan
+        seen = seen[seen > 0]
+    norm = (LogNorm if logarithmic else Normalize)(seen.min(), seen.max())
+    axes.set_facecolor("0.93")
+    image = axes.imshow(cells, norm=norm, cmap="viridis_r", aspect="auto", interpolation="none")
+    axes.set_xticks(
+        range(len(placed.roles)), map(_plain, placed.roles), rotation=60, ha="right", rotation_mode="anchor"
+    )
+    every = -(-len(placed.layers) // 40)
+    axes.set_yticks(range(0, len(placed.layers), every), map(_plain, placed.layers[::every]))
+    axes.set_ylabel("layer")
+    axes.set_xticks(np.arange(0.5, len(placed.roles) - 1), minor=True)
+    axes.set_yticks(np.arange(0.5, len(placed.layers) - 1), minor=True)
+    axes.grid(True, which="minor", color="white", linewidth=0.7)
+    axes.tick_params(which="minor", length=0)
+    drawing.colorbar(image, ax=axes, ticks=None if seen.min() < seen.max() else [seen.min()])
+
+
+def _bars(drawing: Figure, axes: Any, figures: dict[str, float | None], placed: Grid) -> None:
+    told = sorted(((one, name) for name, one in figures.items() if one is not None), reverse=True)[:MOST_BARS]
+    axes.barh([_plain(name) for _, name in told], [one for one, _ in told])
+    axes.invert_yaxis()
+    if is_logarithmic([one for one, _ in told]):
+        axes.set_xscale("log")
+    axes.grid(True, axis="x", alpha=0.3)
+
+
+def _as_sweep(result: Result) -> ExperimentSweep | None:
+    from truebits.experiments.experiment import ExperimentSweep
+
+    return result if isinstance(result, ExperimentSweep) else None
+
+
+def _scatter(found: ExperimentSweep) -> Figure:
+    """Draw mean KL divergence over bits per weight, a point for each format.
+
+    Formats that change nothing are drawn at the bottom: zero has no place on a logarithmic axis.
+    """
+    seen = [(one.to, one.bits or 0.0, one.evaluation.divergence) for one in found.candidates if one.evaluation]
+    drawing = _empty((8, 5))
+    axes = drawing.add_subplot()
+    least = min((one.mean for _, _, one in seen if one.mean > 0), default=1e-9) / 10
+    points = [(bits, max(one.mean, least)) for _, bits, one in seen]
+    for point, (_, _, one) in zip(points, seen, strict=True):
+        axes.errorbar(*point, yerr=one.error, fmt="o", capsize=3)
     axes.margins(0.15)
     axes.set(yscale="log", xlabel="bits per weight of the whole model", ylabel="mean KL divergence, nats per token")
     axes.grid(True, which="both", alpha=0.3)
-    first = seen[0][2]
-    _title(figure, first.base, "what each format does to the predictions", first.settings)
-    _label(figure, axes, points, [to for to, _, _ in seen])
-    figure.savefig(path, dpi=150)
+    _title(drawing, found)
+    _label(drawing, axes, points, [to if one.mean else f"{to}: 0" for to, _, one in seen])
+    return drawing
 
 
-def draw_sensitivity(found: Sensitivity, path: Path) -> None:
-    """Write a PNG: a heat map of layer and tensor for each format, mean KL divergence as colour.
-
-    Raises
-    ------
-    MissingExtra
-    """
-    rows, columns, cells = _cells(found)
-    figure = _figure((3.5 + 0.5 * len(columns), 1.8 + (0.8 + 0.3 * len(rows)) * len(found.formats)))
-    from matplotlib.colors import LogNorm
-
-    all_axes = figure.subplots(len(found.formats), 1, squeeze=False, sharex=True)[:, 0]
-    for axes, to in zip(all_axes, found.formats, strict=True):
-        grid = np.array([[cells.get((to, row, column), np.nan) for column in columns] for row in rows])
-        seen = grid[grid > 0]
-        norm = LogNorm(seen.min() if seen.size else 1e-9, seen.max() if seen.size else 1.0)
-        image = axes.imshow(np.where(grid > 0, grid, np.nan), norm=norm, cmap="viridis", aspect="auto")
-        axes.set_xticks(range(len(columns)), columns, rotation=60, ha="right")
-        axes.set_yticks(range(len(rows)), rows)
-        axes.set_title(to, fontsize="medium")
-        figure.colorbar(image, ax=axes, label="mean KL")
-    _title(figure, found.model, f"what each {found.by} does alone, nats per token", found.settings)
-    figure.savefig(path, dpi=150)
-
-
-def _cells(found: Sensitivity) -> tuple[list[str], list[str], dict[tuple[str, str, str], float]]:
-    """Place effects by format, layer and role; what belongs to no layer stands in a row of its own."""
-    placed = {}
-    for effect in found.effects:
-        words = printable(effect.group).removesuffix(".weight").split(".")
-        number = next((i for i, word in enumerate(words) if word.isdigit() or word == "*"), None)
-        layer = NO_LAYER if number is None else ".".join(words[: number + 1])
-        role = ".".join(words if number is None else words[number + 1 :]) or "all"
-        placed[effect.to, layer, role] = effect.kl
-    rows, columns = (list(dict.fromkeys(key[i] for key in placed)) for i in (1, 2))
-    return sorted(rows, key=lambda row: row == NO_LAYER), columns, placed
-
-
-def _figure(size: tuple[float, float]) -> Figure:
-    if find_spec("matplotlib") is None:
-        raise MissingExtra("drawing", "plot")
+def _empty(size: tuple[float, float]) -> Figure:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=size, layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
+    class Picture(Figure):
+        """A figure that a notebook shows without pyplot."""
+
+        def _repr_png_(self) -> bytes:
+            file = BytesIO()
+            self.savefig(file, format="png")
+            return file.getvalue()
+
+    drawing = Picture(figsize=size, layout="constrained")
+    FigureCanvasAgg(drawing)
+    return drawing
 
 
-def _title(figure: Figure, model: str, what: str, settings: dict[str, Any]) -> None:
-    """Say what is drawn, of which model, on which text."""
-    names = (printable(Path(name).name).replace("$", r"\$") for name in (model, settings["text"]))
-    model_name, text = names
-    figure.suptitle(
-        f"{model_name}: {what}\n{text}, {settings['chunks']:,} chunks of {settings['n_ctx']:,} tokens",
-        fontsize="medium",
-    )
+def _title(drawing: Figure, result: Result) -> None:
+    """Say of which model, and on which text."""
+    said = told(result)
+    lines = [f"{said.of} · truebits {result.verb}", *([said.measured] if said.measured else [])]
+    wrapped = [part for line in lines for part in wrap(_plain(line), TITLE_COLUMNS)[:3]]
+    drawing.suptitle("\n".join(wrapped), fontsize="medium")
+
+
+def _plain(text: str) -> str:
+    """Return a text in which no `$` begins a formula."""
+    return text.replace("$", r"\$")
 
 
 PLACES = [(x, y) for y in (6, -14, 20, -28, 34, -42) for x in (6, -6)]

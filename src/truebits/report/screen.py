@@ -65,8 +65,13 @@ class Group(NamedTuple):
     tensors: list[Tensor]
 
 
-def lines(report: Report, width: int | None = None, by_tensor: bool = False) -> Iterator[tuple[str, str]]:
-    """Yield the screen line by line, each with its kind: ``error``, ``warning`` or nothing, none wider than `width`."""
+def lines(
+    report: Report, width: int | None = None, by_tensor: bool = False, more: bool = True
+) -> Iterator[tuple[str, str]]:
+    """Yield the screen line by line, each with its kind: ``error``, ``warning`` or nothing, none wider than `width`.
+
+    With `more` the last line names the options that tell more.
+    """
     width = width or terminal_width()
     for line in listing.about(report.model, width).splitlines():
         yield "", cut(line, width)
@@ -86,10 +91,11 @@ def lines(report: Report, width: int | None = None, by_tensor: bool = False) -> 
     yield "", ""
     if wrong := [finding.message for finding in report.findings if finding.level == "error"]:
         # once more, where a long table has moved the first lines out of sight
-        more = f"; {len(wrong) - MOST_WRONG} more above" if len(wrong) > MOST_WRONG else ""
-        yield from (("error", line) for line in _wrapped(f"Wrong: {'; '.join(wrong[:MOST_WRONG])}{more}", width))
+        others = f"; {len(wrong) - MOST_WRONG} more above" if len(wrong) > MOST_WRONG else ""
+        yield from (("error", line) for line in _wrapped(f"Wrong: {'; '.join(wrong[:MOST_WRONG])}{others}", width))
     yield from (("", line) for line in _wrapped(read(report), width))
-    yield from (("", line) for line in _wrapped(f"More: {MORE}", width))
+    if more:
+        yield from (("", line) for line in _wrapped(f"More: {MORE}", width))
 
 
 def _wrapped(text: str, width: int) -> list[str]:

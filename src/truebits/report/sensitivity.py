@@ -7,11 +7,10 @@ from collections.abc import Sequence
 from truebits.errors import printable
 from truebits.experiments.recipe import Recipe, Whole
 from truebits.experiments.sensitivity import Effect, Sensitivity
-from truebits.report.experiment import Section, computed_by
+from truebits.report.experiment import computed_by
+from truebits.report.sections import Section
 from truebits.report.table import Cell, Scientific, Table, percent
-
-MEGABYTE = 8e6
-"""Bits."""
+from truebits.report.tensors import MEGABYTE
 
 NAMED = 3
 """Groups in the verdict."""
@@ -19,7 +18,7 @@ NAMED = 3
 
 def ranked(of: Sensitivity) -> list[Section]:
     """Tell a format after the other, what matters most first."""
-    sections = [Section(whole.to, [_verdict(of, whole), _effects(of, of.of(whole.to))]) for whole in of.together]
+    sections = [Section(whole.to, [verdict(of, whole), _effects(of, of.of(whole.to))]) for whole in of.together]
     if of.left_out:
         name, why = next(iter(of.left_out.items()))
         count = len(of.left_out)
@@ -27,7 +26,8 @@ def ranked(of: Sensitivity) -> list[Section]:
     return [*sections, Section("Measured", [_told(of), computed_by(of.settings)])]
 
 
-def _verdict(of: Sensitivity, whole: Effect) -> str:
+def verdict(of: Sensitivity, whole: Effect) -> str:
+    """Say what all groups at once do, and which of them the most."""
     effects = of.of(whole.to)
     total = sum(effect.kl for effect in effects)
     most = ", ".join(f"{printable(one.group)} ({_share(one.kl, total)})" for one in effects[:NAMED])
@@ -71,17 +71,21 @@ def chosen(of: Recipe) -> list[Section]:
     for to in dict.fromkeys(of.formats.values()):
         names = [name for name, one in of.formats.items() if one == to]
         formats.rows.append((to, len(names), _some(names)))
-    met = "kept" if of.is_met else "NOT kept"
-    ratio = f" ({of.whole.kl / of.whole.predicted:.2f} times the sum of its parts)" if of.whole.predicted else ""
-    verdict = (
-        f"Budget of {of.budget}: {met}. {of.whole.bits:.2f} bits per weight, mean KL {of.whole.kl:.2e} +- "
-        f"{of.whole.error:.1e} nats per token{ratio}, on the text that the choice was made on."
-    )
     return [
-        Section("Recipe", [verdict, table]),
+        Section("Recipe", [kept(of), table]),
         Section("Formats", [formats]),
         Section("Measured", [computed_by(of.settings)]),
     ]
+
+
+def kept(of: Recipe) -> str:
+    """Say whether a recipe keeps to its budget, and what it costs."""
+    met = "kept" if of.is_met else "NOT kept"
+    ratio = f" ({of.whole.kl / of.whole.predicted:.2f} times the sum of its parts)" if of.whole.predicted else ""
+    return (
+        f"Budget of {of.budget}: {met}. {of.whole.bits:.2f} bits per weight, mean KL {of.whole.kl:.2e} +- "
+        f"{of.whole.error:.1e} nats per token{ratio}, on the text that the choice was made on."
+    )
 
 
 def _whole(one: Whole) -> tuple[Cell, ...]:

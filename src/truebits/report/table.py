@@ -56,11 +56,7 @@ class Table:
         """
         if style == "csv":
             return self._csv()
-        cells = [[cut(_shown(cell), LONGEST_CELL) for cell in row] for row in self.rows]
-        right = [
-            all(isinstance(row[i], int | float | None) or _is_share(row[i]) for row in self.rows)
-            for i in range(len(self.columns))
-        ]
+        cells, right = self.texts(), self.to_right()
         widths = [max(2, *(len(text) for text in column)) for column in zip(self.columns, *cells, strict=True)]
         if width is not None and style == "text":
             widths = _narrowed(widths, width)
@@ -79,6 +75,17 @@ class Table:
             ]
             return "\n".join(f"| {' | '.join(line)} |" for line in [lines[0], rule, *lines[1:]])
         return "\n".join("  ".join(line).rstrip() for line in lines)
+
+    def texts(self) -> list[list[str]]:
+        """Return the cells as they are shown."""
+        return [[cut(_shown(cell), LONGEST_CELL) for cell in row] for row in self.rows]
+
+    def to_right(self) -> list[bool]:
+        """Tell for each column whether it stands to the right: all in it are numbers."""
+        return [
+            all(isinstance(row[i], int | float | None) or _is_share(row[i]) for row in self.rows)
+            for i in range(len(self.columns))
+        ]
 
     def _csv(self) -> str:
         import csv
