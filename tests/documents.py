@@ -39,6 +39,7 @@ def commands(folder: Path) -> list[list[str]]:
         ["trace", str(data.MODEL_Q8_0), str(folder / "hf")],
         ["trace", str(data.MODEL), str(data.MODEL_Q8_0)],
         ["rank", str(folder / "hf"), str(data.MODEL), str(data.MODEL_Q8_0)],
+        ["survey", plain, str(data.MODEL), broken, "--out", str(folder / "survey"), "--jobs", "1"],
         ["truncate", str(data.MODEL), str(folder / "cut.gguf"), "--bits", "16"],
         ["fakequant", str(data.MODEL), str(folder / "rounded.gguf"), "--to", "fp8_e4m3fn", "-l", "ffn"],
         ["fakequant", str(data.MODEL), "--sweep", "bf16,mxfp4,int8:block48", "-l", "ffn"],

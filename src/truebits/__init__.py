@@ -80,6 +80,9 @@ if TYPE_CHECKING:
     from truebits.rewriting.plan import plan as plan
     from truebits.rewriting.truncate import truncate as truncate
     from truebits.rewriting.undo import undo as undo
+    from truebits.surveying.answers import Survey as Survey
+    from truebits.surveying.answers import read_survey as read_survey
+    from truebits.surveying.survey import survey as survey
 
     open = open_model
 
@@ -117,6 +120,8 @@ _NAMES = {
     "experiments.sensitivity": ("sensitivity", "Sensitivity", "Effect"),
     "experiments.recipe": ("recipe", "Recipe"),
     "experiments.synth": ("synth",),
+    "surveying.survey": ("survey",),
+    "surveying.answers": ("Survey", "read_survey"),
     "report.progress": ("progress_bar",),
     "errors": (
         *("TruebitsError", "UsageError", "SelectionError", "NeedsGGUF", "NotTheSource", "MissingExtra"),

@@ -23,6 +23,7 @@ from truebits.cli.rewriting import dequantize, fakequant, synth, truncate, undo
 from truebits.cli.scanning import scan
 from truebits.cli.sensitivity import recipe, sensitivity
 from truebits.cli.shared import Ended
+from truebits.cli.surveying import survey
 from truebits.errors import TruebitsError, clipped
 
 EXIT_CODES = """\b
@@ -48,7 +49,7 @@ def demo(keep: Path | None, threads: int | None) -> None:
     tell(click.echo, keep, threads)
 
 
-READING = (show, scan, check, verify, diff, trace, rank)
+READING = (show, scan, check, verify, diff, trace, rank, survey)
 WRITING = (truncate, fakequant, dequantize, undo, synth)
 EVALUATING = (evaluate, experiment, sensitivity, recipe)
 

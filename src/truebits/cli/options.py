@@ -47,10 +47,13 @@ def _remote(*names: str, **settings: Any) -> Callable[..., Any]:
     return click.option(*names, expose_value=False, callback=_of_remote, **settings)
 
 
-REMOTE = options(
+CACHES = options(
     _remote("--connections", type=click.IntRange(1, 64), help="Of a URL: requests at once. Default: 8."),
     _remote("--cache", type=click.Path(path_type=Path), help="Of a URL: where to keep what was fetched."),
     _remote("--fetch-limit", type=click.FloatRange(0), metavar="GB", help="Of a URL: fetch no more. Default: 8.6."),
+)
+REMOTE = options(
+    CACHES,
     _remote("--dry-run", is_flag=True, help="Of a URL: only say how much would be fetched beyond the header."),
 )
 

@@ -1,9 +1,9 @@
-"""What was named on a command line -> models: files, folders of models, and patterns."""
+"""What was named on a command line -> models: files, folders of models, patterns, and lists of all these."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from truebits.errors import UsageError, printable
@@ -13,21 +13,24 @@ from truebits.files.shards import SHARD_NAME
 CACHED = "models--"
 """What the name of a model's folder in the Hugging Face cache starts with."""
 
+LONGEST_LIST = 256 << 20
+"""Bytes of a file that lists models."""
+
 
 def collect(places: Iterable[str | os.PathLike[str]]) -> list[Path]:
     """Return the models that files, folders and patterns stand for, in the order given and each once.
 
     A folder of GGUF files stands for each of them (a shard set is one), and so do the folders in it; a folder with
     safetensors files, or a ``config.json``, is one model. A pattern (``*.gguf``) that the shell left alone stands for
-    what it matches. Anything else stands for itself.
+    what it matches. ``@FILE`` stands for the names in a file, one a line. Anything else stands for itself.
 
     Raises
     ------
     UsageError
-        A pattern matches nothing.
+        A pattern matches nothing, or a list cannot be read.
     """
     found: dict[Path, None] = {}
-    for place in places:
+    for place in listed(places):
         path, text = Path(place), os.fspath(place)
         matching = [path]
         if any(sign in text for sign in "*?[") and not URL.match(text) and not path.exists():
@@ -37,6 +40,33 @@ def collect(places: Iterable[str | os.PathLike[str]]) -> list[Path]:
         for match in matching:
             found |= dict.fromkeys(_models_in(match) or [match])
     return list(found)
+
+
+def listed(places: Iterable[str | os.PathLike[str]]) -> Iterator[str | os.PathLike[str]]:
+    """Yield names, and for each ``@FILE`` those in it: lines that are empty or begin with # are left out.
+
+    Raises
+    ------
+    UsageError
+        There is no such file, or it is no list.
+    """
+    for place in places:
+        text = os.fspath(place)
+        if not text.startswith("@") or Path(text).exists():
+            yield place
+            continue
+        yield from _lines(Path(text[1:]))
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        if path.stat().st_size > LONGEST_LIST:
+            raise UsageError(f"{printable(str(path))} is too long for a list of models")
+        lines = path.read_text().splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        told = error.strerror if isinstance(error, OSError) else "it is no text"
+        raise UsageError(f"{printable(str(path))}: no list of models can be read: {told}") from None
+    return [line for line in map(str.strip, lines) if line and not line.startswith("#")]
 
 
 def _models_in(path: Path) -> list[Path]:

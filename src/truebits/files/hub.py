@@ -10,6 +10,7 @@ import errno
 import json
 import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import quote
@@ -28,6 +29,16 @@ PLAIN = re.compile(r"\w[\w.+ ()-]{0,200}")
 COMMIT = re.compile(r"[0-9a-f]{40}")
 LONGEST_ANSWER = 64 << 20
 SHARD = re.compile(r"(.*)-\d{5}-of-\d{5}\.gguf")
+SHARD_OF = re.compile(r"(?P<stem>.*)-\d{5}-of-(?P<count>\d{5})\.gguf")
+MOST_SHARDS = 999
+CHECKPOINT = (".safetensors", ".safetensors.index.json")
+OWNER = re.compile(r"[\w-][\w.-]*")
+
+PAGE = 1000
+"""Repositories that are asked for at a time."""
+
+MOST_PAGES = 10_000
+NEXT_PAGE = re.compile(r'<([^>]{1,2000})>; *rel="next"')
 
 
 class Repository(NamedTuple):
@@ -81,34 +92,80 @@ def wanted_files(pool: PoolManager, name: str) -> tuple[Repository, tuple[str, .
     RemoteError
         The repository is not there, may not be read, or its answer makes no sense.
     """
-    match = NAME.fullmatch(name)
-    if match is None or ".." in name:
-        raise UsageError(
-            f"hf://{shortened(name)} is no name of the hub: hf://org/repo, hf://org/repo@revision/file.gguf"
-        )
-    repository = _ask(pool, match["repository"], match["revision"] or "main")
+    match = _parsed(name)
+    known = _known(match["repository"], match["revision"] or "", match["file"] or "")
+    repository = known or _ask(pool, match["repository"], match["revision"] or "main")
     if match["file"]:
-        if match["file"] not in repository.files:
-            some = ", ".join(shortened(file) for file in repository.files[:8])
-            raise RemoteError(
-                repository.url(match["file"]), f"is not in the repository, which has: {some}", errno.ENOENT
-            )
+        _check_there(repository, match["file"])
         return repository, _with_shards(repository, match["file"]), match["file"]
     files = [file for file in repository.files if "/" not in file]
-    checkpoint = [file for file in files if file.endswith((".safetensors", ".safetensors.index.json"))]
+    checkpoint = [file for file in files if file.endswith(CHECKPOINT)]
     if checkpoint:
         return repository, (*checkpoint, *(file for file in files if file in CONFIGS)), ""
-    models = {SHARD.sub(r"\1", file): file for file in reversed(repository.files) if file.endswith(".gguf")}
+    models = _ggufs(repository)
     if len(models) == 1:
-        (file,) = models.values()
-        return repository, _with_shards(repository, file), file
-    some = ", ".join(shortened(file) for file in sorted(models.values())[:8])
+        return repository, _with_shards(repository, models[0]), models[0]
+    some = ", ".join(shortened(file) for file in models[:8])
     has = (
         f"has {len(models)} GGUF models: name one, as hf://{repository.name}/FILE ({some})"
         if models
         else "has no model file"
     )
     raise UsageError(f"hf://{repository.name} {has}")
+
+
+def _parsed(name: str) -> re.Match[str]:
+    match = NAME.fullmatch(name)
+    if match is None or ".." in name:
+        raise UsageError(
+            f"hf://{shortened(name)} is no name of the hub: hf://org/repo, hf://org/repo@revision/file.gguf"
+        )
+    return match
+
+
+def named(pool: PoolManager, name: str) -> tuple[Repository, str]:
+    """Return a repository as it is now, and the file of it that a name names, or ``""``.
+
+    Raises
+    ------
+    UsageError, RemoteError
+        As `wanted_files`.
+    """
+    match = _parsed(name)
+    repository = _ask(pool, match["repository"], match["revision"] or "main")
+    if match["file"]:
+        _check_there(repository, match["file"])
+    return repository, match["file"] or ""
+
+
+def models_of(repository: Repository) -> list[str]:
+    """Return the models of a repository: ``""`` for a checkpoint in its first folder, and each GGUF's first file."""
+    is_checkpoint = any("/" not in file and file.endswith(CHECKPOINT) for file in repository.files)
+    return [*([""] if is_checkpoint else []), *_ggufs(repository)]
+
+
+def _ggufs(repository: Repository) -> list[str]:
+    return sorted(
+        {SHARD.sub(r"\1", file): file for file in reversed(repository.files) if file.endswith(".gguf")}.values()
+    )
+
+
+def _check_there(repository: Repository, file: str) -> None:
+    if file not in repository.files:
+        some = ", ".join(shortened(file) for file in repository.files[:8])
+        raise RemoteError(repository.url(file), f"is not in the repository, which has: {some}", errno.ENOENT)
+
+
+def _known(name: str, revision: str, file: str) -> Repository | None:
+    """Return what need not be asked: where a GGUF is that is named with its commit, and its shards."""
+    if not COMMIT.fullmatch(revision) or not file.endswith(".gguf") or not is_plain(file):
+        return None
+    match = SHARD_OF.fullmatch(file)
+    count = int(match["count"]) if match else 1
+    if match is None or not 1 <= count <= MOST_SHARDS:
+        return Repository(name, revision, (file,))
+    files = (f"{match['stem']}-{number + 1:05d}-of-{match['count']}.gguf" for number in range(count))
+    return Repository(name, revision, (*files,))
 
 
 def _with_shards(repository: Repository, file: str) -> tuple[str, ...]:
@@ -119,8 +176,54 @@ def _with_shards(repository: Repository, file: str) -> tuple[str, ...]:
     return tuple(sorted(one for one in repository.files if (m := SHARD.fullmatch(one)) and m[1] == match[1])) or (file,)
 
 
+def repositories(pool: PoolManager, owner: str) -> Iterator[Repository]:
+    """Yield the repositories of a user or an organization, in the order of their names on each page.
+
+    Raises
+    ------
+    UsageError
+        The owner's name is none.
+    RemoteError
+        The hub does not list them, or its answer makes no sense.
+    """
+    if not OWNER.fullmatch(owner):
+        raise UsageError(f"hf://{shortened(owner)} is no name of the hub: hf://org, hf://org/repo")
+    url = f"{endpoint()}/api/models?author={quote(owner)}&full=true&limit={PAGE}"
+    for _ in range(MOST_PAGES):
+        content, link = _json(pool, url)
+        if not isinstance(content, list):
+            raise RemoteError(url, "the answer is no list of repositories")
+        found = [_repository(one, one.get("id")) for one in content if isinstance(one, dict)]
+        yield from sorted(one for one in found if one is not None and NAME.fullmatch(one.name))
+        following = NEXT_PAGE.search(link)
+        if following is None:
+            return
+        if not following[1].startswith(f"{endpoint()}/"):
+            raise RemoteError(url, f"the next page is elsewhere: {shortened(following[1])}")
+        url = following[1]
+    raise RemoteError(url, "pages without end")
+
+
 def _ask(pool: PoolManager, name: str, revision: str) -> Repository:
     url = f"{endpoint()}/api/models/{name}/revision/{quote(revision, safe='')}"
+    found = _repository(_json(pool, url)[0], name)
+    if found is None:
+        raise RemoteError(url, "the answer has no commit and list of files")
+    return found
+
+
+def _repository(content: Any, name: Any) -> Repository | None:
+    """Return what the hub says of a repository; None if that makes no sense."""
+    commit = content.get("sha") if isinstance(content, dict) else None
+    siblings = content.get("siblings") if isinstance(content, dict) else None
+    if not isinstance(commit, str) or not COMMIT.fullmatch(commit) or not isinstance(siblings, list):
+        return None
+    names = (one.get("rfilename") for one in siblings if isinstance(one, dict))
+    return Repository(str(name), commit, tuple(file for file in names if isinstance(file, str) and is_plain(file)))
+
+
+def _json(pool: PoolManager, url: str) -> tuple[Any, str]:
+    """Return an answer of the API, and the header that has the next page's address."""
     answer = ask(pool, url, headers())
     text = bytearray()
     try:
@@ -133,15 +236,9 @@ def _ask(pool: PoolManager, name: str, revision: str) -> Repository:
     if len(text) > LONGEST_ANSWER:
         raise RemoteError(url, f"an answer of more than {LONGEST_ANSWER} bytes")
     try:
-        content: Any = json.loads(text.decode())
+        return json.loads(text.decode()), answer.headers.get("Link", "")
     except (ValueError, RecursionError):
         raise RemoteError(url, "the answer is no JSON") from None
-    commit = content.get("sha") if isinstance(content, dict) else None
-    siblings = content.get("siblings") if isinstance(content, dict) else None
-    if not isinstance(commit, str) or not COMMIT.fullmatch(commit) or not isinstance(siblings, list):
-        raise RemoteError(url, "the answer has no commit and list of files")
-    names = (one.get("rfilename") for one in siblings if isinstance(one, dict))
-    return Repository(name, commit, tuple(file for file in names if isinstance(file, str) and is_plain(file)))
 
 
 def is_plain(file: str) -> bool:

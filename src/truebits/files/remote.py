@@ -13,19 +13,18 @@ import os
 import re
 import shutil
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import TypeVar
 from urllib.parse import unquote, urlsplit
 
 from truebits.errors import TruebitsError, UsageError, shortened
 from truebits.files import hub
+from truebits.files.at_once import at_once
 from truebits.files.mapping import REMOTE, FileChanged, Identity, MappedFile
 from truebits.files.ranges import Range, length, missing, requests, union
-from truebits.files.transport import FsspecFile, HttpFile, Transport, pool
+from truebits.files.transport import Facts, FsspecFile, HttpFile, Transport, pool
 
 FIRST_BYTES = 1 << 20
 GAP = 1 << 20
@@ -68,28 +67,11 @@ class RemoteSettings:
 
 SETTINGS = RemoteSettings()
 
-Job = TypeVar("Job")
-Result = TypeVar("Result")
-
 
 class Planned(TruebitsError):
     """A dry run: says what would be fetched."""
 
     exit_code = 0
-
-
-def at_once(work: Callable[[Job], Result], jobs: Iterable[Job]) -> Iterator[tuple[Job, Result]]:
-    """Do work on so many threads as there may be connections; yield jobs with their results as they are done.
-
-    After an error, or Ctrl-C, nothing new is begun.
-    """
-    threads = ThreadPoolExecutor(SETTINGS.connections)
-    try:
-        futures = {threads.submit(work, job): job for job in jobs}
-        for future in as_completed(futures):
-            yield futures[future], future.result()
-    finally:
-        threads.shutdown(cancel_futures=True)
 
 
 class Partial:
@@ -161,7 +143,7 @@ class Partial:
                 f"{SETTINGS.limit:,}: select fewer tensors (--include), or raise it (--fetch-limit)"
             )
         done, self.fetched = self.fetched, self.fetched + nbytes
-        for (start, stop), _ in at_once(lambda one: self._fetch(*one), asked):
+        for (start, stop), _ in at_once(lambda one: self._fetch(*one), asked, SETTINGS.connections):
             done += stop - start
             if SETTINGS.progress is not None:
                 SETTINGS.progress(done, self.fetched)
@@ -250,16 +232,45 @@ def locate(url: str) -> Path:
     scheme, _, rest = url.partition("://")
     if scheme == "hf":
         return _locate_in_hub(rest)
+    name, transports = _transports(url)
+    return _begin(transports) / name
+
+
+def state(url: str) -> str:
+    """Return what the server says of the files behind a URL that is no name of the hub's: sizes and ETags.
+
+    Raises
+    ------
+    RemoteError, UsageError
+        As `locate`.
+    """
+    _, transports = _transports(url)
+    looked = dict(at_once(_look, transports.values(), SETTINGS.connections))
+    return "\n".join(str(looked[transport]) for transport in transports.values())
+
+
+def state_when_opened(paths: Iterable[Path]) -> str:
+    """Return the same of files that are open: what `state` said then."""
+    return "\n".join(str(PARTIALS[path].facts) for path in paths)
+
+
+def _look(transport: Transport) -> Facts:
+    """Ask for one byte: with it comes what the server says of the file."""
+    transport.fetch(0, 1, lambda at, piece: None)
+    assert transport.known is not None
+    return transport.known
+
+
+def _transports(url: str) -> tuple[str, dict[str, Transport]]:
+    """Return the name of the file that a URL names, and by name how to get it, and its shards."""
     name = unquote(urlsplit(url).path.rsplit("/", 1)[-1])
     if not hub.PLAIN.fullmatch(name):
         raise UsageError(f"{shortened(url)} names no file: a URL ends in NAME.gguf or NAME.safetensors")
-    connections = pool(SETTINGS.connections) if scheme in ("http", "https") else None
     addresses = {one: url if one == name else url.replace(name, one) for one in _shard_names(name)}
-    if connections:
-        folder = _begin({one: HttpFile(connections, address, {}) for one, address in addresses.items()})
-    else:
-        folder = _begin({one: FsspecFile(address) for one, address in addresses.items()})
-    return folder / name
+    if not url.startswith(("http:", "https:")):
+        return name, {one: FsspecFile(address) for one, address in addresses.items()}
+    connections = pool(SETTINGS.connections)
+    return name, {one: HttpFile(connections, address, {}) for one, address in addresses.items()}
 
 
 def _locate_in_hub(name: str) -> Path:
@@ -276,19 +287,31 @@ def _locate_in_hub(name: str) -> Path:
 
 
 def _begin(transports: Mapping[str, Transport]) -> Path:
-    """Get the first bytes of several files at once; return the cache's folder for them, in their present states."""
+    """Return the cache's folder for files in their present states, with the first bytes of each.
+
+    Where the cache has these files, in whatever state, the server is asked for that alone.
+    """
+    files = "\n".join(one.url for one in transports.values())
+    is_known = any(SETTINGS.cache.expanduser().glob(f"{_hash(files)}*"))
 
     def first(transport: Transport) -> list[Piece]:
         pieces: list[Piece] = []
-        transport.fetch(0, FIRST_BYTES, lambda at, piece: pieces.append((at, piece)))
+        transport.fetch(0, 1 if is_known else FIRST_BYTES, lambda at, piece: pieces.append((at, piece)))
         return pieces
 
-    pieces = dict(at_once(lambda name: first(transports[name]), transports))
-    folder = _folder("\n".join(f"{one.url} {one.known}" for one in transports.values()))
+    pieces = dict(at_once(lambda name: first(transports[name]), transports, SETTINGS.connections))
+    folder = _folder(_hash(files) + _hash("\n".join(str(one.known) for one in transports.values())))
     for name, transport in transports.items():
         PARTIALS[folder / name] = Partial(folder / name, transport, pieces[name])
         REMOTE[folder / name] = RemoteFile
+    if is_known:
+        for name in transports:
+            PARTIALS[folder / name].need([(0, FIRST_BYTES)])
     return folder
+
+
+def _hash(text: str) -> str:
+    return sha256(text.encode()).hexdigest()[:16]
 
 
 def _shard_names(name: str) -> list[str]:
@@ -299,9 +322,9 @@ def _shard_names(name: str) -> list[str]:
     return [f"{match['stem']}-{i + 1:05d}-of-{match['count']}.gguf" for i in range(count)] if match else [name]
 
 
-def _folder(key: str) -> Path:
-    """Return the cache's folder for what has a key; makes it, and room for it."""
-    folder = SETTINGS.cache.expanduser() / sha256(key.encode()).hexdigest()[:32]
+def _folder(name: str) -> Path:
+    """Return the cache's folder of a name; makes it, and room for it."""
+    folder = SETTINGS.cache.expanduser() / name
     folder.mkdir(parents=True, exist_ok=True)
     os.utime(folder)
     _make_room(folder)

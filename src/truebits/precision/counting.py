@@ -82,18 +82,61 @@ class TensorPrecision(PrecisionProfile):
         return origin_of([self])
 
 
+@dataclass(frozen=True)
+class Counts:
+    """What was counted in tensors, or in ranges of them; adds up.
+
+    Attributes
+    ----------
+    pieces : dict of str to list of (ndarray, ndarray)
+        By tensor: bins and counts, of one part of it or several.
+    first : dict of str to dict of str to int
+        By tensor, where the first ``nan`` and ``inf`` stand.
+    swapped : set of str
+        Tensors whose first words make weights if their bytes are swapped.
+    """
+
+    pieces: dict[str, list[Piece]]
+    first: dict[str, dict[str, int]]
+    swapped: set[str]
+
+    @classmethod
+    def merge(cls, parts: Iterable[Counts]) -> Counts:
+        """Add counts of ranges up; of a tensor those of its start come first."""
+        whole = cls({}, {}, set())
+        for part in parts:
+            for name, pieces in part.pieces.items():
+                whole.pieces.setdefault(name, []).extend(pieces)
+                whole.first[name] = part.first[name] | whole.first.get(name, {})
+            whole.swapped.update(part.swapped)
+        return whole
+
+
 def profiles(
     model: Model,
     tensors: list[Tensor],
     architecture: str | None,
     threads: int | None = None,
     progress: Progress | None = None,
+    counts: Counts | None = None,
 ) -> dict[str, TensorPrecision]:
-    """Count each of a model's floating-point tensors, in the order given."""
+    """Count each of a model's floating-point tensors, in the order given, unless they are counted already."""
+    counts = counts or count_words(model, tensors, threads, progress)
+    found = {tensor.name: joined(tensor, tensor.type, counts.pieces[tensor.name]) for tensor in tensors}
+    for name, precision in found.items():
+        precision.first, precision.is_swapped = counts.first[name], name in counts.swapped
+    _undo_conversion(model, found, architecture)
+    return found
+
+
+def count_words(
+    model: Model, tensors: list[Tensor], threads: int | None = None, progress: Progress | None = None
+) -> Counts:
+    """Count the words of tensors, or of ranges of them: no more than one of each."""
     is_large = native.expect_work("profiles", sum(tensor.values for tensor in tensors))
     pieces: dict[str, list[Piece]] = {tensor.name: [] for tensor in tensors}
     first: dict[str, dict[str, int]] = {tensor.name: {} for tensor in tensors}
-    seen, swapped = dict.fromkeys(pieces, 0), set()
+    seen, swapped = dict.fromkeys(pieces, 0), set[str]()
     for batch, counted in over_batches(
         lambda of: list(counted_ranges(of)), model, tensors, threads, progress, is_large
     ):
@@ -105,11 +148,7 @@ def profiles(
             if not seen[tensor.name] and is_swapped(words, tensor.type, bins):
                 swapped.add(tensor.name)
             seen[tensor.name] += stop - start
-    found = {tensor.name: joined(tensor, tensor.type, pieces[tensor.name]) for tensor in tensors}
-    for name, precision in found.items():
-        precision.first, precision.is_swapped = first[name], name in swapped
-    _undo_conversion(model, found, architecture)
-    return found
+    return Counts(pieces, first, swapped)
 
 
 def special(type: str, bins: np.ndarray, words: np.ndarray, before: int) -> dict[str, int]:

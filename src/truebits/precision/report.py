@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from truebits.precision.origin import Origin
     from truebits.precision.rows import MixedRows
 
+UNTOLD = ("ambiguous", "constant")
+"""Verdicts of tensors that have too little to tell by: they stand with the others of their type."""
+
 
 @dataclass(frozen=True, repr=False)
 class Report(Result, Mapping[str, TensorPrecision]):
@@ -179,6 +182,20 @@ class Report(Result, Mapping[str, TensorPrecision]):
         """The result in one short line."""
         read = f"{len(self.tensors):,} unquantized, {len(self.blocks):,} quantized tensors"
         return f"{printable(self.model.path.name)}: {read}, {how_many(len(self.findings), 'finding')}"
+
+
+def by_format(members: Sequence[TensorPrecision]) -> list[tuple[str, list[TensorPrecision]]]:
+    """Sort tensors by what they came from, most values first; those too small to tell go to the first that fits."""
+    by_format: dict[str, list[TensorPrecision]] = {}
+    for one in members:
+        by_format.setdefault(one.origin.format, []).append(one)
+    rows = sorted(by_format.items(), key=lambda row: -sum(one.values for one in row[1]))
+    sure = [row for row in rows if row[0] not in UNTOLD]
+    if not sure:
+        return rows
+    (first, some), others = sure[0], sure[1:]
+    few = [one for format, them in rows if format in UNTOLD for one in them]
+    return [(first, [*some, *few]), *others]
 
 
 def _exceptions(report: Report, one: TensorPrecision) -> list[dict[str, Any]]:

@@ -11,7 +11,7 @@ from truebits.files.model import Model, Regexes, open_model
 from truebits.files.tensor import Tensor
 from truebits.files.types import FLOAT_BYTES, WHOLE_NUMBERS
 from truebits.precision.batches import Progress
-from truebits.precision.counting import floating, profiles
+from truebits.precision.counting import Counts, floating, profiles
 from truebits.precision.coverage import NO_WEIGHTS, NOT_SELECTED, Coverage
 from truebits.precision.report import Report
 from truebits.quantizers.weights import meaning_of
@@ -29,6 +29,7 @@ def scan(
     rows: bool = False,
     threads: int | None = None,
     progress: Progress | None = None,
+    counts: Counts | None = None,
 ) -> Report:
     """Count exponents and trailing zeros of a model's floating-point tensors, and look at its quantized ones.
 
@@ -47,6 +48,8 @@ def scan(
         All cores if not given. The result does not depend on it.
     progress : callable, optional
         Called with bytes done and bytes in all.
+    counts : Counts, optional
+        Of the unquantized tensors, where their words were counted elsewhere.
 
     Returns
     -------
@@ -78,11 +81,12 @@ def scan(
 
     model.expect(kept if blocks else plain)
     architecture = model.architecture
-    report = Report(model, profiles(model, plain, architecture, threads, partial(moved, 0)), architecture)
+    found = profiles(model, plain, architecture, threads, partial(moved, 0), counts)
+    report = Report(model, found, architecture)
     if quantized:
         from truebits.precision.meant import meant_profiles
 
-        found = report.tensors | meant_profiles(model, quantized, threads, partial(moved, before))
+        found |= meant_profiles(model, quantized, threads, partial(moved, before))
         report = replace(report, tensors={one.name: found[one.name] for one in selected if one.name in found})
         before += sum(one.tensor.nbytes for one in quantized)
     if blocks or packed:

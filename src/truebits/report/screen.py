@@ -13,15 +13,12 @@ from truebits.precision.counting import TensorPrecision
 from truebits.precision.coverage import NOT_SELECTED, SAMPLED, SCALES_READ, count, share
 from truebits.precision.findings import Finding
 from truebits.precision.origin import Origin
-from truebits.precision.report import Report
+from truebits.precision.report import UNTOLD, Report, by_format
 from truebits.report import listing
 from truebits.report.table import Amount, Cell, Table, amount, cut, nbytes, percent, terminal_width
 
 AS_STORED = "codes x scales"
 """What the values of a quantized checkpoint are: they have no origin but that."""
-
-UNTOLD = ("ambiguous", "constant")
-"""Verdicts of tensors that have too little to tell by: they stand with the others of their type."""
 
 LEAST_NAMES = 12
 """Columns that the last one of the table, which names tensors, has at least."""
@@ -145,7 +142,7 @@ def _came_from(type: str, members: Sequence[TensorPrecision]) -> Iterator[str]:
     """Say what values of one storage type were; one sentence for all that agree."""
     from truebits.precision.origin import origin_of
 
-    verdicts = joined(members)
+    verdicts = by_format(members)
     whole = sum(one.values for one in members)
     for format, some in verdicts:
         origin = origin_of(some)
@@ -157,20 +154,6 @@ def _came_from(type: str, members: Sequence[TensorPrecision]) -> Iterator[str]:
             )
             who += f", {values}"
         yield f"{who}: {format.upper() if format != 'made' else format}; {origin.reason}"
-
-
-def joined(members: Sequence[TensorPrecision]) -> list[tuple[str, list[TensorPrecision]]]:
-    """Sort tensors by what they came from, most values first; those too small to tell go to the first that fits."""
-    by_format: dict[str, list[TensorPrecision]] = {}
-    for one in members:
-        by_format.setdefault(one.origin.format, []).append(one)
-    rows = sorted(by_format.items(), key=lambda row: -sum(one.values for one in row[1]))
-    sure = [row for row in rows if row[0] not in UNTOLD]
-    if not sure:
-        return rows
-    (first, some), others = sure[0], sure[1:]
-    few = [one for format, them in rows if format in UNTOLD for one in them]
-    return [(first, [*some, *few]), *others]
 
 
 def _mostly(report: Report) -> Iterator[str]:
@@ -210,7 +193,7 @@ def groups(report: Report, width: int = 100) -> Table:
 def _groups(report: Report) -> list[Group]:
     found: dict[tuple[str, str], list[Tensor]] = {}
     for members in report.by_type().values():
-        for _, some in joined(members):
+        for _, some in by_format(members):
             label = _label(report, some)
             found.setdefault((some[0].stored, label), []).extend(one.tensor for one in some)
     for one in report.blocks.values():

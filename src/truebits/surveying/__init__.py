@@ -1,0 +1,1 @@
+"""Many models, one machine or a Dask cluster, Parquet out."""

@@ -1,0 +1,114 @@
+"""Many models -> two Parquet tables, by as many workers as there are, going on where it was interrupted."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from truebits.errors import UsageError
+from truebits.precision.batches import Progress
+from truebits.surveying.answers import Survey, read_survey
+from truebits.surveying.crew import parts
+from truebits.surveying.engines import Engine, engine
+from truebits.surveying.folder import Folder
+from truebits.surveying.sources import Source, sources, state_of
+from truebits.surveying.tasks import Way
+from truebits_native.pool import cores
+
+SPLIT_BYTES = 1 << 30
+"""Of a large model's unquantized tensors a worker counts so many at a time, where there are several."""
+
+
+def survey(
+    places: Iterable[str | os.PathLike[str]] | str | os.PathLike[str],
+    *,
+    out: str | os.PathLike[str],
+    cluster: str | None = None,
+    jobs: int = 1,
+    blocks: bool | None = None,
+    threads: int | None = None,
+    retry: bool = False,
+    progress: Progress | None = None,
+) -> Survey:
+    """Scan many models, and keep a row of each and of each of their tensors in Parquet tables.
+
+    A model that is in the tables, and is the same as it was then, is not read again. One that cannot be read is a row
+    with its error. The tables do not depend on how many workers there are, nor on interruptions.
+
+    Parameters
+    ----------
+    places : path-like, or several
+        Files, folders, patterns, lists (``@file``), URLs, ``hf://org``, ``hf://org/repo``.
+    out : path-like
+        Folder for ``models.parquet`` and ``tensors.parquet``; made if it is not there.
+    cluster : str, optional
+        A Dask scheduler's address, ``tcp://...``, or ``local`` for a cluster of `jobs` processes here. Its workers
+        see local models under the names given.
+    jobs : int
+        Processes; they are started anew, so that a script that asks for several needs ``if __name__ == "__main__"``.
+    blocks : bool, optional
+        As of `scan`.
+    threads : int, optional
+        Of each job; all cores together, if not given.
+    retry : bool
+        Read those again that could not be read.
+    progress : callable, optional
+        Called with models done and models in all.
+
+    Returns
+    -------
+    Survey
+        What the tables say, of all models in them.
+
+    Raises
+    ------
+    UsageError
+        No model, or a folder that has something else.
+    Refused
+        Another survey writes there.
+    MissingExtra
+        pyarrow, or distributed, is not installed.
+    """
+    if jobs < 1:
+        raise UsageError(f"{jobs} jobs: give at least 1")
+    named = sources([places] if isinstance(places, str | os.PathLike) else places)
+    if not named:
+        raise UsageError("no model is named: give files, folders, lists (@file), or names of the hub")
+    with Folder(Path(out)).opened() as folder:
+        todo = deque(_todo(named, folder, retry))
+        done = len(named) - len(todo)
+        if todo:
+            with engine(min(jobs, len(todo)) if cluster is None else jobs, cluster) as workers:
+                way = _way(workers, blocks, threads, cluster)
+                for source, part in parts(todo, workers, way):
+                    folder.add(source.name, part)
+                    done += 1
+                    if progress is not None:
+                        progress(done, len(named))
+    return read_survey(out)
+
+
+def _todo(named: list[Source], folder: Folder, retry: bool) -> Iterator[Source]:
+    """Yield the models that are not done: those that have changed, too."""
+    for source in named:
+        before = folder.done.get(source.name)
+        if before is None or (before.failed and retry) or not _is_same(source, before.state, before.failed):
+            yield source
+
+
+def _is_same(source: Source, state: str, failed: bool) -> bool:
+    try:
+        return state_of(source) == state or (failed and not state)
+    except OSError:  # it is not there, or its server is not: what was read before stands
+        return True
+
+
+def _way(workers: Engine, blocks: bool | None, threads: int | None, cluster: str | None) -> Way:
+    from truebits.files.remote import SETTINGS
+
+    several = workers.workers > 1 or cluster is not None
+    remote = {name: getattr(SETTINGS, name) for name in ("connections", "cache", "cache_bytes", "limit")}
+    own = threads or (max(1, cores() // workers.workers) if cluster is None else 1)
+    return Way(blocks, own if several else threads, SPLIT_BYTES if several else None, remote)
