@@ -21,7 +21,7 @@ from truebits.surveying import crew, survey
 from truebits.surveying.engines import Engine, Here, engine
 from truebits.surveying.folder import Folder
 from truebits.surveying.sources import Source
-from truebits.surveying.tasks import Way
+from truebits.surveying.tasks import Reading
 
 pq = pytest.importorskip("pyarrow.parquet")
 
@@ -195,7 +195,7 @@ def test_a_model_that_kills_its_worker_is_a_row(models):
     renewed = []
     workers = Engine(submit, 2, (BrokenExecutor,), lambda: renewed.append(1))
     todo = deque(Source(name, name) for name in ("a", "bad", "b", "c", "d", "e"))
-    got = {source.name: part for source, part in crew.parts(todo, workers, Way(None, None, None, {}))}
+    got = {source.name: part for source, part in crew.parts(todo, workers, Reading(None, None, None, {}))}
     assert {name: part for name, part in got.items() if name != "bad"} == {name: name.encode() for name in "abcde"}
     assert crew.DIED.encode() in got["bad"]
     assert tried.count("bad") == 2

@@ -24,7 +24,7 @@ from truebits.files import hub
 from truebits.files.at_once import at_once
 from truebits.files.mapping import REMOTE, FileChanged, Identity, MappedFile
 from truebits.files.ranges import Range, length, missing, requests, union
-from truebits.files.transport import Facts, FsspecFile, HttpFile, Transport, pool
+from truebits.files.transport import FileState, FsspecFile, HttpFile, Transport, pool
 
 FIRST_BYTES = 1 << 20
 GAP = 1 << 20
@@ -254,7 +254,7 @@ def state_when_opened(paths: Iterable[Path]) -> str:
     return "\n".join(str(PARTIALS[path].facts) for path in paths)
 
 
-def _look(transport: Transport) -> Facts:
+def _look(transport: Transport) -> FileState:
     """Ask for one byte: with it comes what the server says of the file."""
     transport.fetch(0, 1, lambda at, piece: None)
     assert transport.known is not None

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 Rows = tuple[dict[str, Any], ...]
 
 EXAMPLES = 5
-"""Models that are named of those whose label is wrong, or that could not be read in one way."""
+"""Models that are named of those whose label is wrong, or that could not be read."""
 
 SUMS = [("values", "sum"), ("bytes", "sum")]
 

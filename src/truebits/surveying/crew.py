@@ -13,7 +13,7 @@ from truebits.surveying.engines import Engine
 from truebits.surveying.rows import failed_row
 from truebits.surveying.sources import Source
 from truebits.surveying.tables import part_of
-from truebits.surveying.tasks import Ranges, Way, count_ranges, finish_model, survey_model
+from truebits.surveying.tasks import Ranges, Reading, count_ranges, finish_model, survey_model
 
 WAITING = 2
 """Tasks for each of several workers that are given out at once: the next is there when one is done."""
@@ -39,9 +39,9 @@ class Large:
     found: dict[int, Counts]
 
 
-def parts(todo: deque[Source], workers: Engine, way: Way) -> Iterator[tuple[Source, bytes]]:
+def parts(todo: deque[Source], workers: Engine, reading: Reading) -> Iterator[tuple[Source, bytes]]:
     """Survey models; yield each with its part as it is done."""
-    crew = Crew(workers, way)
+    crew = Crew(workers, reading)
     while crew.give(todo):
         for future in wait(crew.running, return_when=FIRST_COMPLETED).done:
             if future in crew.running and (done := crew.take(future)) is not None:
@@ -51,9 +51,9 @@ def parts(todo: deque[Source], workers: Engine, way: Way) -> Iterator[tuple[Sour
 class Crew:
     """What is to be done, what is being done, and what there is of large models."""
 
-    def __init__(self, workers: Engine, way: Way):
+    def __init__(self, workers: Engine, reading: Reading):
         self.workers = workers
-        self.way = way
+        self.reading = reading
         self.waiting: deque[Task] = deque()
         self.suspects: deque[Task] = deque()
         self.running: dict[Future[Any], Task] = {}
@@ -69,7 +69,7 @@ class Crew:
         while len(self.running) < room and (self.waiting or todo):
             if not self.waiting:
                 source = todo.popleft()
-                self.waiting.append(Task(source, survey_model, (source, self.way)))
+                self.waiting.append(Task(source, survey_model, (source, self.reading)))
             self._start(self.waiting.popleft())
         return bool(self.running)
 
@@ -112,12 +112,12 @@ class Crew:
         if isinstance(outcome, Ranges):
             self.large[source.name] = Large(outcome, {})
             for number, (tensors, starts) in enumerate(zip(outcome.tasks, outcome.starts, strict=True)):
-                arguments = (source, outcome.state, tensors, starts, self.way)
+                arguments = (source, outcome.state, tensors, starts, self.reading)
                 self.waiting.append(Task(source, count_ranges, arguments, number))
             return None
         large = self.large[source.name]
         large.found[task.number] = outcome
         if len(large.found) == len(large.ranges.tasks):
             counts = [large.found[number] for number in sorted(large.found)]
-            self.waiting.appendleft(Task(source, finish_model, (source, large.ranges.state, counts, self.way)))
+            self.waiting.appendleft(Task(source, finish_model, (source, large.ranges.state, counts, self.reading)))
         return None

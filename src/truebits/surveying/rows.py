@@ -14,7 +14,7 @@ from truebits.files.locate import URL
 from truebits.files.model import Model
 from truebits.files.tensor import Tensor
 from truebits.files.types import FLOAT_FORMATS
-from truebits.numbers.formats import find
+from truebits.numbers.spelling import find
 from truebits.precision.counting import TensorPrecision
 from truebits.precision.evidence import LADDER
 from truebits.precision.report import Report, by_format

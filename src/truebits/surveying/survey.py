@@ -14,7 +14,7 @@ from truebits.surveying.crew import parts
 from truebits.surveying.engines import Engine, engine
 from truebits.surveying.folder import Folder
 from truebits.surveying.sources import Source, sources, state_of
-from truebits.surveying.tasks import Way
+from truebits.surveying.tasks import Reading
 from truebits_native.pool import cores
 
 SPLIT_BYTES = 1 << 30
@@ -81,8 +81,8 @@ def survey(
         done = len(named) - len(todo)
         if todo:
             with engine(min(jobs, len(todo)) if cluster is None else jobs, cluster) as workers:
-                way = _way(workers, blocks, threads, cluster)
-                for source, part in parts(todo, workers, way):
+                reading = _reading(workers, blocks, threads, cluster)
+                for source, part in parts(todo, workers, reading):
                     folder.add(source.name, part)
                     done += 1
                     if progress is not None:
@@ -105,10 +105,10 @@ def _is_same(source: Source, state: str, failed: bool) -> bool:
         return True
 
 
-def _way(workers: Engine, blocks: bool | None, threads: int | None, cluster: str | None) -> Way:
+def _reading(workers: Engine, blocks: bool | None, threads: int | None, cluster: str | None) -> Reading:
     from truebits.files.remote import SETTINGS
 
     several = workers.workers > 1 or cluster is not None
     remote = {name: getattr(SETTINGS, name) for name in ("connections", "cache", "cache_bytes", "limit")}
     own = threads or (max(1, cores() // workers.workers) if cluster is None else 1)
-    return Way(blocks, own if several else threads, SPLIT_BYTES if several else None, remote)
+    return Reading(blocks, own if several else threads, SPLIT_BYTES if several else None, remote)

@@ -19,7 +19,7 @@ from truebits.surveying.sources import Source, state_of
 from truebits.surveying.tables import part_of
 
 
-class Way(NamedTuple):
+class Reading(NamedTuple):
     """How models are read.
 
     Attributes
@@ -54,7 +54,7 @@ class Ranges(NamedTuple):
 Outcome = bytes | Ranges
 
 
-def survey_model(source: Source, way: Way) -> Outcome:
+def survey_model(source: Source, reading: Reading) -> Outcome:
     """Scan a model; return its part, be it that it could not be read, or the ranges to count of a large one.
 
     Raises
@@ -64,7 +64,7 @@ def survey_model(source: Source, way: Way) -> Outcome:
     """
     state = source.state or ""
     try:
-        _prepare(way)
+        _prepare(reading)
         if source.problem:
             return part_of(failed_row(source.name, state, source.problem))
         if not source.opens.startswith(("http:", "https:", "s3:", "gs:")):
@@ -72,21 +72,23 @@ def survey_model(source: Source, way: Way) -> Outcome:
         model = open_model(source.opens)
         if model.is_remote:
             state = source.state or _state_at_server(model)
-        elif way.split is not None:
-            ranges = _ranges(model, state, way.split)
+        elif reading.split is not None:
+            ranges = _ranges(model, state, reading.split)
             if len(ranges.tasks) > 1:
                 return ranges
-        return _part(source, state, model, way, None)
+        return _part(source, state, model, reading, None)
     except MissingExtra:
         raise
     except Exception as error:
         return part_of(failed_row(source.name, state, error))
 
 
-def count_ranges(source: Source, state: str, tensors: list[Tensor], starts: list[int], way: Way) -> Counts | bytes:
+def count_ranges(
+    source: Source, state: str, tensors: list[Tensor], starts: list[int], reading: Reading
+) -> Counts | bytes:
     """Count the words of one task of a large model; return the model's part where that cannot be done."""
     try:
-        counts = count_words(_same(source, state), tensors, way.threads)
+        counts = count_words(_same(source, state), tensors, reading.threads)
         first, begun = {}, set()
         for tensor, start in zip(tensors, starts, strict=True):
             first[tensor.name] = {kind: start + at for kind, at in counts.first[tensor.name].items()}
@@ -96,19 +98,19 @@ def count_ranges(source: Source, state: str, tensors: list[Tensor], starts: list
         return part_of(failed_row(source.name, state, error))
 
 
-def finish_model(source: Source, state: str, counts: Sequence[Counts], way: Way) -> bytes:
+def finish_model(source: Source, state: str, counts: Sequence[Counts], reading: Reading) -> bytes:
     """Return the part of a model whose ranges are counted."""
     try:
-        return _part(source, state, _same(source, state), way, Counts.merge(counts))
+        return _part(source, state, _same(source, state), reading, Counts.merge(counts))
     except Exception as error:
         return part_of(failed_row(source.name, state, error))
 
 
-def _prepare(way: Way) -> None:
-    if way.remote:
+def _prepare(reading: Reading) -> None:
+    if reading.remote:
         from truebits.files.remote import SETTINGS
 
-        for name, value in way.remote.items():
+        for name, value in reading.remote.items():
             setattr(SETTINGS, name, value)
 
 
@@ -125,8 +127,8 @@ def _same(source: Source, state: str) -> Model:
     return open_model(source.opens)
 
 
-def _part(source: Source, state: str, model: Model, way: Way, counts: Counts | None) -> bytes:
-    report = scan(model, blocks=way.blocks, threads=way.threads, counts=counts)
+def _part(source: Source, state: str, model: Model, reading: Reading, counts: Counts | None) -> bytes:
+    report = scan(model, blocks=reading.blocks, threads=reading.threads, counts=counts)
     return part_of(model_row(source.name, state, report), tensor_rows(source.name, report))
 
 
