@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from truebits.cli.options import CACHES, HTML, JSON, options
-from truebits.cli.shared import echo_lines, write_page
+from truebits.cli.shared import echo_lines, write_asked
 
 if TYPE_CHECKING:
     from truebits.surveying.answers import Survey
@@ -77,7 +77,7 @@ def report(folder: Path, as_json: bool) -> None:
 
 
 def _print(found: Survey, as_json: bool) -> None:
-    write_page(found)
+    write_asked(found)
     if as_json:
         from truebits.report import json
 
