@@ -1,97 +1,152 @@
-"""Hugging Face names to GGUF names: as public checkpoints spell them, and what headers tell."""
+"""A GGUF's tensors and those of the checkpoint that they were converted from, by their headers."""
 
+import numpy as np
 import pytest
 
-from truebits.lineage.names import Names, block_of
+from converter import write_folder, write_gguf
+from truebits.errors import NotTheSource
+from truebits.files.model import open_model
+from truebits.lineage.matching import match
+from truebits.precision.converters import Kind
 
-NAMES = [
-    ("llama", "model.layers.31.self_attn.q_proj.weight", "blk.31.attn_q.weight"),
-    ("llama", "layers.1.attention.wq.weight", "blk.1.attn_q.weight"),
-    ("llama", "tok_embeddings.weight", "token_embd.weight"),
-    ("llama", "model.layers.11.block_sparse_moe.experts.7.w2.weight", "blk.11.ffn_down_exps.weight 7"),
-    ("llama", "vision_tower.vision_model.embeddings.patch.weight", None),
-    ("llama", "model.layers.0.mlp.down_proj.weight_scale_inv", None),
-    ("qwen2", "layers.1.self_attn.q_proj.weight", "blk.1.attn_q.weight"),
-    ("qwen2moe", "model.layers.3.mlp.experts.59.gate_proj.weight", "blk.3.ffn_gate_exps.weight 59"),
-    ("qwen3moe", "model.layers.3.mlp.gate.weight", "blk.3.ffn_gate_inp.weight"),
-    ("qwen3next", "model.layers.3.mlp.shared_expert_gate.weight", "blk.3.ffn_gate_inp_shexp.weight"),
-    ("qwen3next", "model.layers.3.linear_attn.in_proj_ba.weight", "blk.3.ssm_ba.weight"),
-    ("qwen35", "model.language_model.layers.3.linear_attn.A_log", "blk.3.ssm_a"),
-    ("qwen35", "model.language_model.layers.3.linear_attn.dt_bias", "blk.3.ssm_dt.bias"),
-    ("qwen35moe", "model.language_model.layers.1.mlp.experts.gate_up_proj", "blk.1.ffn_gate_up_exps.weight"),
-    ("qwen35moe", "model.language_model.layers.1.mlp.experts.down_proj", "blk.1.ffn_down_exps.weight"),
-    ("qwen3vl", "model.visual.blocks.1.attn.qkv.weight", None),
-    ("gemma3", "language_model.model.layers.0.self_attn.q_norm.weight", "blk.0.attn_q_norm.weight"),
-    ("gemma3", "model.language_model.embed_tokens.weight", "token_embd.weight"),
-    ("gemma2", "model.layers.4.post_feedforward_layernorm.weight", "blk.4.post_ffw_norm.weight"),
-    ("deepseek2", "model.layers.3.mlp.experts.5.up_proj.weight", "blk.3.ffn_up_exps.weight 5"),
-    ("plamo2", "model.layers.layers.4.mixer.B_norm_weight", "blk.4.ssm_b_norm"),
-    ("plamo2", "model.layers.layers.4.post_mixer_norm.weight", "blk.4.post_attention_norm"),
-    ("mamba", "backbone.layers.9.mixer.A_log", "blk.9.ssm_a"),
-    ("mamba2", "backbone.layers.9.mixer.dt_bias", "blk.9.ssm_dt.bias"),
-    ("falcon-h1", "model.layers.1.mamba.dt_bias", "blk.1.ssm_dt.bias"),
-    ("granitehybrid", "model.layers.1.mamba.A_log", "blk.1.ssm_a"),
-    ("nemotron_h_moe", "backbone.layers.7.mixer.experts.3.up_proj.weight", "blk.7.ffn_up_exps.weight 3"),
-    ("jamba", "model.layers.3.feed_forward.experts.2.down_proj.weight", "blk.3.ffn_down_exps.weight 2"),
-    ("lfm2moe", "model.layers.1.feed_forward.experts.3.w1.weight", "blk.1.ffn_gate_exps.weight 3"),
-    ("phimoe", "model.layers.1.block_sparse_moe.experts.3.w1.weight", "blk.1.ffn_gate_exps.weight 3"),
-    ("stablelm", "model.layers.2.self_attn.q_layernorm.norms.3.weight", "blk.2.attn_q_norm.weight 3"),
-    ("phi3", "model.layers.0.self_attn.qkv_proj.weight", "blk.0.attn_qkv.weight"),
-    ("gpt2", "h.5.attn.c_attn.weight", "blk.5.attn_qkv.weight"),
-    ("falcon", "transformer.h.1.self_attention.query_key_value.weight", "blk.1.attn_qkv.weight"),
-    ("bert", "encoder.layer.0.attention.self.query.weight", "blk.0.attn_q.weight"),
-]
+SHAPES = {
+    "model.embed_tokens.weight": (10, 16),
+    "model.norm.weight": (16,),
+    "model.layers.0.self_attn.q_proj.weight": (16, 16),
+    "model.layers.0.self_attn.k_proj.weight": (8, 16),
+    "model.layers.0.mlp.up_proj.weight": (24, 16),
+}
+NAMES = {
+    "token_embd.weight": (10, 16),
+    "output_norm.weight": (16,),
+    "blk.0.attn_q.weight": (16, 16),
+    "blk.0.attn_k.weight": (8, 16),
+    "blk.0.ffn_up.weight": (24, 16),
+}
+CONFIG = {
+    "hidden_size": 16,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "num_hidden_layers": 1,
+    "tie_word_embeddings": False,
+}
+KEYS = {"block_count": 1, "embedding_length": 16, "attention.head_count": 4, "attention.head_count_kv": 2}
 
 
-@pytest.mark.parametrize(("architecture", "name", "expected"), NAMES)
-def test_names(architecture, name, expected):
-    found, number = Names(architecture).find(name, set())
-    wanted, _, of = (expected or "").partition(" ")
-    assert (found, number) == (wanted or None, int(of or 0))
+@pytest.fixture
+def matched(tmp_path):
+    def call(names=(), shapes=(), family="llama", keys=(), **config):
+        """Match; a shape of None takes a tensor away."""
+        ours, theirs = (dict(of) | dict(change) for of, change in ((NAMES, names), (SHAPES, shapes)))
+        some = [{name: np.zeros(shape, np.float32) for name, shape in of.items() if shape} for of in (ours, theirs)]
+        model = open_model(write_gguf(tmp_path / "m.gguf", family, some[0], **(KEYS | dict(keys))))
+        source = open_model(write_folder(tmp_path / "hf", some[1], **(CONFIG | config)))
+        return match(model, source)
+
+    return call
 
 
-def test_of_several_readings_the_one_that_the_gguf_has_is_taken():
-    names = Names("mamba2")
-    assert names.find("backbone.layers.0.norm.weight", {"blk.0.attn_norm.weight"}) == ("blk.0.attn_norm.weight", 0)
+def of(found, name):
+    return next(pair for pair in found.pairs if pair.tensor.name == name)
 
 
-def test_a_number_that_is_no_block():
-    assert block_of("blk.12.attn_q.weight") == 12
-    assert block_of("output.weight") is None
-    assert block_of(f"blk.{'9' * 5000}.attn_q.weight") is None
-    assert Names("llama").find(f"model.layers.{'9' * 5000}.self_attn.q_proj.weight", set()) == (None, 0)
+def test_every_tensor_has_its_source(matched):
+    found = matched()
+    assert {pair.tensor.name: tuple(one.name for one in pair.sources) for pair in found.pairs} == {
+        ours: (theirs,) for ours, theirs in zip(NAMES, SHAPES, strict=True)
+    }
+    assert (found.missing, found.left_out, found.family) == ((), (), "llama")
+    assert all(pair.problem is None and pair.strips for pair in found.pairs)
 
 
-def test_an_architecture_that_gguf_py_does_not_know():
-    """All names of the others are tried, and the GGUF tells which is meant."""
-    names = Names("no\x1bsuch")
-    norm = "model.layers.3.post_attention_layernorm.weight"
-    for known in ("blk.3.ffn_norm.weight", "blk.3.post_attention_norm.weight"):
-        assert names.find(norm, {known}) == (known, 0)
-    assert names.find(norm, set()) == (None, 0)
+def test_heads_are_permuted(matched):
+    found = matched()
+    assert [pair.tensor.name for pair in found.pairs if pair.has(Kind.PERMUTED)] == [
+        "blk.0.attn_q.weight",
+        "blk.0.attn_k.weight",
+    ]
+    assert [strip.is_contiguous for strip in of(found, "blk.0.attn_q.weight").strips] == [False]
 
 
-def test_one_architecture_does_not_change_the_names_of_the_next():
-    norm = "model.layers.0.post_attention_layernorm.weight"
-    assert Names("arctic").find(norm, set()) == ("blk.0.ffn_norm_exps.weight", 0)
-    assert Names("llama").find(norm, set()) == ("blk.0.ffn_norm.weight", 0)
+def test_names_in_mistrals_own_order_are_not_permuted(matched):
+    shapes = {"model.layers.0.self_attn.q_proj.weight": None, "layers.0.attention.wq.weight": (16, 16)}
+    pair = of(matched(shapes=shapes), "blk.0.attn_q.weight")
+    assert not pair.has(Kind.PERMUTED)
+    assert [strip.is_contiguous for strip in pair.strips] == [True]
 
 
-@pytest.mark.parametrize(
-    ("architecture", "name", "known"),
-    [
-        ("deepseek2", "model.layers.1.mlp.gate.e_score_correction_bias", "blk.1.exp_probs_b.bias"),
-        ("gpt-oss", "model.layers.1.self_attn.sinks", "blk.1.attn_sinks.weight"),
-        ("gpt-oss", "model.layers.1.mlp.experts.down_proj_bias", "blk.1.ffn_down_exps.bias"),
-        ("gemma4", "model.language_model.layers.1.layer_scalar", "blk.1.layer_output_scale.weight"),
-        ("bloom", "transformer.word_embeddings_layernorm.weight", "token_embd_norm.weight"),
-        ("qwen35", "mtp.fc.weight", "blk.2.nextn.eh_proj.weight"),
-        ("qwen35", "mtp.norm.weight", "blk.2.nextn.shared_head_norm.weight"),
-        ("qwen35", "mtp.layers.0.self_attn.q_proj.weight", "blk.2.attn_q.weight"),
-        ("gemma3n", "model.altup_projections.2.weight", "altup_proj.weight"),
-        ("clip", "multi_modal_projector.mm_input_projection_weight", "mm.input_projection.weight"),
-    ],
-)
-def test_names_that_only_the_gguf_tells(architecture, name, known):
-    found, _ = Names(architecture, 2).find(name, {known})
-    assert found == known
+def test_experts_are_stacked(matched):
+    experts = {f"model.layers.0.block_sparse_moe.experts.{number}.w1.weight": (24, 16) for number in (1, 0, 2)}
+    pair = of(matched({"blk.0.ffn_gate_exps.weight": (3, 24, 16)}, experts), "blk.0.ffn_gate_exps.weight")
+    assert [source.name.split(".")[5] for source in pair.sources] == ["0", "1", "2"]
+    assert pair.has(Kind.STACKED)
+    assert (pair.problem, len(pair.strips)) == (None, 3)
+
+
+def test_experts_of_several_shapes(matched):
+    experts = {f"model.layers.0.block_sparse_moe.experts.{number}.w1.weight": (24 + number, 16) for number in (0, 1)}
+    pair = of(matched({"blk.0.ffn_gate_exps.weight": (2, 24, 16)}, experts), "blk.0.ffn_gate_exps.weight")
+    assert pair.problem == "its 2 sources have several shapes"
+
+
+def test_another_shape_is_a_problem(matched):
+    pair = of(matched({"blk.0.ffn_up.weight": (16, 24)}), "blk.0.ffn_up.weight")
+    assert pair.problem == "its shape is 16 x 24, the source's 24 x 16"
+    assert not pair.strips
+
+
+def test_tokens_that_the_vocabulary_does_not_have(matched):
+    pair = of(matched({"token_embd.weight": (7, 16)}), "token_embd.weight")
+    assert (pair.rows_left_out, pair.problem) == (3, None)
+    assert [strip.shape for strip in pair.strips] == [(7, 16)]
+
+
+def test_an_output_that_is_the_embedding(matched):
+    pair = of(matched({"output.weight": (10, 16)}), "output.weight")
+    assert [source.name for source in pair.sources] == ["model.embed_tokens.weight"]
+    shapes = {"lm_head.weight": (10, 16)}
+    assert matched(shapes=shapes).missing[0][0] == "output.weight"
+    tied = matched(shapes=shapes, tie_word_embeddings=True)
+    assert (tied.missing, tied.left_out[0].why) == ((), "the same as the embedding")
+
+
+def test_what_is_missing_left_out_and_of_unknown_place(matched):
+    shapes = {
+        "model.layers.0.mlp.down_proj.weight": (16, 24),
+        "model.layers.0.self_attn.rotary_emb.inv_freq": (4,),
+        "model.layers.1.mlp.up_proj.weight": (24, 16),
+        "nobody.knows.this": (3,),
+    }
+    found = matched(shapes=shapes)
+    assert [name for name, _ in found.missing] == ["blk.0.ffn_down.weight"]
+    assert {one.tensor.name: one.why for one in found.left_out} == {
+        "model.layers.0.self_attn.rotary_emb.inv_freq": "a table that is computed",
+        "model.layers.1.mlp.up_proj.weight": "in a block that the GGUF leaves out",
+        "nobody.knows.this": None,
+    }
+
+
+def test_a_tensor_without_a_namesake(matched):
+    pair = of(matched({"blk.0.odd.weight": (3, 3)}), "blk.0.odd.weight")
+    assert (pair.sources, pair.strips, pair.is_unsure) == ((), (), False)
+
+
+def test_heads_of_which_nothing_is_known_have_candidates(matched):
+    keys = {"attention.head_count": None, "attention.head_count_kv": None}
+    found = matched(keys=keys, num_attention_heads=None, num_key_value_heads=None)
+    pair = of(found, "blk.0.attn_q.weight")
+    assert "number of its heads is not known" in pair.problem
+    assert [len(one) for one in pair.candidates] == [1, 1, 1]  # heads of 16 rows, and of 8
+    assert [one[0].is_contiguous for one in pair.candidates] == [True, False, False]
+
+
+def test_too_few_namesakes_are_another_model(matched):
+    others = dict.fromkeys(list(SHAPES)[2:]) | {f"nobody.{number}": (3,) for number in range(3)}
+    with pytest.raises(NotTheSource, match="of its 5 tensors, 2 are in the checkpoint"):
+        matched(shapes=others)
+
+
+def test_an_unknown_architecture_is_unsure(matched):
+    found = matched(family="nobodys", keys={})
+    assert all(pair.is_unsure for pair in found.pairs)
+    assert not any(pair.strips and pair.has(Kind.PERMUTED) for pair in found.pairs)

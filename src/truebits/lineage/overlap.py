@@ -114,5 +114,6 @@ def _half_ulp(singles: np.ndarray, type: str) -> np.ndarray | float:
     if format.bits > 16:
         return 0.0
     exponent = np.maximum(np.frexp(singles)[1] - 1 - format.mantissa_bits, format.quantum_exponent)
+    exponent[singles == 0] = format.quantum_exponent
     half: np.ndarray = np.ldexp(np.float32(0.5), exponent)
     return half
