@@ -25,6 +25,10 @@ class Server(ThreadingHTTPServer):
         Bytes of file contents.
     asked : list of (str, str, str)
         Path, Range and Authorization of every request.
+    links : dict of str to dict of str to str
+        Headers of the API's answers, by path: where the next page is.
+    hanging, over : Event
+        With the fault "hangs": a request for a range is not answered; nor will it be before it is over.
     """
 
     daemon_threads = True
@@ -37,7 +41,9 @@ class Server(ThreadingHTTPServer):
         self.sent = 0
         self.asked: list[tuple[str, str, str]] = []
         self.etag = '"one"'
+        self.links: dict[str, dict[str, str]] = {}
         self.lock = threading.Lock()
+        self.hanging, self.over = threading.Event(), threading.Event()
 
     def handle_error(self, *arguments: object) -> None:
         """Nothing: who has enough closes the connection."""
@@ -74,17 +80,22 @@ class Handler(BaseHTTPRequestHandler):
             case "forever" | "elsewhere":
                 target = f"{server.other}{path}" if server.fault == "elsewhere" else f"{server.url}{path}?{number}"
                 return self.answer(302, Location=target)
+            case "hangs" if self.headers.get("Range", "") and number > 1:
+                server.hanging.set()
+                server.over.wait(60)
+                return None
             case "forbidden":
                 return self.answer(403)
             case "gated":
                 return self.answer(401)
             case "waits for ever" if number == 1:
                 return self.answer(503, Retry_After="1000000000")
+        path = self.path if self.path in server.files else path
         if path not in server.files:
             return self.answer(404)
         content = server.files[path]
-        if not isinstance(content, Path) and content[:1] == b"{" and "/api/" in path:
-            return self.answer(200, content)
+        if not isinstance(content, Path) and content[:1] in (b"{", b"[") and "/api/" in path:
+            return self.answer(200, content, **server.links.get(path, {}))
         return self.ranged(content, number)
 
     def ranged(self, content: bytes | Path, number: int) -> None:
@@ -138,6 +149,7 @@ def serving(files: dict[str, Any], fault: str = "", other: str = "") -> Iterator
     try:
         yield server
     finally:
+        server.over.set()
         server.shutdown()
         server.server_close()
         thread.join()

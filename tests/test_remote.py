@@ -5,8 +5,10 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -86,9 +88,10 @@ def test_only_what_is_selected_is_fetched(local):
         assert low_bits(model, "norm") == low_bits(local, "norm")
         assert server.sent - before <= 2 * 4096
         assert low_bits(model, "norm")
-        asked = len(server.asked)
+        asked, before = len(server.asked), server.sent
         assert low_bits(open_model(f"{server.url}/model.gguf"), "norm")
-        assert len(server.asked) == asked + 1, "the second time only the first bytes are asked for"
+        assert len(server.asked) == asked + 1
+        assert server.sent == before + 1, "the second time the server is asked only whether the file is the same"
 
 
 def test_a_long_header_grows(cache):
@@ -172,6 +175,20 @@ def test_a_file_that_changes_is_never_mixed():
         changed[-1] ^= 1
         server.files["/model.gguf"] = bytes(changed)
         assert low_bits(open_model(f"{server.url}/model.gguf"))
+
+
+def test_ctrl_c_waits_for_no_server(tmp_path):
+    with serving({"/model.gguf": GGUF}, "hangs") as server:
+        environment = {**os.environ, "TRUEBITS_CACHE": str(tmp_path / "other")}
+        command = [sys.executable, "-m", "truebits", "scan", f"{server.url}/model.gguf"]
+        process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+        assert server.hanging.wait(60)
+        started = time.monotonic()
+        process.send_signal(signal.SIGINT)
+        _, told = process.communicate(timeout=60)
+        assert time.monotonic() - started < 10
+    assert process.returncode == 130
+    assert "interrupted" in told
 
 
 def test_retry_after_is_not_heeded_for_ever(monkeypatch):

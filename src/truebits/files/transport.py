@@ -203,7 +203,10 @@ class HttpFile:
 
 
 class FsspecFile:
-    """A file of a store that fsspec knows: ``s3://``, ``gs://``."""
+    """A file of a store that fsspec knows: ``s3://``, ``gs://``.
+
+    The store is asked for the file's state after each piece: what came of another one is not written.
+    """
 
     def __init__(self, url: str):
         try:
@@ -214,21 +217,29 @@ class FsspecFile:
         try:
             self.system, self.path = fsspec.core.url_to_fs(url)
         except ImportError as error:
+            if url.startswith("s3:"):
+                raise MissingExtra("reading s3://", "s3") from None
             raise RemoteError(url, f"needs another package: {error}") from None
         self.known: FileState | None = None
 
     def fetch(self, start: int, stop: int, write: Write) -> None:
-        if self.known is None:
-            info = self._try(self.system.info, self.path)
-            state = info.get("ETag") or info.get("etag") or info.get("LastModified") or ""
-            self.known = FileState(int(info["size"]), str(state)[:200])
-        stop = min(stop, self.known.size)
+        """Get a range; `RemoteChanged` if the file is another than the first time."""
+        known = self.known = self.known or self._state()
+        stop = min(stop, known.size)
         for at in range(start, stop, 8 * PIECE):
             end = min(at + 8 * PIECE, stop)
             piece = self._try(self.system.cat_file, self.path, start=at, end=end)
+            if (now := self._state()) != known:
+                raise RemoteChanged(self.url, f"has changed in the store: {known} before, {now} now")
             if len(piece) != end - at:
                 raise RemoteError(self.url, f"asked for {end - at} bytes at {at}, {len(piece)} came")
             write(at, piece)
+
+    def _state(self) -> FileState:
+        self.system.invalidate_cache(self.path)
+        info = self._try(self.system.info, self.path)
+        state = info.get("ETag") or info.get("etag") or info.get("LastModified") or ""
+        return FileState(int(info["size"]), str(state)[:200])
 
     def _try(self, function: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
         try:
