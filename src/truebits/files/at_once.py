@@ -31,6 +31,7 @@ def at_once(work: Callable[[Job], Result], jobs: Iterable[Job], threads: int) ->
             try:
                 done.put((job, work(job), None))
             except BaseException as error:
+                is_over.set()
                 done.put((job, None, error))
 
     for _ in range(min(threads, len(jobs))):
