@@ -107,10 +107,11 @@ def test_the_document_and_the_table(tmp_path):
     write_safetensors(path, {"a": mixed([(40, 49, "fp16")]), "b": draws(9)})
     a, b = json.loads(CliRunner().invoke(app, ["scan", "--rows", "--json", str(path)]).stdout)["tensors"]
     (run,) = a["rows"].pop("runs")
-    assert (a["rows"], b["rows"]) == ({"axis": 0, "rows": 100, "values_per_row": ROW}, None)
+    assert (a["rows"], b["rows"]) == ({"axis": 0, "rows": 100, "values_per_row": ROW, "tokens": {}}, None)
     assert (run["from"], run["to"], run["format"]) == (40, 49, "fp16")
     out = CliRunner().invoke(app, ["scan", "--rows", str(path)]).stdout
-    assert f"a       10 of 100     40    49  fp16      2^{run['odds_bits']:,}" in out
+    assert f"a         10     40    49  fp16      2^{run['odds_bits']:,}" in out
+    assert "tokens" not in out
 
 
 def test_the_finding_says_what_the_bits_say(tmp_path):
@@ -118,8 +119,37 @@ def test_the_finding_says_what_the_bits_say(tmp_path):
     write_safetensors(path, {"a": mixed([(40, 49, "fp16"), (60, 60, "bf16")]), "b": draws(100)})
     (asked,) = tb.scan(path, rows=True).findings
     assert (asked.kind, asked.level, asked.tensors) == ("mixed_rows", "note", ("a",))
-    told = "10 of 100 rows in FP16, 1 of 100 rows in BF16, first rows 40 to 49"
-    assert asked.message == f"a: exact are {told}; which may mean: not updated since"
+    told = "10 of 100 rows are exact in FP16, 1 of 100 rows is exact in BF16, first rows 40 to 49"
+    assert asked.message == f"a: {told}; which may mean that nobody has updated them since they were stored so"
     (hint,) = tb.scan(path).findings
     assert (hint.kind, hint.tensors) == ("mixed_rows", ("a",))
     assert "--rows tells which rows" in hint.message
+
+
+def vocabulary(rows=100):
+    return ["[PAD]", *(f"[unused{number}]" for number in range(rows - 30)), *(f"##{chr(97 + i)}" for i in range(29))]
+
+
+@pytest.mark.parametrize("kind", ["safetensors", "gguf"])
+def test_rows_of_an_embedding_are_named_from_the_vocabulary(tmp_path, kind):
+    path = tmp_path / f"m.{kind}"
+    values = {"token_embd.weight": mixed([(0, 9, "fp16"), (90, 99, "fp16")]), "other": mixed([(0, 0, "fp16")])}
+    if kind == "gguf":
+        writer = GGUFWriter(path, "llama")
+        writer.add_token_list(vocabulary())
+        for name, array in values.items():
+            writer.add_tensor(name, array)
+        for write in (writer.write_header_to_file, writer.write_kv_data_to_file, writer.write_tensors_to_file):
+            write()
+        writer.close()
+    else:
+        write_safetensors(path, values)
+        (tmp_path / "vocab.txt").write_text("\n".join(vocabulary()) + "\n")
+    report = tb.scan(path, rows=True)
+    embedding, other = report.rows["token_embd.weight"], report.rows["other"]
+    assert [run.tokens for run in embedding.runs] == ["`[PAD]`, `[unused0]` to `[unused8]`", "10 `##` pieces"]
+    assert embedding.tokens == {"fp16": "`[PAD]`, `[unused0]` to `[unused8]`, 10 `##` pieces"}
+    assert (other.tokens, other.runs[0].tokens) == ({}, None)
+    assert embedding.tokens["fp16"] in next(one.message for one in report.findings if "token_embd" in one.message)
+    out = CliRunner().invoke(app, ["scan", "--rows", str(path)]).stdout
+    assert "10 `##` pieces" in out.splitlines()[-2]

@@ -145,6 +145,7 @@ def _scan_many(models: Sequence[Path], chosen: dict[str, Any], as_json: bool) ->
 
 
 def _print(report: Report, wanted: Wanted) -> None:
+    from truebits.precision.coverage import count
     from truebits.report import listing, screen, text
     from truebits.report.table import Table, terminal_width
 
@@ -156,10 +157,10 @@ def _print(report: Report, wanted: Wanted) -> None:
     if not wanted.wide:
         echo_lines(screen.lines(report, by_tensor=wanted.by_tensor))
         if report.rows:
-            runs = text.row_runs(report)
+            runs = text.row_runs(report, brief=True)
             click.echo(f"\n{Table(runs.columns, runs.rows[:MOST_RUNS]).render('text', terminal_width())}")
             if len(runs.rows) > MOST_RUNS:
-                click.echo(f"and {len(runs.rows) - MOST_RUNS:,} more runs of rows; --wide lists all")
+                click.echo(f"and {count(len(runs.rows) - MOST_RUNS, 'more run')} of rows; --wide lists all")
         return
     from truebits.report import blocks as of_blocks
 

@@ -8,7 +8,7 @@ the same format are judged together, as a tensor is.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, field, replace
 from functools import cache
 from itertools import groupby
 from math import log2
@@ -27,6 +27,7 @@ from truebits.precision.counting import TensorPrecision
 from truebits.precision.evidence import Evidence, ladder
 from truebits.precision.origin import BITS_WANTED, judge
 from truebits.precision.profile import PrecisionProfile
+from truebits.precision.tokens import named, tokens_of
 
 LOW_BITS = {"F32": 13, "F16": 3, "F64": 29}
 """Bits that are zero in every normal value of a narrower format: FP16 in F32, BF16 in F16, F32 in F64."""
@@ -45,16 +46,23 @@ class RowRun:
     format : str
     odds_bits : int
         Rows of the storage type look like this by chance once in 2 to the power of it.
+    tokens : str or None
+        What the rows stand for, where they are an embedding's and the model has its vocabulary: in a line.
     """
 
     first: int
     last: int
     format: str
     odds_bits: int
+    tokens: str | None = None
 
     @property
     def rows(self) -> int:
         return self.last - self.first + 1
+
+    def of(self, tokens: Sequence[str]) -> Sequence[str]:
+        """Return the run's part of what has an entry for each row."""
+        return tokens[self.first : self.last + 1]
 
 
 @dataclass(frozen=True)
@@ -70,6 +78,8 @@ class MixedRows:
         How many there are, and how many values each has.
     runs : tuple of RowRun
         Ascending. The rows between them are not exact in any narrower format.
+    tokens : dict of str to str
+        What the rows of each narrower format stand for, as `RowRun.tokens`; empty where that is not known.
     """
 
     name: str
@@ -77,6 +87,7 @@ class MixedRows:
     rows: int
     row: int
     runs: tuple[RowRun, ...]
+    tokens: dict[str, str] = field(default_factory=dict)
 
     def counts(self) -> dict[str, int]:
         """Return the number of rows by narrower format, most frequent first."""
@@ -87,9 +98,18 @@ class MixedRows:
 
     def to_dict(self) -> dict[str, Any]:
         """Return what stands in a JSON document under ``rows``: `from` and `to` are a run's first row and last."""
-        keys = ("from", "to", "format", "odds_bits")
+        keys = ("from", "to", "format", "odds_bits", "tokens")
         runs = [dict(zip(keys, astuple(run), strict=True)) for run in self.runs]
-        return {"axis": 0, "rows": self.rows, "values_per_row": self.row, "runs": runs}
+        return {"axis": 0, "rows": self.rows, "values_per_row": self.row, "tokens": self.tokens, "runs": runs}
+
+    def with_tokens(self, tokens: Sequence[str]) -> MixedRows:
+        """Say what the rows stand for; `tokens` has their names, as many as there are."""
+        by_format = {
+            format: named([token for run in self.runs if run.format == format for token in run.of(tokens)])
+            for format in self.counts()
+        }
+        runs = tuple(replace(run, tokens=named(run.of(tokens))) for run in self.runs)
+        return replace(self, runs=runs, tokens=by_format)
 
 
 def mixed_rows(model: Model, tensors: Sequence[TensorPrecision], threads: int | None = None) -> dict[str, MixedRows]:
@@ -119,7 +139,10 @@ def mixed_rows(model: Model, tensors: Sequence[TensorPrecision], threads: int | 
             runs = tuple(_runs(model, one.tensor, row, threads))
             if runs and sum(run.rows for run in runs) < one.values // row:
                 found[one.tensor.name] = MixedRows(one.tensor.name, one.type, one.values // row, row, runs)
-    return found
+    embeddings = tokens_of(
+        model, [(tensor, found[tensor.name].rows) for tensor in model.tensors if tensor.name in found]
+    )
+    return {name: of.with_tokens(embeddings[name]) if name in embeddings else of for name, of in found.items()}
 
 
 def may_be_mixed(one: TensorPrecision, row: int) -> bool:

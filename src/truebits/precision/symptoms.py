@@ -182,13 +182,15 @@ def _mixed_rows(report: Report, facts: dict[str, Numbers]) -> Iterator[Finding]:
     """Tensors with rows of several formats; where rows were not looked at, those whose counts suggest it."""
     if report.rows is not None:
         for name, of in report.rows.items():
-            all_rows = count(of.rows, "row")
-            told = ", ".join(
-                f"{number:,} of {all_rows} in {title_of(format)}" for format, number in of.counts().items()
-            )
+            exact = []
+            for format, number in of.counts().items():
+                tokens = f" ({of.tokens[format]})" if format in of.tokens else ""
+                rows = f"{number:,} of {count(of.rows, 'row')} {'is' if number == 1 else 'are'}"
+                exact.append(f"{rows} exact in {title_of(format)}{tokens}")
             first = of.runs[0]
             where = f"row {first.first:,}" if first.rows == 1 else f"rows {first.first:,} to {first.last:,}"
-            message = f"{printable(name)}: exact are {told}, first {where}; which may mean: not updated since"
+            perhaps = "which may mean that nobody has updated them since they were stored so"
+            message = f"{printable(name)}: {', '.join(exact)}, first {where}; {perhaps}"
             yield Finding("mixed_rows", "note", (name,), message)
         return
     some = [name for name, of in facts.items() if report.tensors[name].is_plain and _may_have_rows(report, name, of)]

@@ -113,7 +113,7 @@ def _strips(report: Report) -> list[dict[str, Any]]:
         {
             "name": report.tensors[name].tensor.label,
             "rows": of.rows,
-            "runs": [[run.first, run.last, run.format] for run in of.runs],
+            "runs": [[run.first, run.last, run.format, run.tokens] for run in of.runs],
         }
         for name, of in (report.rows or {}).items()
     ]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -129,22 +130,31 @@ def findings(report: Report) -> str:
     return "\n".join(f"{one.level}: {one.message}." for one in report.findings if one.level != "note")
 
 
-def row_runs(report: Report) -> Table:
-    """The runs of rows that are exact in a narrower format, and the odds of each."""
-    table = Table(("tensor", "rows", "first", "last", "exact in", "by chance once in"))
-    for name, of in (report.rows or {}).items():
-        for run in of.runs:
-            table.rows.append(
-                (
-                    printable(name),
-                    f"{run.rows:,} of {of.rows:,}",
-                    run.first,
-                    run.last,
-                    run.format,
-                    f"2^{run.odds_bits:,}",
-                )
-            )
+def row_runs(report: Report, brief: bool = False) -> Table:
+    """The runs of rows that are exact in a narrower format, the odds of each, and what they stand for.
+
+    With `brief` a name's first words are left out where the others tell.
+    """
+    found = report.rows or {}
+    names = _shortest(found) if brief else {name: name for name in found}
+    runs = [(names[name], run) for name, of in found.items() for run in of.runs]
+    have_tokens = any(run.tokens for _, run in runs)
+    columns = ("tensor", "rows", "first", "last", "exact in", "by chance 1 in")
+    table = Table((*columns, *(("tokens",) if have_tokens else ())))
+    for name, run in runs:
+        cells = printable(name), run.rows, run.first, run.last, run.format, f"2^{run.odds_bits:,}"
+        table.rows.append((*cells, *((run.tokens or "",) if have_tokens else ())))
     return table
+
+
+def _shortest(names: Iterable[str]) -> dict[str, str]:
+    """Return for each name as few of its last words as tell it from the others."""
+    words = {name: name.removesuffix(".weight").split(".") for name in names}
+    count = Counter(tuple(of[-some:]) for of in words.values() for some in range(1, len(of) + 1))
+    few = {
+        name: next((n for n in range(1, len(of)) if count[tuple(of[-n:])] == 1), len(of)) for name, of in words.items()
+    }
+    return {name: ".".join(of[-few[name] :]) for name, of in words.items()}
 
 
 def conclusion(report: Report) -> str:
