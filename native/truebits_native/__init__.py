@@ -11,7 +11,7 @@ if _sys.byteorder != "little":
     raise ImportError("truebits_native maps files, which are little-endian: it does not run on a big-endian machine")
 
 
-from truebits_native.blocks import block_counts
+from truebits_native.blocks import block_counts, dequantized
 from truebits_native.chunks import CHUNK
 from truebits_native.codes import code_counts
 from truebits_native.counting import (
@@ -40,6 +40,7 @@ __all__ = [
     "block_counts",
     "code_counts",
     "compare",
+    "dequantized",
     "differing_count",
     "expect_work",
     "extremes",

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import numpy as np
 
 from truebits_native import dispatch, reference
 from truebits_native.chunks import cut
+from truebits_native.codes import e8m0_singles
 from truebits_native.dispatch import readable, run
+from truebits_native.packing import SIMPLE, SUPER_BLOCKS, simple_numbers, super_block_numbers
 from truebits_native.pool import over_runs
 from truebits_native.types import FACTS, LAYOUTS, LEAST, NO_SCALE, BlockLayout, add_facts
 
 CHUNK_BYTES = 1 << 20
+
+CHUNK_VALUES = 1 << 16
 
 
 def block_counts(
@@ -53,6 +58,53 @@ def block_counts(
     for range_, of_chunk in zip(owner.tolist(), by_chunk, strict=True):
         add_facts(facts[range_], of_chunk)
     return facts
+
+
+def dequantized(raw: np.ndarray, type: str, threads: int | None = None) -> np.ndarray:
+    """Return the values that blocks stand for, bit for bit as ``gguf.quants.dequantize`` makes them.
+
+    Parameters
+    ----------
+    raw : ndarray of uint8, shape (n,)
+        Whole blocks.
+    type : str
+        A key of `LAYOUTS`.
+    threads : int, optional
+
+    Returns
+    -------
+    ndarray of float32, shape (values,)
+
+    Raises
+    ------
+    ValueError
+        The bytes are not whole blocks.
+    """
+    raw, layout = readable(raw, np.uint8), LAYOUTS[type]
+    if raw.size % layout.nbytes:
+        raise ValueError(f"{raw.size} bytes are not whole blocks of {layout.nbytes}, as {type} has")
+    count = raw.size // layout.nbytes * layout.values
+    name = KERNELS.get(type)
+    if name is None or not dispatch.uses_kernel(name, count):
+        return reference.dequantized(raw, type)
+    values, more = np.empty(count, np.float32), dequantizing_numbers(type)
+    _, begin, end = cut(np.array([0]), np.array([count // layout.values]), CHUNK_VALUES // layout.values)
+    over_runs(lambda of: run(name, raw, begin[of], end[of], *more, values), begin.size, threads)
+    return values
+
+
+KERNELS = {
+    **dict.fromkeys(SIMPLE, "dequantizing.dequantize_blocks"),
+    **dict.fromkeys(SUPER_BLOCKS, "dequantizing.dequantize_super_blocks"),
+}
+"""What dequantizes a type; TQ1_0 and NVFP4 are left to the twin."""
+
+
+@cache
+def dequantizing_numbers(type: str) -> tuple[Any, ...]:
+    """Return what the kernel wants to know: what each scale is as F32, and where everything is."""
+    numbers = (simple_numbers(LAYOUTS[type]),) if type in SIMPLE else super_block_numbers(type)
+    return (e8m0_singles() if type == "MXFP4" else reference.half_singles().view(np.float32)), *numbers
 
 
 def layout_numbers(layout: BlockLayout) -> tuple[Any, ...]:

@@ -8,6 +8,7 @@ unsigned number a value is stored as. Layouts are those of ggml-common.h, as `gg
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
@@ -181,17 +182,20 @@ def _by_group(codes: np.ndarray, groups: int) -> np.ndarray:
     return codes.reshape(len(codes), groups, -1)
 
 
-def _scaled(stored: np.ndarray, factors: np.ndarray) -> np.ndarray:
-    """Multiply block scales with their groups' factors; Inf times 0 is NaN, as it is for ggml."""
+def _scaled(stored: np.ndarray, factors: np.ndarray, sign: int = 1) -> np.ndarray:
+    """Multiply block scales with their groups' factors; Inf times 0 is NaN, as it is for ggml.
+
+    What is subtracted gets its sign by multiplication, which leaves a NaN's as it is.
+    """
     with np.errstate(invalid="ignore"):
-        return _single(stored) * factors.astype(np.float32)
+        return _single(stored) * np.float32(sign) * factors.astype(np.float32)
 
 
 def _q2_k(blocks: np.ndarray) -> Unpacked:
     factors = blocks[:, :16]
     stored, stored_offset = _half(blocks, 80), _half(blocks, 82)
     codes = _by_group(_shifted(blocks[:, 16:80], 32, 2), 16)
-    return Unpacked(codes, _scaled(stored, factors & 15), -_scaled(stored_offset, factors >> 4), stored, stored_offset)
+    return Unpacked(codes, _scaled(stored, factors & 15), _scaled(stored_offset, factors >> 4, -1), stored, stored_offset)
 
 
 def _q3_k(blocks: np.ndarray) -> Unpacked:
@@ -209,7 +213,7 @@ def _q45_k(blocks: np.ndarray, codes: np.ndarray) -> Unpacked:
     factors = np.concatenate([first & 63, third & 15 | (first >> 6) << 4], axis=1)
     offsets = np.concatenate([second & 63, third >> 4 | (second >> 6) << 4], axis=1)
     stored, stored_offset = _half(blocks, 0), _half(blocks, 2)
-    scale, offset = _scaled(stored, factors), -_scaled(stored_offset, offsets)
+    scale, offset = _scaled(stored, factors), _scaled(stored_offset, offsets, -1)
     return Unpacked(_by_group(codes, 8), scale, offset, stored, stored_offset)
 
 
@@ -240,11 +244,16 @@ def _tq1_0(blocks: np.ndarray) -> Unpacked:
     return _simple(blocks, np.concatenate(parts, axis=1), 52)
 
 
+@cache
+def e8m0_singles() -> np.ndarray:
+    """Return half the value of each of the 256 powers of two of E8M0, as F32: levels of FP4 are doubled."""
+    exponent = np.arange(256, dtype=np.uint32)
+    return np.where(exponent < 2, np.uint32(0x00200000) << exponent, (exponent - 1) << 23).astype(np.uint32).view("<f4")
+
+
 def _mxfp4(blocks: np.ndarray) -> Unpacked:
-    exponent = blocks[:, :1].astype(np.uint32)
-    bits = np.where(exponent < 2, np.uint32(0x00200000) << exponent, (exponent - np.uint32(1)) << np.uint32(23))
-    scale = bits.view(np.float32)
-    stored = exponent.astype(np.uint16) + np.uint16(1)
+    scale = e8m0_singles()[blocks[:, :1]]
+    stored = blocks[:, :1].astype(np.uint16) + np.uint16(1)
     return Unpacked(_nibbles(blocks[:, 1:])[:, None], scale, _no_offset(scale), stored, np.zeros_like(stored))
 
 

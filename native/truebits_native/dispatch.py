@@ -53,6 +53,8 @@ COSTS = {
     "halves.narrow_to_bfloats": Costs(0.1, 5000),
     "halves.narrow_to_halves": Costs(0.2, 200),
     "blocks.count_scales": Costs(0.6, 80),
+    "dequantizing.dequantize_blocks": Costs(0.7, 150),
+    "dequantizing.dequantize_super_blocks": Costs(2.2, 150),
 }
 
 WORK = {
@@ -62,6 +64,7 @@ WORK = {
     "truncate": ("rounding.cut_low_bits",),
     "rounding": tuple(name for name in COSTS if name.split(".")[0] in ("difference", "rounding", "scaling", "halves")),
     "blocks": ("blocks.count_scales",),
+    "dequantizing": ("dequantizing.dequantize_blocks", "dequantizing.dequantize_super_blocks"),
 }
 """The kernels that each kind of work may call."""
 

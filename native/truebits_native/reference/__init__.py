@@ -4,6 +4,7 @@ Each function has the name and the signature of the front door that it stands be
 """
 
 from truebits_native.reference.blocks import block_counts
+from truebits_native.reference.dequantizing import dequantized
 from truebits_native.reference.difference import compare, differing_count, half_distance
 from truebits_native.reference.halves import half_singles, narrowed, widened
 from truebits_native.reference.histogram import bfloat_bins, double_bins, half_bins, profile, profiles, single_bins
@@ -42,6 +43,7 @@ __all__ = [
     "bfloat_bins",
     "block_counts",
     "compare",
+    "dequantized",
     "differing_count",
     "double_bins",
     "extremes",
