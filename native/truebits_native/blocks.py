@@ -85,7 +85,7 @@ def dequantized(raw: np.ndarray, type: str, threads: int | None = None) -> np.nd
         raise ValueError(f"{raw.size} bytes are not whole blocks of {layout.nbytes}, as {type} has")
     count = raw.size // layout.nbytes * layout.values
     name = KERNELS.get(type)
-    if name is None or not dispatch.uses_kernel(name, count):
+    if name is None or not dispatch.uses_kernel_by_now(name, count):
         return reference.dequantized(raw, type)
     values, more = np.empty(count, np.float32), dequantizing_numbers(type)
     _, begin, end = cut(np.array([0]), np.array([count // layout.values]), CHUNK_VALUES // layout.values)

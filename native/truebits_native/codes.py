@@ -39,10 +39,17 @@ class Unpacked(NamedTuple):
     stored_offset: np.ndarray
 
     def values(self, levels: np.ndarray) -> np.ndarray:
-        """Return the values, float32 of shape (blocks, values)."""
+        """Return the values, float32 of shape (blocks, values).
+
+        Where both a product and its offset are NaN it is the product, whichever NumPy's loop would take.
+        """
         with np.errstate(invalid="ignore", over="ignore"):
             scaled = self.scale[..., None] * levels[self.codes].astype(np.float32)
-            return (scaled + self.offset[..., None]).reshape(len(self.codes), -1)
+            values = scaled + self.offset[..., None]
+        is_nan = np.isnan(scaled)
+        if is_nan.any():
+            values[is_nan] = scaled[is_nan]
+        return values.reshape(len(self.codes), -1)
 
 
 class CodeCounts(NamedTuple):
@@ -195,7 +202,9 @@ def _q2_k(blocks: np.ndarray) -> Unpacked:
     factors = blocks[:, :16]
     stored, stored_offset = _half(blocks, 80), _half(blocks, 82)
     codes = _by_group(_shifted(blocks[:, 16:80], 32, 2), 16)
-    return Unpacked(codes, _scaled(stored, factors & 15), _scaled(stored_offset, factors >> 4, -1), stored, stored_offset)
+    return Unpacked(
+        codes, _scaled(stored, factors & 15), _scaled(stored_offset, factors >> 4, -1), stored, stored_offset
+    )
 
 
 def _q3_k(blocks: np.ndarray) -> Unpacked:

@@ -53,8 +53,8 @@ COSTS = {
     "halves.narrow_to_bfloats": Costs(0.1, 5000),
     "halves.narrow_to_halves": Costs(0.2, 200),
     "blocks.count_scales": Costs(0.6, 80),
-    "dequantizing.dequantize_blocks": Costs(0.7, 150),
-    "dequantizing.dequantize_super_blocks": Costs(2.2, 150),
+    "dequantizing.dequantize_blocks": Costs(0.7, 200),
+    "dequantizing.dequantize_super_blocks": Costs(1.5, 200),
 }
 
 WORK = {
@@ -64,7 +64,6 @@ WORK = {
     "truncate": ("rounding.cut_low_bits",),
     "rounding": tuple(name for name in COSTS if name.split(".")[0] in ("difference", "rounding", "scaling", "halves")),
     "blocks": ("blocks.count_scales",),
-    "dequantizing": ("dequantizing.dequantize_blocks", "dequantizing.dequantize_super_blocks"),
 }
 """The kernels that each kind of work may call."""
 
@@ -73,6 +72,9 @@ loaded: set[str] = set()
 
 expected: set[str] = set()
 """Those that are worth getting there, for the work that was announced."""
+
+spent: dict[str, float] = {}
+"""Seconds, about, that twins have worked on pieces of work that was not announced."""
 
 on_compile: Callable[[float], None] | None = None
 """Called with the seconds it will take, about, when a kernel is compiled: once per machine. Nothing is said if None."""
@@ -83,6 +85,17 @@ def uses_kernel(name: str, words: int) -> bool:
     if words < LOADED_WORDS:
         return False
     return name in loaded or name in expected or words / (1e6 * COSTS[name].twin) > _seconds_to_load(name)
+
+
+def uses_kernel_by_now(name: str, words: int) -> bool:
+    """Tell the same of work that comes in pieces that nobody announced.
+
+    The kernel is taken once the twin has worked for as long as it takes to load it: at most twice the least time.
+    """
+    if uses_kernel(name, words):
+        return True
+    spent[name] = spent.get(name, 0.0) + words / (1e6 * COSTS[name].twin)
+    return words >= LOADED_WORDS and spent[name] > _seconds_to_load(name)
 
 
 def expect_work(name: str, words: int) -> bool:

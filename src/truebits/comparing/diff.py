@@ -20,6 +20,7 @@ from truebits.files.tensor import Tensor
 from truebits.numbers.figures import error_figures
 from truebits.precision.batches import Progress
 from truebits.precision.coverage import Coverage
+from truebits.quantizers.blocks import has_values
 from truebits.quantizers.weights import meaning_of
 from truebits.result import Result, finite
 from truebits_native.reference import Difference, merged
@@ -319,14 +320,10 @@ def _compared(ours: AnySide, theirs: AnySide, unread: str | None, threads: int |
 
 def _problem(a: Tensor, b: Tensor) -> str | None:
     """Say why the values of two tensors that differ in bytes cannot be compared."""
-    import gguf
-
     for tensor in (a, b):
-        if tensor.type not in ITEM_BYTES:
-            number = gguf.GGMLQuantizationType.__members__.get(tensor.type)
-            if tensor.opaque or number is None or number not in gguf.quants._type_traits:
-                differ = "the bytes differ, and " if a.type == b.type else ""
-                return f"{differ}{tensor.type} has no values that could be compared"
+        if tensor.type not in ITEM_BYTES and (tensor.opaque or not has_values(tensor.type)):
+            differ = "the bytes differ, and " if a.type == b.type else ""
+            return f"{differ}{tensor.type} has no values that could be compared"
     return None
 
 

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from truebits.quantizers.ggml import in_rows
+from truebits.quantizers.blocks import block_values
 
 
 class Codes(NamedTuple):
@@ -98,10 +98,8 @@ class CodeCells:
     """
 
     def __init__(self, type: str):
-        import gguf
-
+        self.type = type
         self.codes = TYPES[type]
-        self.number = gguf.GGMLQuantizationType[type]
         self.levels = np.array(self.codes.levels, np.float32)
         self.middles = np.array([(a + b) / 2 for a, b in pairwise(self.codes.levels)], np.float32)
         self.least = np.concatenate([[-np.inf], self.middles]).astype(np.float32)
@@ -132,10 +130,6 @@ class CodeCells:
 
     def _with(self, blocks: np.ndarray, byte: int) -> np.ndarray:
         """Dequantize blocks with a byte in the place of all codes."""
-        import gguf
-
         changed = blocks.copy()
         changed[:, self.codes.first : self.codes.last] = byte
-        rows = in_rows(changed.reshape(-1), self.codes.values, self.codes.nbytes)
-        values: np.ndarray = gguf.quants.dequantize(rows, self.number).reshape(-1)
-        return values
+        return block_values(changed, self.type)

@@ -14,6 +14,7 @@ from truebits.lineage.kin import Kin, Relation
 from truebits.lineage.overlap import CellOverlap, has_cells
 from truebits.lineage.ways import BF16, CLIPPED, CLIPPED_TEXT, FP16, Cast, same
 from truebits.precision.undone import Change
+from truebits.quantizers.blocks import has_values
 
 WAYS = (
     (FP16, "FP16"),
@@ -44,7 +45,7 @@ def relation(first: Side, other: Side, change: Change | None, threads: int | Non
     plain = [type in FLOAT_BYTES for type in types]
     if all(plain):
         return _rounded(first, other, change, threads)
-    if not all(map(_has_values, types)):
+    if not all(type in FLOAT_BYTES or has_values(type) for type in types):
         return Relation(Kin.UNCOMPARED, f"of {' and '.join(sorted(set(types)))} no values are known")
     if all(same(a, b).all() for a, b in _pieces(first, other, "F32")):
         return Relation(Kin.SAME)
@@ -53,13 +54,6 @@ def relation(first: Side, other: Side, change: Change | None, threads: int | Non
         why = f"what another quantizer may do to {unknown[0]} is not known, and the values differ"
         return Relation(Kin.UNCOMPARED, why)
     return _requantized(first, other)
-
-
-def _has_values(type: str) -> bool:
-    import gguf
-
-    number = gguf.GGMLQuantizationType.__members__.get(type)
-    return number is not None and (type in FLOAT_BYTES or number in gguf.quants._type_traits)
 
 
 def _requantized(first: Side, other: Side) -> Relation:

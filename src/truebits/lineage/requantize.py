@@ -7,7 +7,7 @@ import numpy as np
 from truebits.lineage.block_error import REFERENCE_VALUES, WORST_RATIO, is_deterministic, reference, squares
 from truebits.lineage.comparison import Comparison
 from truebits.lineage.detours import Detour
-from truebits.quantizers.ggml import in_rows
+from truebits.quantizers.blocks import block_values
 
 MOSTLY = 0.5
 """Where more blocks than that are the reference quantizer's, and its bytes never vary, the others are wrong."""
@@ -70,11 +70,8 @@ class Requantized:
         self._compare_errors(values, stored, made)
 
     def _compare_errors(self, values: np.ndarray, stored: np.ndarray, made: np.ndarray) -> None:
-        import gguf
-
-        rows = in_rows(made.reshape(-1), *self.of.side.block)
+        best = block_values(made, self.type)
         with np.errstate(invalid="ignore", over="ignore"):
-            best = gguf.quants.dequantize(rows, gguf.GGMLQuantizationType[self.type]).reshape(-1)
             self.squared_error += squares(stored - values)
             self.reference_error += squares(best - values)
 

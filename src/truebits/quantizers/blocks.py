@@ -6,22 +6,20 @@ from dataclasses import replace
 
 import numpy as np
 
+import truebits_native as native
 from truebits.files.tensor import Tensor
 from truebits.files.types import BY_NAME
 from truebits.quantizers.ggml import in_rows
 from truebits.quantizers.meaning import Meaning
 from truebits.quantizers.quantized import Arrays, Quantized
+from truebits_native.types import LAYOUTS
 
 
 def with_blocks(of: Meaning) -> Meaning:
     """Return the same, with tensors of ggml's block types among those that are quantized."""
-    import gguf
-
     quantized, not_read = dict(of.quantized), dict(of.not_read)
     for tensor in of.model.tensors:
-        if tensor.opaque or (
-            is_block_type(tensor.type) and gguf.GGMLQuantizationType[tensor.type] not in gguf.quants._type_traits
-        ):
+        if tensor.opaque or (is_block_type(tensor.type) and not has_values(tensor.type)):
             not_read.setdefault(tensor.name, f"{tensor.type} has no reader here")
         elif is_block_type(tensor.type):
             quantized[tensor.name] = block_quantized(tensor)
@@ -31,6 +29,16 @@ def with_blocks(of: Meaning) -> Meaning:
 def is_block_type(type: str) -> bool:
     """Tell whether a storage type is one of ggml's that store several values as one block."""
     return type in BY_NAME and BY_NAME[type].values > 1
+
+
+def has_values(type: str) -> bool:
+    """Tell whether there is something here that reads a type of ggml, which is no plain floating-point type."""
+    if type in LAYOUTS:
+        return True
+    import gguf
+
+    number = gguf.GGMLQuantizationType.__members__.get(type)
+    return number is not None and number in gguf.quants._type_traits
 
 
 def block_quantized(tensor: Tensor) -> Quantized:
@@ -56,6 +64,8 @@ def block_values(blocks: np.ndarray, type: str) -> np.ndarray:
     -------
     ndarray of float32, shape (n,)
     """
+    if type in LAYOUTS:
+        return native.dequantized(blocks.reshape(-1), type)
     import gguf
 
     layout = BY_NAME[type]
