@@ -36,7 +36,7 @@ def test_each_result_in_each_form(verb, tmp_path):
     assert document["schema"] == f"truebits.{verb}/1"
     assert json.loads(json.dumps(document, allow_nan=False)).keys() == document.keys()
     assert len(got.to_records()) == len(document[got.rows_of_document])
-    assert got._repr_html_().startswith("<p>")
+    assert got._repr_html_().startswith("<pre ")
 
 
 def test_every_exported_result_is_one():
@@ -76,3 +76,12 @@ def test_names_are_escaped_in_notebooks():
     got = Hostile()._repr_html_()
     assert "<script" not in got
     assert "<img" not in got
+
+
+def test_a_notebook_shows_the_verdict_and_the_first_rows():
+    got = tb.diff(data.MODEL, data.MODEL_Q8_0)._repr_html_()
+    assert got.startswith(
+        '<pre style="white-space: pre-wrap">Different: 21 of 21 tensors, 361,856 of 361,856 values.</pre><table>'
+    )
+    assert got.count("<tr>") == 1 + 20
+    assert got.endswith("<p>and 1 more: <code>to_pandas()</code> has all</p>")

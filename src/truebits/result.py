@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from html import escape
 from importlib import import_module
 from math import isfinite
 from typing import Any, ClassVar
 
 from truebits.errors import MissingExtra
-
-MOST_ROWS = 60
-"""Of a table in a notebook."""
 
 
 class Result:
@@ -93,21 +89,12 @@ class Result:
         UsageError
             There is nothing to draw.
         """
-        # found by name, as plotting libraries find theirs: what draws results stands above them
+        # found by name, as data frames find what plots them: what draws results stands above them
         return import_module("truebits.report.plot").figure(self, of)
 
     def _repr_html_(self) -> str:
-        """Show the summary and the first rows in a notebook; names are escaped."""
-        records = self.to_records()
-        names = [name for name, value in (records[0] if records else {}).items() if not isinstance(value, list | tuple)]
-        names = [name for name in names if name.count(".") == 0 or not name.startswith("low_zero")]
-        head = "".join(f"<th>{escape(name)}</th>" for name in names)
-        body = "".join(
-            "<tr>" + "".join(f"<td>{escape(_shown(row.get(name)))}</td>" for name in names) + "</tr>"
-            for row in records[:MOST_ROWS]
-        )
-        more = f"<p>and {len(records) - MOST_ROWS:,} more</p>" if len(records) > MOST_ROWS else ""
-        return f"<p>{escape(self.summary)}</p><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{more}"
+        """Show in a notebook what the result comes to, and the first rows of its table; names are escaped."""
+        return import_module("truebits.report.notebook").html(self)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__}: {self.summary}>"
@@ -130,9 +117,3 @@ def _flat(row: dict[str, Any], before: str = "") -> dict[str, Any]:
         else:
             flat[before + key] = value
     return flat
-
-
-def _shown(value: Any) -> str:
-    if value is None:
-        return ""
-    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -39,12 +40,8 @@ def progress_bar(what: str, in_bytes: bool = True) -> Iterator[Progress | None]:
         if bar is None:
             if time.monotonic() - started < PATIENCE:
                 return
-            if in_notebook():
-                from tqdm.notebook import tqdm
-            else:
-                from tqdm import tqdm
-            unit = "B" if in_bytes else ""
-            bar = tqdm(desc=what, total=total, leave=False, unit=unit, unit_scale=in_bytes, ncols=terminal_width())
+            unit, width = "B" if in_bytes else "", None if in_notebook() else terminal_width()
+            bar = _tqdm()(desc=what, total=total, leave=False, unit=unit, unit_scale=in_bytes, ncols=width)
         if done > bar.n:  # it does not jump back
             bar.update(done - bar.n)
 
@@ -53,6 +50,16 @@ def progress_bar(what: str, in_bytes: bool = True) -> Iterator[Progress | None]:
     finally:
         if bar is not None:
             bar.close()
+
+
+def _tqdm() -> Any:
+    """Return tqdm's bar for where this runs: of text where a notebook has no widgets, and no word about it."""
+    from tqdm import TqdmWarning
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", TqdmWarning)
+        from tqdm.autonotebook import tqdm
+    return tqdm
 
 
 def say_compiling(seconds: float) -> None:

@@ -54,8 +54,15 @@ class Tensors(NamedTuple):
 
 
 def tensors(result: Result) -> Tensors:
-    """Return a result's table; its document's rows, where it does not speak of tensors."""
-    return _TABLES.get(result.verb, _records)(result)
+    """Return a result's table, without columns that have nothing in them.
+
+    Of a result that does not speak of tensors it is the rows of its document.
+    """
+    table, figures, each = _TABLES.get(result.verb, _records)(result)
+    full = [i for i in range(len(table.columns)) if i == 0 or any(row[i] is not None for row in table.rows)]
+    columns = [table.columns[i] for i in full]
+    shown = tuple(name for name in figures if name in columns)
+    return Tensors(Table(columns, [[row[i] for i in full] for row in table.rows]), shown, each)
 
 
 def is_logarithmic(figures: Sequence[float]) -> bool:
