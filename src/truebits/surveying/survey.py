@@ -94,14 +94,15 @@ def _todo(named: list[Source], folder: Folder, retry: bool) -> Iterator[Source]:
     """Yield the models that are not done: those that have changed, too."""
     for source in named:
         before = folder.done.get(source.name)
-        if before is None or (before.failed and retry) or not _is_same(source, before.state, before.failed):
+        if before is None or (before.failed and retry) or not _is_same(source, before.state):
             yield source
 
 
-def _is_same(source: Source, state: str, failed: bool) -> bool:
+def _is_same(source: Source, state: str) -> bool:
+    """Tell whether a model is as it was when it was read; where it, or its server, is away, what was read stands."""
     try:
-        return state_of(source) == state or (failed and not state)
-    except OSError:  # it is not there, or its server is not: what was read before stands
+        return source.problem is not None or state_of(source) == state
+    except OSError:
         return True
 
 
