@@ -168,6 +168,15 @@ def test_a_killed_survey_goes_on(models, tmp_path, expected, monkeypatch):
     assert hashes(out) == expected
 
 
+def test_a_part_that_the_power_cut_off_is_done_again(models, tmp_path, expected):
+    out = tmp_path / "out"
+    (out / "parts").mkdir(parents=True)
+    for number, content in enumerate((b"", b"PAR1", (models / "1.gguf").read_bytes())):
+        (out / f"parts/{number:032}.parquet").write_bytes(content)
+    tb.survey(models, out=out)
+    assert hashes(out) == expected
+
+
 def test_a_fold_that_is_killed_between_the_two_names(models, tmp_path, expected, monkeypatch):
     """The tensors' table is new, the models' old: what the parts have is right."""
     out = tmp_path / "out"

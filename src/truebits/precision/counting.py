@@ -51,6 +51,7 @@ class TensorPrecision(PrecisionProfile):
     before: Evidence | None = None
     first: dict[str, int] = field(default_factory=dict)
     is_swapped: bool = False
+    _origin: Origin | None = field(default=None, init=False, repr=False)
 
     @property
     def stored(self) -> str:
@@ -79,7 +80,9 @@ class TensorPrecision(PrecisionProfile):
         """The format the values came from, and how sure that is; before the converter changed them."""
         from truebits.precision.origin import origin_of
 
-        return origin_of([self])
+        if self._origin is None:
+            self._origin = origin_of([self])
+        return self._origin
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from truebits.errors import Refused, UsageError, printable
-from truebits.rewriting.durable import fcntl, write_all
+from truebits.rewriting.durable import fcntl, give_name, unnamed, write_all
 from truebits.rewriting.outputs import new_files
 from truebits.surveying.tables import COMPRESSION, MODEL, schemas
 
@@ -72,6 +72,7 @@ class Folder:
     @contextmanager
     def opened(self) -> Iterator[Folder]:
         """Read what is done, with nobody else writing; what is done meanwhile is in the tables at the end."""
+        import pyarrow as pa
         import pyarrow.parquet as pq
 
         with (self.path / LOCK).open("ab") as lock:
@@ -82,20 +83,24 @@ class Folder:
                     for source, state, code in zip(*(column.to_pylist() for column in batch.columns), strict=True):
                         self.done[source] = Done(state, code != 0)
             for path in sorted((self.path / PARTS).glob("*.parquet")):
-                self._know(path, json.loads(pq.read_schema(path).metadata[MODEL]))
+                try:
+                    self._know(path, json.loads(pq.read_schema(path).metadata[MODEL]))
+                except (pa.ArrowInvalid, ValueError, TypeError, KeyError):  # cut off when the power was
+                    path.unlink()
             try:
                 yield self
             finally:
                 self.fold()
 
     def add(self, source: str, part: bytes) -> None:
-        """Keep a model's part, on disk when this returns."""
+        """Keep a model's part: no kill loses it. That it reaches the disk is not waited for, but for the tables'."""
         import pyarrow as pa
         import pyarrow.parquet as pq
 
         path = self.path / PARTS / f"{sha256(os.fsencode(source)).hexdigest()[:32]}.parquet"
-        with new_files([path], force=True) as (file,):
-            write_all(file.descriptor, part, 0)
+        with unnamed(path.parent) as (descriptor, opened):
+            write_all(descriptor, part, 0)
+            give_name(descriptor, opened, path, replace=True)
         self._know(path, json.loads(pq.read_schema(pa.BufferReader(part)).metadata[MODEL]))
         if len(self.parts) >= MOST_PARTS:
             self.fold()
@@ -128,7 +133,7 @@ class Folder:
         import pyarrow.parquet as pq
 
         for source, path in sorted(self.parts.items()):
-            table = pq.read_table(path)
+            table = pq.ParquetFile(path).read(use_threads=False)
             model = json.loads(table.schema.metadata[MODEL])
             yield source, pa.Table.from_pylist([model], schemas()[0]), iter([table.replace_schema_metadata()])
 

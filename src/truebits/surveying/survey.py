@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from truebits.errors import UsageError
+from truebits.files.at_once import at_once
 from truebits.precision.batches import Progress
 from truebits.surveying.answers import Survey, read_survey
 from truebits.surveying.crew import parts
@@ -92,10 +93,12 @@ def survey(
 
 def _todo(named: list[Source], folder: Folder, retry: bool) -> Iterator[Source]:
     """Yield the models that are not done: those that have changed, too."""
-    for source in named:
-        before = folder.done.get(source.name)
-        if before is None or (before.failed and retry) or not _is_same(source, before.state):
-            yield source
+    from truebits.files.remote import SETTINGS
+
+    before = folder.done
+    known = [one for one in named if one.name in before and not (before[one.name].failed and retry)]
+    same = dict(at_once(lambda one: _is_same(one, before[one.name].state), known, SETTINGS.connections))
+    yield from (one for one in named if not same.get(one, False))
 
 
 def _is_same(source: Source, state: str) -> bool:
