@@ -5,13 +5,10 @@ from __future__ import annotations
 import json
 import math
 import random
-import subprocess
-import sys
 import tracemalloc
 from hashlib import sha256
 from pathlib import Path
 from struct import pack
-from typing import NamedTuple
 
 import gguf
 import numpy as np
@@ -19,49 +16,12 @@ import pytest
 
 import gguf_bytes
 import truebits as tb
-from truebits.comparing.manifest import LARGEST_FILE, BadManifest, read_manifest
+from hashed_models import FLOATS, VALUES, Stored, every_type, stored, write
+from running import run
 from truebits.errors import SelectionError
 from truebits.files.mapping import FileChanged
 from truebits.report.json import result as manifest_of
 from words import SPECIAL, grid
-
-TYPE_ID = {"F32": 0, "F16": 1, "Q4_0": 2, "Q8_0": 8, "I32": 26, "F64": 28, "BF16": 30}
-FLOATS = ("F32", "F16", "BF16", "F64")
-VALUES = np.array([0, -0.0, 1, -1.5, 0.0078125, 96, np.inf, -np.inf, np.nan, 2.0**-14, -3, 2.0**-20], np.float32)
-"""Exact in every type."""
-
-
-class Stored(NamedTuple):
-    """A tensor as a file has it."""
-
-    name: bytes
-    type: str
-    shape: tuple[int, ...]
-    raw: bytes
-
-
-def stored(name: str | bytes, values: np.ndarray, type: str = "F32", shape: tuple[int, ...] | None = None) -> Stored:
-    name = name.encode() if isinstance(name, str) else name
-    with np.errstate(invalid="ignore", over="ignore"):
-        if type == "BF16":
-            raw = (values.astype("<f4").view("<u4") >> 16).astype("<u2").tobytes()
-        else:
-            raw = values.astype({"F32": "<f4", "F16": "<f2", "F64": "<f8", "I32": "<i4"}[type]).tobytes()
-    return Stored(name, type, (values.size,) if shape is None else shape, raw)
-
-
-def quantized(name: str, type: str, seed: int) -> Stored:
-    size = {"Q4_0": 18, "Q8_0": 34}[type]
-    return Stored(name.encode(), type, (32, 4), np.random.default_rng(seed).bytes(4 * size))
-
-
-def write(path: Path, tensors: list[Stored], keys: list[bytes] | None = None) -> Path:
-    infos, data = [], b""
-    for name, type, shape, raw in tensors:
-        infos.append(gguf_bytes.tensor(name, shape, TYPE_ID[type], len(data)))
-        data += raw + bytes(-len(raw) % 32)
-    path.write_bytes(gguf_bytes.gguf(keys or [], infos, data))
-    return path
 
 
 def oracle_tensor(of: Stored) -> bytes:
@@ -110,23 +70,9 @@ def read(path: Path) -> list[Stored]:
     ]
 
 
-def run(*arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "truebits", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60)
-
-
 @pytest.fixture
 def tensors() -> list[Stored]:
-    normal = np.random.default_rng(1).normal(size=96)
-    return [
-        stored("norm.weight", normal),
-        stored("output.weight", VALUES, "F16", (6, 2)),
-        stored("embed.weight", VALUES, "BF16"),
-        stored("double", normal, "F64", (3, 32)),
-        stored("steps", np.arange(8), "I32"),
-        quantized("blk.0.up.weight", "Q8_0", 2),
-        quantized("blk.1.up.weight", "Q4_0", 3),
-    ]
+    return every_type()
 
 
 @pytest.fixture
@@ -321,224 +267,11 @@ def test_memory_stays_flat(tmp_path):
     assert peak < 40 << 20
 
 
-# --- verify
-
-
 @pytest.fixture
 def manifest(path, tmp_path):
     file = tmp_path / "manifest.json"
     file.write_text(manifest_of(tb.fingerprint(path)))
     return file
-
-
-def verdicts(path: Path, manifest: Path) -> dict[str, str]:
-    return {check.name: check.verdict for check in tb.verify(path, manifest).checks}
-
-
-def test_same(path, manifest, tensors):
-    found = tb.verify(path, manifest)
-    assert found.is_same
-    assert found.counts == {"same": 7, "changed": 0, "requantized": 0, "absent": 0, "extra": 0}
-    assert [check.name.encode() for check in found.checks] == [of.name for of in tensors]
-    assert tb.verify(path, tb.fingerprint(path)).is_same
-
-
-def test_same_values_stored_otherwise(path, manifest, tensors):
-    tensors[1] = stored("output.weight", VALUES, "F64", (6, 2, 1))
-    tensors[2] = stored("embed.weight", VALUES, "F32")
-    found = tb.verify(write(path, tensors[::-1]), manifest)
-    assert found.is_same
-    reasons = {check.name: check.reason for check in found.checks}
-    assert reasons["embed.weight"] == "same values, stored as F32"
-    assert reasons["norm.weight"] == "same values"
-    assert reasons["blk.0.up.weight"] == "same bytes"
-
-
-def test_every_other_verdict(path, manifest, tensors):
-    changed = np.frombuffer(tensors[0].raw, "<f4").copy()
-    changed[95] = -changed[95]
-    tensors[0] = stored("norm.weight", changed)
-    tensors[1] = stored("output.weight", VALUES, "F16", (2, 6))
-    tensors[3] = stored("double 2", VALUES)
-    tensors[4] = tensors[4]._replace(raw=tensors[4].raw[::-1])
-    tensors[5] = quantized("blk.0.up.weight", "Q4_0", 2)
-    tensors[6] = stored("blk.1.up.weight", np.ones(128), shape=(32, 4))
-    found = tb.verify(write(path, tensors), manifest)
-    assert {check.name: (check.verdict, check.was, check.now) for check in found.checks} == {
-        "norm.weight": ("changed", "F32", "F32"),
-        "output.weight": ("changed", "F16", "F16"),
-        "embed.weight": ("same", "BF16", "BF16"),
-        "double": ("absent", "F64", None),
-        "steps": ("changed", "I32", "I32"),
-        "blk.0.up.weight": ("requantized", "Q8_0", "Q4_0"),
-        "blk.1.up.weight": ("requantized", "Q4_0", "F32"),
-        "double 2": ("extra", None, "F32"),
-    }
-    reasons = [check.reason for check in found.checks]
-    assert reasons[:2] == ["other values", "its shape is 2 x 6, was 6 x 2"]
-    assert reasons[4] == "other bytes"
-    assert not found.is_same
-    assert found.counts == {"same": 1, "changed": 3, "requantized": 2, "absent": 1, "extra": 1}
-
-
-def test_a_selection_is_of_both_sides(path, manifest, tensors):
-    partial = tb.fingerprint(path, "norm")
-    assert verdicts(path, partial)["steps"] == "extra"
-    assert tb.verify(path, partial, "norm").is_same
-    without = write(path, tensors[1:])
-    assert [check.verdict for check in tb.verify(without, manifest, "norm").checks] == ["absent"]
-    assert tb.verify(without, manifest, None, iter(["norm"])).is_same
-    with pytest.raises(SelectionError, match="neither"):
-        tb.verify(path, manifest, "no_such")
-
-
-NAMES = ["a", "é\u202e\U0001f600", 'quote"\\\n\x1b[31m', b"\xff\xfe", b"\xc3", b"\xed\xa0\x80", b"", b"a\xffb"]
-
-
-def test_any_name_goes_through_a_manifest(tmp_path):
-    tensors = [stored(name, np.full(1, i)) for i, name in enumerate(NAMES)]
-    path = write(tmp_path / "x.gguf", tensors)
-    file = tmp_path / "manifest.json"
-    file.write_text(manifest_of(tb.fingerprint(path)))
-    assert file.read_bytes().isascii()
-    assert tb.fingerprint(path).value == read_manifest(file).value == oracle(tensors)
-    assert tb.verify(path, file).is_same
-    done = run("verify", write(path, tensors[:2]), file)
-    assert done.returncode == 1
-    assert "\x1b" not in done.stdout
-
-
-# --- manifests nobody vouches for
-
-
-def resealed(document: dict) -> dict:
-    """Compute the hashes of a manifest anew, as somebody would who knows how."""
-    rows = sorted(document["tensors"], key=lambda row: row["name"].encode("utf-8", "surrogateescape"))
-    for key, kinds in (("fingerprint", ("values",)), ("whole", ("values", "bytes"))):
-        text = b""
-        for row in (row for row in rows if row["kind"] in kinds):
-            for part in (row["name"], row["kind"] if row["kind"] == "values" else row["type"]):
-                raw = part.encode("utf-8", "surrogateescape")
-                text += pack("<I", len(raw)) + raw
-            shape = row["shape"]
-            text += pack(f"<I{len(shape)}Q", len(shape), *shape) + bytes.fromhex(row["hash"])
-        document[key] = sha256(text).hexdigest()
-    return document
-
-
-def edits() -> dict[str, tuple]:
-    """Ways to a value in a manifest, and what to put there; ABSENT takes it out."""
-    wrong = {
-        ("schema",): ["truebits.fingerprint/2", ABSENT, None, 1],
-        ("algorithm",): ["md5", ABSENT, []],
-        ("file",): [ABSENT, None, {}],
-        ("fingerprint",): ["0" * 64, ABSENT, None, 7],
-        ("whole",): ["0" * 64, ABSENT, None],
-        ("tensors",): [ABSENT, None, {}, "text", [], [None], [[]], [{}]],
-        ("tensors", 0, "name"): ["other", ABSENT, None, 1, "embed.weight", "\ud800", ["a"]],
-        ("tensors", 5, "type"): ["Q4_0", ABSENT, None, 1, "\ud800"],
-        ("tensors", 0, "shape"): [[95], [-1], [1 << 64], [96.0], [True] * 96, ["96"], 96, None, ABSENT, [1] * 65, {}],
-        ("tensors", 0, "values"): [95, -96, 96.0, "96", True, None, ABSENT, 1 << 70],
-        ("tensors", 0, "hash"): ["0" * 64, "0" * 63, "g" * 64, "0" * 64 + "\n", "A" * 64, 5, None, ABSENT],
-        ("tensors", 0, "kind"): ["bytes", "other", 3, None, ABSENT, []],
-    }
-    return {f"{'.'.join(map(str, at))}-{i}": (at, new) for at, all in wrong.items() for i, new in enumerate(all)}
-
-
-ABSENT = object()
-
-UNSEALED = [
-    (("fingerprint",), "0" * 64),
-    (("fingerprint",), ABSENT),
-    (("fingerprint",), None),
-    (("fingerprint",), 7),
-    (("whole",), "0" * 64),
-    (("whole",), ABSENT),
-    (("whole",), None),
-    (("tensors",), []),
-    (("tensors", 0, "name"), "other"),
-    (("tensors", 5, "type"), "Q4_0"),
-    (("tensors", 0, "hash"), "0" * 64),
-    (("tensors", 0, "kind"), "bytes"),
-]
-"""Edits that only the manifest's own hashes betray."""
-
-
-@pytest.mark.parametrize(("at", "new"), edits().values(), ids=edits())
-def test_an_edited_manifest_is_refused(at, new, manifest):
-    document = json.loads(manifest.read_text())
-    place = document
-    for step in at[:-1]:
-        place = place[step]
-    if new is ABSENT:
-        del place[at[-1]]
-    else:
-        assert json.dumps(place[at[-1]]) != json.dumps(new)
-        place[at[-1]] = new
-    manifest.write_text(json.dumps(document))
-    with pytest.raises(BadManifest) as caught:
-        read_manifest(manifest)
-    assert str(caught.value).startswith(f"{manifest}: E_MANIFEST at byte 0: ")
-    assert ("changed after it was made" in str(caught.value)) == ((at, new) in UNSEALED)
-
-
-def test_names_twice_are_refused_however_written(manifest):
-    document = json.loads(manifest.read_text())
-    for twin in ("é", "\udcc3\udca9"):
-        document["tensors"].append({**document["tensors"][0], "name": twin})
-    manifest.write_text(json.dumps(resealed(document)))
-    with pytest.raises(BadManifest, match="stands twice"):
-        read_manifest(manifest)
-    document["tensors"].pop()
-    manifest.write_text(json.dumps(resealed(document)))
-    assert [one.name for one in read_manifest(manifest).tensors][-1] == "é"
-
-
-@pytest.mark.parametrize(
-    "data",
-    [
-        b"",
-        b"{",
-        b"null",
-        b"[]",
-        b"\xff\xfe\xfd",
-        b"[" * 1_000_000,
-        b'{"a":' * 1_000_000,
-        b'{"schema": "truebits.fingerprint/1", "file": ' + b"9" * 10_000 + b"}",
-        b"GGUF" + bytes(100),
-        b" " * (LARGEST_FILE + 1),
-    ],
-    ids=range(10),
-)
-def test_what_is_no_manifest_is_refused(data, tmp_path):
-    path = tmp_path / "manifest.json"
-    path.write_bytes(data)
-    with pytest.raises(BadManifest):
-        read_manifest(path)
-
-
-def test_an_endless_manifest_is_refused():
-    with pytest.raises(BadManifest, match="larger than"):
-        read_manifest("/dev/zero")
-
-
-def test_damaged_manifests_are_refused_or_say_the_same(manifest):
-    """Only the file's name and the type that floating-point values were stored in can change unnoticed."""
-    sound, raw, choice = read_manifest(manifest), manifest.read_bytes(), random.Random(5)
-    refused = 0
-    for _ in range(500):
-        data = bytearray(raw)
-        for _ in range(choice.randint(1, 3)):
-            at = choice.randrange(len(data))
-            data[at : at + choice.randint(0, 2)] = choice.randbytes(choice.randint(0, 2))
-        manifest.write_bytes(data)
-        try:
-            got = read_manifest(manifest)
-        except BadManifest:
-            refused += 1
-            continue
-        assert (got.value, got.whole) == (sound.value, sound.whole)
-    assert refused > 300
 
 
 # --- the command line
@@ -584,73 +317,3 @@ def test_scan_refuses_what_says_nothing_of_it(option, path):
     done = run("scan", path, "--fingerprint", *option)
     assert (done.returncode, done.stdout) == (2, "")
     assert option[0] in done.stderr
-
-
-def test_verify_by_command(path, manifest, tensors):
-    done = run("verify", path, manifest)
-    assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout == "Same: all 7 tensors are there and hold what they held.\n"
-    tensors[2] = stored("embed.weight", VALUES, "F32")
-    done = run("verify", write(path, tensors), manifest)
-    assert done.returncode == 0
-    assert "1 of them: same values, stored as F32, not BF16." in done.stdout
-    del tensors[6]
-    done = run("verify", write(path, tensors), manifest)
-    assert done.returncode == 1
-    table, conclusion = done.stdout.split("\n\n")
-    assert table.splitlines()[1].split()[:2] == ["blk.1.up.weight", "absent"]
-    assert conclusion == "Not the same model: of 7 tensors 6 are the same, 1 absent.\n"
-    done = run("verify", path, manifest, "--json")
-    assert done.returncode == 1
-    document = json.loads(done.stdout)
-    checks = document.pop("tensors")
-    assert document.pop("coverage")["tensors_read"] == 6
-    assert document == {
-        "schema": "truebits.verify/1",
-        "file": str(path),
-        "manifest": str(manifest),
-        "same": False,
-        "verdict": "different",
-        "counts": {"same": 6, "changed": 0, "requantized": 0, "absent": 1, "extra": 0},
-    }
-    assert checks[2] == {
-        "name": "embed.weight",
-        "verdict": "same",
-        "was": "BF16",
-        "now": "F32",
-        "reason": "same values, stored as F32",
-    }
-
-
-def test_what_was_requantized_is_not_verified(path, manifest, tensors):
-    tensors[0] = quantized("norm.weight", "Q8_0", 1)._replace(shape=(96,), raw=bytes(3 * 34))
-    found = tb.verify(write(path, tensors), manifest)
-    assert (found.verdict, found.counts["requantized"]) == ("not verified", 1)
-    (missing,) = found.coverage.not_read
-    assert (missing.type, missing.tensors, missing.why) == (
-        "Q8_0",
-        1,
-        "stored as Q8_0, was F32: not comparable by hash",
-    )
-    done = run("verify", path, manifest)
-    assert done.returncode == 7
-    assert "Not verified: of 7 tensors 6 are the same, 1 cannot be compared by hash." in done.stdout
-
-
-def test_the_manifest_may_be_a_pipe(path):
-    truebits = f"{sys.executable} -m truebits"
-    command = f"{truebits} verify {path} <({truebits} scan {path} --fingerprint --json)"
-    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=60)
-    assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.startswith("Same: all 7 tensors")
-
-
-@pytest.mark.parametrize(
-    ("manifest", "code", "named"),
-    [("model.gguf", 3, "E_MANIFEST"), (".", 4, "directory"), ("no\x1bne", 4, "no\\x1bne")],
-)
-def test_verify_says_in_one_line_what_is_wrong(manifest, code, named, path, tmp_path):
-    done = run("verify", path, tmp_path / manifest)
-    assert (done.returncode, done.stdout) == (code, "")
-    assert named in done.stderr
-    assert len(done.stderr.splitlines()) == 1

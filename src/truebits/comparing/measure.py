@@ -146,7 +146,7 @@ class Both:
             if sum(some.size for some in found) > FEW_BLOCKS:
                 return None
             self.forget(first, count)
-        return np.concatenate(found)
+        return np.concatenate([np.empty(0, np.int64), *found])
 
     def measured(self) -> Measured:
         """Measure them, and find where they differ first and most."""
