@@ -1,23 +1,17 @@
 """What a rewrite would change, said beforehand."""
 
-import numpy as np
 import pytest
 
 import truebits as tb
-from models import words_for, write
+from models import write
 from truebits.errors import SelectionError, UsageError
+from words import finite_words
 
 
 @pytest.fixture
 def path(tmp_path):
-    tensors = {
-        "norm": ("F32", words_for("F32", 300, 1)),
-        "up": ("F32", words_for("F32", 320, 2)),
-        "half": ("F16", words_for("F16", 64)),
-    }
-    finite = {name: (type, np.where(np.isfinite(words.view("<f4" if type == "F32" else "<f2")), words, 0).astype(words.dtype))
-              for name, (type, words) in tensors.items()}  # fmt: skip
-    return write(tmp_path / "model.gguf", finite)
+    tensors = {"norm": finite_words("F32", 300, 1), "up": finite_words("F32", 320, 2), "half": finite_words("F16", 64)}
+    return write(tmp_path / "model.gguf", {name: (f"F{8 * words.itemsize}", words) for name, words in tensors.items()})
 
 
 @pytest.mark.parametrize(

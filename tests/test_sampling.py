@@ -4,10 +4,12 @@ import gguf
 import numpy as np
 import pytest
 
-from models import write
+from gguf_bytes import gguf as gguf_bytes
+from gguf_bytes import tensor
+from models import TYPE_ID, write
 from truebits.files.model import open_model
 from truebits.precision.sampling import read_blocks, sample_blocks, scale_facts
-from truebits_native.types import BLOCKS, NO_SCALE, SPECIAL, ZERO
+from truebits_native.types import BLOCKS, LAYOUTS, NO_SCALE, SPECIAL, ZERO
 
 RANDOM = np.random.default_rng(0)
 
@@ -94,3 +96,15 @@ def test_no_scales_at_all(tmp_path):
     (facts,) = scale_facts(model, model.tensors)
     assert facts[BLOCKS] == 0
     assert NO_SCALE in facts
+
+
+@pytest.mark.parametrize("type", LAYOUTS)
+def test_a_tensor_without_values(tmp_path, type):
+    """An empty tensor of a K-quant is legal, and ended a scan with an error of ours."""
+    path = tmp_path / "m.gguf"
+    infos = [tensor(b"empty", (256, 0), TYPE_ID[type]), tensor(b"b", (256, 1), 0)]
+    path.write_bytes(gguf_bytes([], infos, np.ones(256, "<f4").tobytes()))
+    model = open_model(path)
+    blocks, _ = read_blocks(model, [], model.tensors[:1], None, None)
+    assert blocks["empty"].facts[BLOCKS] == 0
+    assert blocks["empty"].used == 0

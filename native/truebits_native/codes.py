@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
+from math import prod
 from typing import NamedTuple
 
 import numpy as np
@@ -49,7 +50,7 @@ class Unpacked(NamedTuple):
         is_nan = np.isnan(scaled)
         if is_nan.any():
             values[is_nan] = scaled[is_nan]
-        return values.reshape(len(self.codes), -1)
+        return values.reshape(len(self.codes), prod(self.codes.shape[1:]))
 
 
 class CodeCounts(NamedTuple):
@@ -173,8 +174,8 @@ def _nibbles(packed: np.ndarray) -> np.ndarray:
 def _shifted(packed: np.ndarray, width: int, bits: int) -> np.ndarray:
     """Return, for each run of `width` bytes, all lowest fields of `bits` bits, then all next ones; (blocks, -1)."""
     shifts = np.arange(0, 8, bits, dtype=np.uint8)[:, None]
-    runs = packed.reshape(len(packed), -1, 1, width)
-    return ((runs >> shifts) & np.uint8((1 << bits) - 1)).reshape(len(packed), -1)
+    runs = packed.reshape(len(packed), packed.shape[1] // width, 1, width)
+    return ((runs >> shifts) & np.uint8((1 << bits) - 1)).reshape(len(packed), 8 // bits * packed.shape[1])
 
 
 def _fifth_bits(blocks: np.ndarray, at: int) -> np.ndarray:
@@ -186,7 +187,7 @@ def _q5(blocks: np.ndarray, at: int, offset_at: int | None = None) -> Unpacked:
 
 
 def _by_group(codes: np.ndarray, groups: int) -> np.ndarray:
-    return codes.reshape(len(codes), groups, -1)
+    return codes.reshape(len(codes), groups, codes.shape[1] // groups)
 
 
 def _scaled(stored: np.ndarray, factors: np.ndarray, sign: int = 1) -> np.ndarray:
@@ -245,7 +246,7 @@ def _trits(packed: np.ndarray, count: int) -> np.ndarray:
     """Return, of a row's bytes, all first ternary digits, then all second ones."""
     powers = np.uint8(3) ** np.arange(count, dtype=np.uint8)[:, None]
     fractions = (packed[:, None] * powers).astype(np.uint16)
-    return ((fractions * np.uint16(3)) >> 8).astype(np.uint8).reshape(len(packed), -1)
+    return ((fractions * np.uint16(3)) >> 8).astype(np.uint8).reshape(len(packed), count * packed.shape[1])
 
 
 def _tq1_0(blocks: np.ndarray) -> Unpacked:
