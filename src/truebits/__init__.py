@@ -78,6 +78,8 @@ if TYPE_CHECKING:
     from truebits.rewriting.fakequant import sweep as sweep
     from truebits.rewriting.operation import Rewrite as Rewrite
     from truebits.rewriting.plan import plan as plan
+    from truebits.rewriting.shrink import Shrunk as Shrunk
+    from truebits.rewriting.shrink import shrink as shrink
     from truebits.rewriting.truncate import truncate as truncate
     from truebits.rewriting.undo import undo as undo
     from truebits.surveying.answers import Survey as Survey
@@ -104,6 +106,7 @@ _NAMES = {
     "rewriting.truncate": ("truncate",),
     "rewriting.fakequant": ("fakequant", "sweep", "Trial"),
     "rewriting.dequantize": ("dequantize", "Dequantized"),
+    "rewriting.shrink": ("shrink", "Shrunk"),
     "rewriting.undo": ("undo",),
     "comparing.diff": ("diff", "Diff", "TensorDiff"),
     "comparing.measure": ("Place",),

@@ -19,10 +19,11 @@ from truebits.cli.evaluating import evaluate, experiment
 from truebits.cli.gate import check
 from truebits.cli.options import THREADS, options
 from truebits.cli.reading import show, verify
-from truebits.cli.rewriting import dequantize, fakequant, synth, truncate, undo
+from truebits.cli.rewriting import fakequant, synth, truncate, undo
 from truebits.cli.scanning import scan
 from truebits.cli.sensitivity import recipe, sensitivity
 from truebits.cli.shared import Ended
+from truebits.cli.storing import dequantize, shrink
 from truebits.cli.surveying import survey
 from truebits.errors import TruebitsError, clipped
 
@@ -50,7 +51,7 @@ def demo(keep: Path | None, threads: int | None) -> None:
 
 
 READING = (show, scan, check, verify, diff, trace, rank, survey)
-WRITING = (truncate, fakequant, dequantize, undo, synth)
+WRITING = (truncate, fakequant, shrink, dequantize, undo, synth)
 EVALUATING = (evaluate, experiment, sensitivity, recipe)
 
 for command in (*READING, *WRITING, *EVALUATING):

@@ -1,4 +1,4 @@
-"""Subcommands that write a model: truncate, fakequant, dequantize, undo, synth."""
+"""Subcommands that write a model: truncate, fakequant, undo, synth."""
 
 from __future__ import annotations
 
@@ -198,35 +198,6 @@ def _sweep(model: Path, formats: str, options: dict[str, Any], as_json: bool, st
     for trial in found:
         if trial.problem and style == "text":
             click.echo(f"\n{trial.to}: {printable(trial.problem)}")
-
-
-@click.command()
-@options(
-    MODEL,
-    click.argument("out", type=click.Path(path_type=Path)),
-    click.option("--to", type=click.Choice(("f32", "f16", "bf16")), default="f32", show_default=True),
-    click.option("--force", is_flag=True, help="Replace OUT if it exists."),
-    THREADS,
-    JSON,
-)
-def dequantize(model: Path, out: Path, to: str, force: bool, threads: int | None, as_json: bool) -> None:
-    """Write quantized tensors as the values that they stand for.
-
-    A GGUF becomes the GGUF OUT; a quantized checkpoint (FP8, MXFP4, GPTQ, AWQ, bitsandbytes, MLX, ...) one safetensors
-    file. F32 holds the values exactly; F16 and BF16 round them to nearest. What is not quantized stays as it is.
-    """
-    from truebits.report import json, table
-    from truebits.report.progress import progress_bar
-    from truebits.rewriting.dequantize import dequantize as dequantize_model
-
-    opened = open_model(model)
-    with progress_bar("dequantize") as progress:
-        done = dequantize_model(opened, out, to=to, force=force, threads=threads, progress=progress)
-    if as_json:
-        click.echo(json.document("dequantize", done.content()))
-        return
-    sizes = f"{table.nbytes(done.bytes_before)} became {table.nbytes(done.bytes_after)}"
-    click.echo(f"{printable(str(out))}: {done.summary}; {sizes}.")
 
 
 @click.command()

@@ -1,4 +1,4 @@
-"""Stored words -> F32 words of the same values."""
+"""Stored words -> F32 words of the same values, and back."""
 
 from __future__ import annotations
 
@@ -32,6 +32,28 @@ def to_singles(words: np.ndarray, type: str, threads: int | None = None) -> np.n
     if type in FP8_FORMATS:
         return single_words(type)[words]
     return words if type == "F32" else native.widened(words, type, threads)
+
+
+def from_singles(words: np.ndarray, type: str, threads: int | None = None) -> np.ndarray:
+    """Return the words of a type for F32 words that are exact in it; for others those of another value.
+
+    Parameters
+    ----------
+    words : ndarray of uint32
+    type : str
+        F32, F16, BF16 or one of `FP8_FORMATS`.
+
+    Returns
+    -------
+    ndarray
+        `words` themselves for F32.
+    """
+    if type in FP8_FORMATS:
+        table = single_words(type)
+        order = np.argsort(table).astype(np.uint8)
+        places = np.searchsorted(table[order], words)
+        return order[np.minimum(places, order.size - 1)]
+    return words if type == "F32" else native.narrowed(words, type, threads)
 
 
 @cache

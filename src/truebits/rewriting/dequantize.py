@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 import truebits_native as native
-from truebits.errors import ModelFileError, Refused, UsageError, shortened
+from truebits.errors import Refused, UsageError, shortened
 from truebits.files.mapping import MappedFile
 from truebits.files.model import Model, open_local
 from truebits.files.tensor import Tensor
@@ -26,7 +26,7 @@ from truebits.quantizers.checkpoints import meaning
 from truebits.quantizers.meaning import Meaning
 from truebits.result import Result
 from truebits.rewriting.outputs import new_files, outputs
-from truebits.rewriting.relaid import Relaid, copied, gguf_head, safetensors_head, write
+from truebits.rewriting.relaid import Relaid, check_layouts, copied, gguf_head, in_layout, safetensors_head, write
 
 TYPES = {"f32": "F32", "f16": "F16", "bf16": "BF16"}
 FILE_TYPES = {"F32": 0, "F16": 1, "BF16": 32}
@@ -134,7 +134,7 @@ def dequantize(
     quantized = [tensor for tensor in of.model.tensors if tensor.name in of.quantized]
     if not quantized:
         raise UsageError("no tensor is quantized: there is nothing to dequantize")
-    _check_layouts(of.model)
+    check_layouts(of.model)
     out = Path(out)
     paths = outputs(of.model, out) if of.model.format == "gguf" else _one_file(of.model, out)
     type = TYPES[to]
@@ -150,25 +150,15 @@ def dequantize(
                 progress(min(done, total), total)
 
         for number, file in enumerate(files):
-            is_gguf = of.model.format == "gguf"
-            some = [
-                one
-                for one, tensor in zip(relaid, of.model.tensors, strict=True)
-                if tensor.part == number or not is_gguf
-            ]
-            head = _gguf(of.model, number, some, type) if is_gguf else safetensors_head(_metadata(of.model), some)
+            if of.model.format == "gguf":
+                some = [one for one, tensor in zip(relaid, of.model.tensors, strict=True) if tensor.part == number]
+                head = gguf_head(of.model.parts[number], some, FILE_TYPES[type])
+            else:
+                some = in_layout(relaid)
+                head = safetensors_head(_metadata(of.model), some)
             write(file, head[0], some, head[1], moved)
     kept, before = len(relaid) - len(quantized), sum(one.nbytes for one in of.model.tensors)
     return Dequantized(str(of.model.path), str(out), type, tuple(quantized), kept, before, total)
-
-
-def _check_layouts(model: Model) -> None:
-    """Refuse files with bytes that belong to no tensor: the new ones are laid out anew, and would not have them."""
-    for part in model.parts:
-        try:
-            part.check_layout()
-        except ModelFileError as error:
-            raise Refused(f"{error}; it would be lost") from error
 
 
 def _one_file(model: Model, out: Path) -> list[Path]:
@@ -199,10 +189,6 @@ def stored(words: np.ndarray, type: str, threads: int | None = None) -> np.ndarr
         rounded, grid_of(find(FLOAT_FORMATS[type]), find("f32"), Rounding()), MODES["nearest"], threads=threads
     )
     return native.narrowed(rounded, type, threads)
-
-
-def _gguf(model: Model, number: int, tensors: Sequence[Relaid], type: str) -> tuple[bytes, list[int]]:
-    return gguf_head(model.parts[number], tensors, FILE_TYPES[type])
 
 
 def _metadata(model: Model) -> dict[str, str]:

@@ -13,10 +13,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from truebits.errors import VerificationFailed
+from truebits.errors import ModelFileError, Refused, VerificationFailed
 from truebits.files.gguf import value_bytes
 from truebits.files.header import UINT32, Header, aligned
 from truebits.files.mapping import MappedFile
+from truebits.files.model import Model
 from truebits.files.part import Part
 from truebits.files.tensor import Tensor
 from truebits.files.types import BY_NAME
@@ -63,6 +64,15 @@ def copied(file: MappedFile, tensor: Tensor) -> Relaid:
     return Relaid(tensor.name, tensor.type, tensor.shape, tensor.nbytes, pieces)
 
 
+def check_layouts(model: Model) -> None:
+    """Refuse files with bytes that belong to no tensor: the new ones are laid out anew, and would not have them."""
+    for part in model.parts:
+        try:
+            part.check_layout()
+        except ModelFileError as error:
+            raise Refused(f"{error}; it would be lost") from error
+
+
 def gguf_head(part: Part, tensors: Iterable[Relaid], file_type: int | None) -> tuple[bytes, list[int]]:
     """Return a GGUF header and the offset of each tensor in the file.
 
@@ -96,6 +106,11 @@ def gguf_head(part: Part, tensors: Iterable[Relaid], file_type: int | None) -> t
 def _text(text: str) -> bytes:
     raw = text.encode("utf-8", "surrogateescape")
     return pack("<Q", len(raw)) + raw
+
+
+def in_layout(tensors: Iterable[Relaid]) -> list[Relaid]:
+    """Return tensors in the order of a safetensors file's data: the widest words first, so that all are aligned."""
+    return sorted(tensors, key=lambda one: -BY_NAME[one.type].bits)
 
 
 def safetensors_head(metadata: dict[str, str], tensors: Iterable[Relaid]) -> tuple[bytes, list[int]]:
