@@ -88,7 +88,13 @@ def test_the_same_tables_bit_for_bit(models, tmp_path, expected, monkeypatch, wa
         monkeypatch.setattr(survey, "engine", lambda *_: _Given(Engine(Here().submit, 2)))
     tb.survey(places, out=out, jobs=2 if way == "two processes" else 1)
     assert hashes(out) == expected
-    assert sorted(one.name for one in out.iterdir()) == [".lock", "models.parquet", "parts", "tensors.parquet"]
+    assert sorted(one.name for one in out.iterdir()) == [
+        ".lock",
+        "models.parquet",
+        "parts",
+        "survey.json",
+        "tensors.parquet",
+    ]
     assert not list((out / "parts").iterdir())
 
 
@@ -204,7 +210,7 @@ def test_a_model_that_kills_its_worker_is_a_row(models):
     renewed = []
     workers = Engine(submit, 2, (BrokenExecutor,), lambda: renewed.append(1))
     todo = deque(Source(name, name) for name in ("a", "bad", "b", "c", "d", "e"))
-    got = {source.name: part for source, part in crew.parts(todo, workers, Reading(None, None, None, {}))}
+    got = {source.name: part for source, part in crew.parts(todo, workers, Reading([], [], None, None, None, {}))}
     assert {name: part for name, part in got.items() if name != "bad"} == {name: name.encode() for name in "abcde"}
     assert crew.DIED.encode() in got["bad"]
     assert tried.count("bad") == 2
@@ -232,6 +238,20 @@ def test_sources_that_are_none(tmp_path, places, words):
         tb.survey(places, out=tmp_path / "out")
 
 
+def test_a_selection_is_all_that_is_read(models, tmp_path):
+    out = tmp_path / "out"
+    tb.survey(models / "1.gguf", "norm", out=out)
+    (row,) = rows(out)
+    expected = tb.scan(models / "1.gguf", "norm")
+    assert row["bytes_read"] == expected.coverage.bytes_read < row["bytes"]
+    assert {one["tensor"] for one in rows(out, "tensors") if one["read"] == "all"} == expected.tensors.keys()
+    with pytest.raises(UsageError, match=r"has models read with select \['norm'\]: name another folder"):
+        tb.survey(models / "2.gguf", out=out)
+    (out / "survey.json").write_text("{")
+    with pytest.raises(UsageError, match="name another folder"):
+        tb.survey(models / "2.gguf", "norm", out=out)
+
+
 def test_a_list_of_models(models, tmp_path):
     names = tmp_path / "list.txt"
     names.write_text(f"# two\n{models / '1.gguf'}\n\n  {models / '[02].gguf'}\nnot-there.gguf\n")
@@ -245,7 +265,10 @@ def test_a_folder_of_something_else_and_one_that_is_written(models, tmp_path):
     with pytest.raises(UsageError, match=r"has report\.pdf"):
         tb.survey(models, out=tmp_path)
     out = tmp_path / "out"
-    with Folder(out).opened(), pytest.raises(Refused, match="another survey"):
+    with (
+        Folder(out, {"select": [], "exclude": [], "blocks": None}).opened(),
+        pytest.raises(Refused, match="another survey"),
+    ):
         tb.survey(models, out=out)
     with pytest.raises(UsageError, match="has no tables"):
         tb.read_survey(tmp_path)

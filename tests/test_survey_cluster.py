@@ -75,7 +75,7 @@ def test_ranges_say_where_a_nan_stands(folder, tmp_path, monkeypatch):
     from truebits.surveying.sources import sources
     from truebits.surveying.tasks import Reading, count_ranges, survey_model
 
-    reading = Reading(None, 1, 1 << 18, {})
+    reading = Reading([], [], None, 1, 1 << 18, {})
     (source,) = sources([folder / "0-large.gguf"])
     ranges = survey_model(source, reading)
     assert len(ranges.tasks) == 5

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from truebits.cli.options import CACHES, HTML, JSON, options
+from truebits.cli.options import CACHES, HTML, JSON, SELECTION, options
 from truebits.cli.shared import echo_lines, write_asked
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ def survey() -> None:
 @survey.command()
 @options(
     click.argument("sources", metavar="SOURCE...", nargs=-1, required=True),
+    SELECTION,
     click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder of the tables."),
     click.option("--jobs", type=click.IntRange(1), help="Processes. Default: one for each core."),
     click.option("--cluster", metavar="ADDRESS", help="Dask's: tcp://HOST:PORT, or `local` for one of --jobs workers."),
@@ -48,6 +49,8 @@ def survey() -> None:
 )
 def run(
     sources: tuple[str, ...],
+    include: tuple[str, ...],
+    exclude: tuple[str, ...],
     out: Path,
     jobs: int | None,
     cluster: str | None,
@@ -63,7 +66,7 @@ def run(
 
     with progress_bar("survey", in_bytes=False) as progress:
         chosen: dict[str, Any] = {"cluster": cluster, "jobs": jobs or cores(), "blocks": blocks, "threads": threads}
-        found = survey_models(sources, out=out, retry=retry, progress=progress, **chosen)
+        found = survey_models(sources, include, exclude, out=out, retry=retry, progress=progress, **chosen)
     _print(found, as_json)
 
 

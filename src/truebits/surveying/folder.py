@@ -26,7 +26,7 @@ from truebits.surveying.tables import COMPRESSION, MODEL, schemas
 if TYPE_CHECKING:
     from pyarrow import RecordBatch, Table
 
-MODELS, TENSORS, PARTS, LOCK = "models.parquet", "tensors.parquet", "parts", ".lock"
+MODELS, TENSORS, PARTS, LOCK, ASKED = "models.parquet", "tensors.parquet", "parts", ".lock", "survey.json"
 
 ROWS = 1 << 16
 """Of a table that are written together, and held in memory."""
@@ -49,15 +49,17 @@ class Folder:
     ----------
     path : Path
         Made if it is not there.
+    asked : dict of str to object
+        What is read of each model.
 
     Raises
     ------
     UsageError
-        It has something else.
+        It has something else, or what was read in another way.
     MissingExtra, OSError
     """
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path, asked: dict[str, Any]):
         schemas()
         self.path = path
         self.parts: dict[str, Path] = {}
@@ -68,6 +70,12 @@ class Folder:
                 f"{printable(str(path))} has {printable(strangers[0])}: name a folder for the survey alone"
             )
         (path / PARTS).mkdir(parents=True, exist_ok=True)
+        if not (path / ASKED).exists():
+            self._put(path / ASKED, json.dumps(asked).encode())
+        before = _asked(path / ASKED)
+        if before != asked:
+            told = ", ".join(f"{name} {before.get(name)}" for name in asked if before.get(name) != asked[name])
+            raise UsageError(f"{printable(str(path))} has models read with {told}: name another folder")
 
     @contextmanager
     def opened(self) -> Iterator[Folder]:
@@ -98,12 +106,16 @@ class Folder:
         import pyarrow.parquet as pq
 
         path = self.path / PARTS / f"{sha256(os.fsencode(source)).hexdigest()[:32]}.parquet"
-        with unnamed(path.parent) as (descriptor, opened):
-            write_all(descriptor, part, 0)
-            give_name(descriptor, opened, path, replace=True)
+        self._put(path, part)
         self._know(path, json.loads(pq.read_schema(pa.BufferReader(part)).metadata[MODEL]))
         if len(self.parts) >= MOST_PARTS:
             self.fold()
+
+    @staticmethod
+    def _put(path: Path, content: bytes) -> None:
+        with unnamed(path.parent) as (descriptor, opened):
+            write_all(descriptor, content, 0)
+            give_name(descriptor, opened, path, replace=True)
 
     def _know(self, path: Path, model: dict[str, Any]) -> None:
         self.parts[model["source"]] = path
@@ -148,7 +160,15 @@ class Folder:
                 yield source, model, iter(rows)
 
 
-OURS = (MODELS, TENSORS, PARTS, LOCK)
+OURS = (MODELS, TENSORS, PARTS, LOCK, ASKED)
+
+
+def _asked(path: Path) -> dict[str, Any]:
+    try:
+        asked = json.loads(path.read_text())
+    except ValueError:
+        asked = None
+    return asked if isinstance(asked, dict) else {}
 
 
 def _lock(descriptor: int, path: Path) -> None:

@@ -6,9 +6,11 @@ import os
 from collections import deque
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 from truebits.errors import UsageError
 from truebits.files.at_once import at_once
+from truebits.files.model import Regexes, patterns
 from truebits.precision.batches import Progress
 from truebits.surveying.answers import Survey, read_survey
 from truebits.surveying.crew import parts
@@ -22,8 +24,18 @@ SPLIT_BYTES = 1 << 30
 """Of a large model's unquantized tensors a worker counts so many at a time, where there are several."""
 
 
+class Asked(NamedTuple):
+    """What is read of each model: all of a survey's are read alike."""
+
+    select: list[str]
+    exclude: list[str]
+    blocks: bool | None
+
+
 def survey(
     places: Iterable[str | os.PathLike[str]] | str | os.PathLike[str],
+    select: Regexes = None,
+    exclude: Regexes = None,
     *,
     out: str | os.PathLike[str],
     cluster: str | None = None,
@@ -42,6 +54,8 @@ def survey(
     ----------
     places : path-like, or several
         Files, folders, patterns, lists (``@file``), URLs, ``hf://org``, ``hf://org/repo``.
+    select, exclude : regex or regexes, optional
+        As of `scan`: of models behind URLs nothing else is fetched.
     out : path-like
         Folder for ``models.parquet`` and ``tensors.parquet``; made if it is not there.
     cluster : str, optional
@@ -66,7 +80,7 @@ def survey(
     Raises
     ------
     UsageError
-        No model, or a folder that has something else.
+        No model, or a folder that has something else, or what was read in another way.
     Refused
         Another survey writes there.
     MissingExtra
@@ -77,12 +91,14 @@ def survey(
     named = sources([places] if isinstance(places, str | os.PathLike) else places)
     if not named:
         raise UsageError("no model is named: give files, folders, lists (@file), or names of the hub")
-    with Folder(Path(out)).opened() as folder:
+    wanted, unwanted = ([one.pattern for one in patterns(regexes)] for regexes in (select, exclude))
+    asked = Asked(wanted, unwanted, blocks)
+    with Folder(Path(out), asked._asdict()).opened() as folder:
         todo = deque(_todo(named, folder, retry))
         done = len(named) - len(todo)
         if todo:
             with engine(min(jobs, len(todo)) if cluster is None else jobs, cluster) as workers:
-                reading = _reading(workers, blocks, threads, cluster)
+                reading = _reading(workers, asked, threads, cluster)
                 for source, part in parts(todo, workers, reading):
                     folder.add(source.name, part)
                     done += 1
@@ -109,10 +125,10 @@ def _is_same(source: Source, state: str) -> bool:
         return True
 
 
-def _reading(workers: Engine, blocks: bool | None, threads: int | None, cluster: str | None) -> Reading:
+def _reading(workers: Engine, asked: Asked, threads: int | None, cluster: str | None) -> Reading:
     from truebits.files.remote import SETTINGS
 
     several = workers.workers > 1 or cluster is not None
     remote = {name: getattr(SETTINGS, name) for name in ("connections", "cache", "cache_bytes", "limit")}
     own = threads or (max(1, cores() // workers.workers) if cluster is None else 1)
-    return Reading(blocks, own if several else threads, SPLIT_BYTES if several else None, remote)
+    return Reading(*asked, own if several else threads, SPLIT_BYTES if several else None, remote)

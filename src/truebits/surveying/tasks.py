@@ -24,6 +24,7 @@ class Reading(NamedTuple):
 
     Attributes
     ----------
+    select, exclude : list of str
     blocks : bool or None
         As of `scan`.
     threads : int or None
@@ -34,6 +35,8 @@ class Reading(NamedTuple):
         Settings of `truebits.files.remote`.
     """
 
+    select: list[str]
+    exclude: list[str]
     blocks: bool | None
     threads: int | None
     split: int | None
@@ -73,7 +76,7 @@ def survey_model(source: Source, reading: Reading) -> Outcome:
         if model.is_remote:
             state = source.state or _state_at_server(model)
         elif reading.split is not None:
-            ranges = _ranges(model, state, reading.split)
+            ranges = _ranges(model, state, reading)
             if len(ranges.tasks) > 1:
                 return ranges
         return _part(source, state, model, reading, None)
@@ -128,14 +131,17 @@ def _same(source: Source, state: str) -> Model:
 
 
 def _part(source: Source, state: str, model: Model, reading: Reading, counts: Counts | None) -> bytes:
-    report = scan(model, blocks=reading.blocks, threads=reading.threads, counts=counts)
+    chosen = reading.select, reading.exclude
+    report = scan(model, *chosen, blocks=reading.blocks, threads=reading.threads, counts=counts)
     return part_of(model_row(source.name, state, report), tensor_rows(source.name, report))
 
 
-def _ranges(model: Model, state: str, most: int) -> Ranges:
+def _ranges(model: Model, state: str, reading: Reading) -> Ranges:
     """Cut the unquantized tensors of a model into tasks of so many bytes."""
-    found, left = Ranges(state, [[]], [[]]), most
-    plain = [tensor for tensor in meaning_of(model).model.tensors if tensor.type in FLOAT_BYTES]
+    most = left = reading.split or 0
+    found = Ranges(state, [[]], [[]])
+    selected = meaning_of(model).model.select(reading.select, reading.exclude)
+    plain = [tensor for tensor in selected if tensor.type in FLOAT_BYTES]
     for tensor, start in (one for whole in plain for one in _cut(whole, most)):
         if tensor.nbytes > left and found.tasks[-1]:
             found.tasks.append([])
