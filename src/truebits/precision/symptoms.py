@@ -225,7 +225,7 @@ def _upcast(report: Report, facts: dict[str, Numbers]) -> Iterator[Finding]:
         is_much = sum(one.values for one in members) * FLOAT_BYTES[type] > MUCH * report.model.size
         of_type = f"{len(members):,} of {count(len(by_type[type]), f'{type} tensor')}, {share(values, whole)}"
         scales = " (of a checkpoint, without its scales?)" if format.startswith("fp8") else ""
-        message = f"{of_type}, hold {title_of(format)} values only{scales}"
+        message = f"{of_type}, {'holds' if len(members) == 1 else 'hold'} {title_of(format)} values only{scales}"
         yield Finding("upcast", "warning" if is_much else "note", tuple(one.tensor.name for one in members), message)
 
 

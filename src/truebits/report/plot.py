@@ -13,6 +13,7 @@ import numpy as np
 
 from truebits.errors import MissingExtra, UsageError
 from truebits.report.heatmap import Grid, grid
+from truebits.report.table import cut
 from truebits.report.tensors import Tensors, is_logarithmic, tensors
 from truebits.report.told import told
 from truebits.result import Result
@@ -26,6 +27,7 @@ MOST_BARS = 40
 """Tensors that bars are drawn of, where there are no layers: those with the largest figures."""
 
 TITLE_COLUMNS = 90
+LONGEST_LABEL = 40
 
 
 def figure(result: Result, of: str | None = None) -> Figure:
@@ -169,13 +171,13 @@ def _title(drawing: Figure, result: Result) -> None:
     """Say of which model, and on which text."""
     said = told(result)
     lines = [f"{said.of} · truebits {result.verb}", *([said.measured] if said.measured else [])]
-    wrapped = [part for line in lines for part in wrap(_plain(line), TITLE_COLUMNS)[:3]]
+    wrapped = [part for line in lines for part in wrap(line.replace("$", r"\$"), TITLE_COLUMNS)[:3]]
     drawing.suptitle("\n".join(wrapped), fontsize="medium")
 
 
 def _plain(text: str) -> str:
-    """Return a text in which no `$` begins a formula."""
-    return text.replace("$", r"\$")
+    """Return a text of bounded length in which no `$` begins a formula."""
+    return cut(text, LONGEST_LABEL).replace("$", r"\$")
 
 
 PLACES = [(x, y) for y in (6, -14, 20, -28, 34, -42) for x in (6, -6)]

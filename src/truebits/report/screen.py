@@ -20,6 +20,9 @@ from truebits.report.table import Amount, Cell, Table, amount, cut, nbytes, perc
 AS_STORED = "codes x scales"
 """What the values of a quantized checkpoint are: they have no origin but that."""
 
+NO_FORMAT = ("made", "nan", *UNTOLD)
+"""Verdicts that name none."""
+
 LEAST_NAMES = 12
 """Columns that the last one of the table, which names tensors, has at least."""
 
@@ -50,8 +53,8 @@ COLUMNS = {
 """Every word of the table in a line."""
 
 
-MOST_WRONG = 3
-"""Errors that the last lines say again."""
+MOST_WRONG, LONG_TABLE = 3, 15
+"""Errors that the last lines say again, after a table of so many rows."""
 
 
 class Group(NamedTuple):
@@ -86,8 +89,8 @@ def lines(
     table = tensors(report) if by_tensor else groups(report, width)
     yield from (("", cut(line, width)) for line in table.render("text", width).splitlines())
     yield "", ""
-    if wrong := [finding.message for finding in report.findings if finding.level == "error"]:
-        # once more, where a long table has moved the first lines out of sight
+    wrong = [finding.message for finding in report.findings if finding.level == "error"]
+    if wrong and len(table.rows) > LONG_TABLE:  # which has moved the first lines out of sight
         others = f"; {len(wrong) - MOST_WRONG} more above" if len(wrong) > MOST_WRONG else ""
         yield from (("error", line) for line in _wrapped(f"Wrong: {'; '.join(wrong[:MOST_WRONG])}{others}", width))
     yield from (("", line) for line in _wrapped(read(report), width))
@@ -101,7 +104,8 @@ def _wrapped(text: str, width: int) -> list[str]:
 
 def verdict(report: Report) -> Iterator[str]:
     """Say in sentences what the weights are."""
-    yield "; ".join([calm(report), *_requantized(report)])
+    if quiet := "; ".join(filter(None, [calm(report), *_requantized(report)])):
+        yield quiet
     by_type = report.by_type()
     for type, members in by_type.items():
         if any(one.values for one in members) and not members[0].is_plain:
@@ -122,7 +126,7 @@ def calm(report: Report) -> str:
     kinds = {finding.kind for finding in report.findings}
     told = [title for kind, title in CALM.items() if kind not in kinds]
     where = "" if report.coverage.is_complete else " in what was read"
-    return ", ".join(told) + where if told else "see above"
+    return ", ".join(told) + where if told else ""
 
 
 def _requantized(report: Report) -> Iterator[str]:
@@ -153,7 +157,7 @@ def _came_from(type: str, members: Sequence[TensorPrecision]) -> Iterator[str]:
                 f"{len(some):,} of {count(len(members), f'{type} tensor')} ({which([one.tensor for one in some], 40)})"
             )
             who += f", {values}"
-        yield f"{who}: {format.upper() if format != 'made' else format}; {origin.reason}"
+        yield f"{who}: {format.upper() if format not in NO_FORMAT else format}; {origin.reason}"
 
 
 def _mostly(report: Report) -> Iterator[str]:

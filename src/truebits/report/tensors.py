@@ -92,11 +92,12 @@ def _scanned(report: Report) -> Tensors:
         start = tensor.label, tensor.type, tensor.values
         if tensor.name in report.blocks:
             of = report.blocks[tensor.name]
-            bits = 8 * tensor.nbytes / (tensor.values or 1)
-            table.rows.append((*start, made_from(of.made_from), bits, None, None, None, of.special))
+            stored = 8 * tensor.nbytes / (tensor.values or 1)
+            table.rows.append((*start, made_from(of.made_from), stored, None, None, None, of.special))
         elif tensor.name in report.tensors:
             one = report.tensors[tensor.name]
-            bits = 1 + one.layout.exponent_bits + one.mantissa_bits()
+            is_number = one.nan + one.inf < one.values
+            bits = 1 + one.layout.exponent_bits + one.mantissa_bits() if is_number else None
             shares = (100 * count / (one.values or 1) for count in (one.fits("bf16"), one.fits("fp16"), one.zero))
             table.rows.append((*start, str(one.origin), bits, *shares, one.nan + one.inf))
     return Tensors(table, columns[4:])

@@ -6,8 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from truebits.errors import printable
+from truebits.errors import printable, shortened
 from truebits.report.sections import Section
+from truebits.report.table import Table
 from truebits.result import Result
 
 if TYPE_CHECKING:
@@ -22,8 +23,8 @@ if TYPE_CHECKING:
     from truebits.precision.gate import Gate
     from truebits.precision.report import Report
 
-WIDTH = 100
-"""Columns of the verdict's lines."""
+WIDTH, MOST_RUNS = 100, 200
+"""Columns of the verdict's lines, and runs of rows that are listed."""
 
 
 class Told(NamedTuple):
@@ -64,9 +65,13 @@ def _measured(settings: dict[str, Any]) -> str:
 
 
 def _scanned(report: Report) -> Told:
-    from truebits.report import listing, screen
+    from truebits.report import listing, screen, text
 
-    return Told(listing.name_of(report.model), list(screen.lines(report, WIDTH, more=False)), [])
+    runs = text.row_runs(report)
+    more = [f"and {len(runs.rows) - MOST_RUNS:,} more"] if len(runs.rows) > MOST_RUNS else []
+    rows = Section("Runs of rows", [Table(runs.columns, runs.rows[:MOST_RUNS]), *more])
+    of, lines = shortened(listing.name_of(report.model)), list(screen.lines(report, WIDTH, more=False))
+    return Told(of, lines, [rows])
 
 
 def _checked(gate: Gate) -> Told:
