@@ -196,7 +196,7 @@ def test_rows_of_another_format_are_suspected_and_told(tmp_path):
     mixed = PLAIN.copy()
     mixed[16:24] = mixed[16:24].astype(np.float16)
     path = write(tmp_path / "model.gguf", {"a.weight": mixed})
-    for rows, words in ((False, "--rows tells which rows"), (True, "8 of 64 rows in FP16, first rows 16 to 23")):
+    for rows, words in ((False, "--rows tells which rows"), (True, "8 of 64 rows are exact in FP16, first")):
         (finding,) = [one for one in tb.scan(path, rows=rows).findings if one.kind == "mixed_rows"]
         assert (finding.level, finding.tensors) == ("note", ("a.weight",))
         assert words in finding.message
