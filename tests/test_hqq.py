@@ -81,7 +81,7 @@ def test_what_fits():
     [
         ({"packing": b"5bit_u8"}, "no reader for packing 5bit_u8"),
         ({"packing": b"\xff"}, "no reader for packing"),
-        ({"shape": b"abc"}, "one value values in groups of 32"),
+        ({"shape": b"abc"}, "scalar values in groups of 32"),
         ({"shape": (16, -64)}, "16 x -64 values"),
         ({"shape": (0, 64)}, "0 x 64 values"),
         ({"shape": (2**62, 64)}, "do not fit 16 x 32"),

@@ -7,7 +7,6 @@ from quantized_files import folder, fp8, positive, stored
 from truebits.lineage.layout import strips, whole
 from truebits.lineage.matching import Pair
 from truebits.lineage.mistakes import suspects
-from truebits.lineage.source import mapped
 from truebits.quantizers.weights import meaning_of
 
 CODES, SCALE, OTHER = fp8(8, 16), positive(8, 1), positive(8, 1)
@@ -34,7 +33,7 @@ def found(of, name, *more):
     by_name = {tensor.name: tensor for tensor in of.model.tensors}
     sources = tuple(by_name[one] for one in (name, *more))
     pair = Pair(sources[0], sources, (), strips([one.shape for one in sources], whole))
-    with mapped(of.model) as files:
+    with of.model.map() as files:
         values = {}
         for suspect in suspects(pair, of.quantized, files):
             pieces = [suspect.expected.words(*span) for span in suspect.expected.spans(1)]

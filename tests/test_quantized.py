@@ -6,7 +6,7 @@ import pytest
 from quantized_files import folder, stored
 from quantized_files import tensor as header
 from truebits.files.model import open_model
-from truebits.quantizers.quantized import Quantized, Stored, Unread, meant, need, shape_text
+from truebits.quantizers.quantized import Quantized, Stored, Unread, meant, need
 from words import values_of as floats_of
 
 VALUES = np.arange(60, dtype=np.float32).reshape(6, 10)
@@ -88,11 +88,6 @@ def test_what_is_needed_and_absent_is_named():
     assert need({"scale": header("F32", 1)}, "scale").type == "F32"
     with pytest.raises(Unread, match="its zero is absent"):
         need({}, "zero")
-
-
-@pytest.mark.parametrize(("shape", "expected"), [((), "one value"), ((3,), "3"), ((2, 4, 8), "2 x 4 x 8")])
-def test_shape_text(shape, expected):
-    assert shape_text(shape) == expected
 
 
 def test_a_file_that_changed_is_not_read(files, one):

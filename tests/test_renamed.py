@@ -7,7 +7,6 @@ from converter import permuted, write_folder, write_gguf
 from truebits.files.model import open_model
 from truebits.lineage.matching import match
 from truebits.lineage.renamed import found_by_value
-from truebits.lineage.source import mapped
 
 CONFIG = {"hidden_size": 16, "num_attention_heads": None, "num_key_value_heads": None, "num_hidden_layers": 1}
 RANDOM = np.random.default_rng(0)
@@ -25,7 +24,7 @@ def found(tmp_path):
         keys = {"embedding_length": 16, "block_count": 1, "attention.head_count": None, "attention.head_count_kv": None}
         model = open_model(write_gguf(tmp_path / "m.gguf", "llama", named | ours, **keys))
         source = open_model(write_folder(tmp_path / "hf", OTHERS | theirs, **CONFIG))
-        with mapped(model) as files, mapped(source) as others:
+        with model.map() as files, source.map() as others:
             return found_by_value(match(model, source), model, source, files, others)
 
     return call

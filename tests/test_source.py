@@ -11,7 +11,7 @@ from truebits.files.model import open_model
 from truebits.lineage import layout
 from truebits.lineage.layout import strips, whole
 from truebits.lineage.matching import Pair
-from truebits.lineage.source import Mapped, Meant, mapped, reader_of, why_unread
+from truebits.lineage.source import Mapped, Meant, reader_of, why_unread
 from truebits.precision.converters import Kind, Transform
 from truebits.quantizers.weights import meaning_of
 
@@ -80,7 +80,7 @@ def test_readers_of_what_is_meant(tmp_path):
     }
     of = meaning_of(folder(tmp_path, tensors, {"quant_method": "fp8"}))
     by_name = {tensor.name: tensor for tensor in of.model.tensors}
-    with mapped(of.model) as files:
+    with of.model.map() as files:
         readers = {name: reader_of(of, files, tensor) for name, tensor in by_name.items()}
         assert {name: type(reader) for name, reader in readers.items()} == {
             "a.weight": Meant,
@@ -101,7 +101,7 @@ def test_readers_of_what_is_meant(tmp_path):
 
 def test_blocks_of_a_gguf_are_read_as_values(tmp_path):
     model = a_gguf(tmp_path / "m.gguf", a=("Q8_0", np.zeros(34, np.uint8)))
-    with mapped(model) as files:
+    with model.map() as files:
         assert reader_of(meaning_of(model), files, model.tensors[0]).words(0, 32).tolist() == [0] * 32
 
 

@@ -11,7 +11,8 @@ from gguf import GGMLQuantizationType, GGUFWriter, quants
 import truebits as tb
 from truebits.cli.app import app
 from truebits.files.tensor import Tensor
-from truebits.precision.symptoms import is_matrix, title_of
+from truebits.numbers.spelling import title_of
+from truebits.precision.symptoms import is_matrix
 
 RANDOM = np.random.default_rng(1)
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from truebits.errors import Overlap
-from truebits.files.tensor import Tensor, check_overlap, named
+from truebits.files.tensor import Tensor, check_overlap, named, shape_text
 
 
 @pytest.mark.parametrize(
@@ -72,3 +72,8 @@ def test_names_are_said_safely():
     assert named([odd]).startswith(r"tensor \x1b[31mxxx")
     assert len(named([odd])) == len("tensor ") + 60
     assert named([at(0, 8), odd, odd]) == "3 tensors (first: a)"
+
+
+@pytest.mark.parametrize(("shape", "expected"), [((), "scalar"), ((3,), "3"), ((2, 4, 8), "2 x 4 x 8")])
+def test_shape_text(shape, expected):
+    assert shape_text(shape) == expected

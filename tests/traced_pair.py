@@ -15,7 +15,7 @@ from truebits.files.model import Model, open_model
 from truebits.lineage.comparison import Comparison, Effort, Suspect
 from truebits.lineage.layout import Arrange, strips, whole
 from truebits.lineage.matching import Pair
-from truebits.lineage.source import Expected, Mapped, mapped
+from truebits.lineage.source import Expected, Mapped
 from truebits.precision.converters import Transform
 
 
@@ -40,6 +40,6 @@ def compared(
     checkpoint = open_model(folder / "model.safetensors")
     (ours,), (theirs,) = model.tensors, checkpoint.tensors
     pair = Pair(ours, (theirs,), tuple(transforms), strips([theirs.shape], arrange))
-    with mapped(model) as files, mapped(checkpoint) as others:
+    with model.map() as files, checkpoint.map() as others:
         expected = Expected([Mapped(checkpoint, others, theirs)], pair)
         yield Comparison(expected, Side(model, ours), files[0], Effort(thorough, 1), lambda _: None, suspects)

@@ -16,7 +16,7 @@ from truebits.comparing.measure import Both, Place
 from truebits.comparing.sides import ITEM_BYTES, AnySide, side_of
 from truebits.errors import UsageError, printable, shortened
 from truebits.files.model import Model, Regexes, open_model
-from truebits.files.tensor import Tensor
+from truebits.files.tensor import Tensor, shape_text
 from truebits.numbers.figures import error_figures
 from truebits.precision.batches import Progress
 from truebits.precision.coverage import Coverage
@@ -302,7 +302,7 @@ def _compared(ours: AnySide, theirs: AnySide, unread: str | None, threads: int |
         b = b._replace(shape=b.shape[::-1])
     same = TensorDiff(a.label, (a.type, b.type), (a.shape, b.shape), a.values)
     if a.shape != b.shape:
-        shapes = (" x ".join(map(str, tensor.shape)) for tensor in (a, b))
+        shapes = (shape_text(tensor.shape) for tensor in (a, b))
         return replace(same, problem=f"its shapes differ: {' and '.join(shapes)}")
     with ours.map() as left, theirs.map() as right:
         ours.expect(left)

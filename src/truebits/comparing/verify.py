@@ -11,7 +11,7 @@ from truebits.comparing.fingerprint import Fingerprint
 from truebits.comparing.manifest import read_manifest
 from truebits.errors import SelectionError, printable
 from truebits.files.model import Model, Regexes, matching, open_model, patterns
-from truebits.files.tensor import Tensor
+from truebits.files.tensor import Tensor, shape_text
 from truebits.precision.batches import Progress
 from truebits.precision.coverage import Coverage
 from truebits.precision.hashing import TensorFingerprint, hashes, kind_of, significant
@@ -166,7 +166,7 @@ def _check(name: str, row: TensorFingerprint | None, tensor: Tensor | None, hash
     if not _is_alike(row, tensor, of):
         return Check(name, "requantized", *types, f"stored as {tensor.type}, was {row.type}: not comparable by hash")
     if hash is None:
-        now, was = (" x ".join(map(str, shape)) or "scalar" for shape in (tensor.shape, row.shape))
+        now, was = (shape_text(shape) for shape in (tensor.shape, row.shape))
         return Check(name, "changed", *types, f"its shape is {now}, was {was}")
     if hash != row.hash:
         return Check(name, "changed", *types, f"other {row.kind}")

@@ -6,7 +6,7 @@ import errno
 import mmap
 import os
 import stat
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
@@ -132,3 +132,7 @@ def _mapped(descriptor: int) -> mmap.mmap:
     if hasattr(mmap, "MAP_PRIVATE"):
         return mmap.mmap(descriptor, 0, prot=mmap.PROT_READ, flags=mmap.MAP_PRIVATE)
     return mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ)  # Windows
+
+
+Files = Mapping[int, MappedFile]
+"""Mapped files of a model, by the number of the part."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -15,7 +16,7 @@ from truebits.errors import printable
 from truebits.files import checkpoint
 from truebits.files.gguf import Limits
 from truebits.files.locate import locate, shown
-from truebits.files.mapping import REMOTE, map_file
+from truebits.files.mapping import REMOTE, Files, map_file
 from truebits.files.part import Part, read_part
 from truebits.files.shards import check_unique, is_shard, open_shards
 from truebits.files.sniff import HEAD_BYTES, format_of
@@ -79,6 +80,12 @@ class Model:
         """
         path = self.parts[0].path.with_name(name)
         return checkpoint.read_config(path) if self.format == "safetensors" and path.exists() else {}
+
+    @contextmanager
+    def map(self) -> Iterator[Files]:
+        """Map all files, by the number of the part."""
+        with ExitStack() as stack:
+            yield {number: stack.enter_context(part.map()) for number, part in enumerate(self.parts)}
 
     @property
     def size(self) -> int:

@@ -10,6 +10,11 @@ from typing import Any, NamedTuple
 from truebits.errors import ModelFileError, Overlap, printable, shortened
 
 
+def shape_text(shape: Iterable[int]) -> str:
+    """Say a shape: ``2 x 4``."""
+    return " x ".join(map(str, shape)) or "scalar"
+
+
 class Tensor(NamedTuple):
     """One tensor of a model file.
 

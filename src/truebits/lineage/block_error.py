@@ -60,7 +60,7 @@ BOUNDS = {
     "IQ1_M": Bound(np.inf, 0.75),
 }
 """Measured, and a tenth or more added: the worst of ggml's quantizers, with and without a random importance
-matrix, over normal, Student, Cauchy, Laplace, uniform, shifted, sparse and mixed values (`tests/test_blockerror.py`
+matrix, over normal, Student, Cauchy, Laplace, uniform, shifted, sparse and mixed values (`tests/test_block_error.py`
 measures again). Q8_0 without importance is half a step. The last ones for weights alone: normal and Laplace."""
 
 CACHED_VALUES = 1 << 15

@@ -15,6 +15,9 @@ from truebits.lineage.source import Expected
 from truebits.lineage.ways import Verdict
 from truebits.numbers.words import to_singles
 
+UNRELATED = 0.7
+"""Relative error from which on values have nothing to do with each other: in another order it is about 1.4."""
+
 Advance = Callable[[int], None]
 
 

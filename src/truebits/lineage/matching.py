@@ -14,7 +14,7 @@ import numpy as np
 
 from truebits.errors import NotTheSource
 from truebits.files.model import Model
-from truebits.files.tensor import Tensor
+from truebits.files.tensor import Tensor, shape_text
 from truebits.lineage.facts import Facts
 from truebits.lineage.layout import Arrange, Strip, strips, whole
 from truebits.lineage.names import Names, why_left_out
@@ -291,7 +291,7 @@ def _shape_problem(
     values = sum(strip.values for strip in laid)
     is_same = values == prod(ours) if pair.has(Kind.RESHAPED) or arrange is not whole else ours == theirs
     if not is_same or (len(shape) != 2 and pair.has(Kind.TRANSPOSED) and arrange is whole):
-        return f"its shape is {_shown(ours)}, the source's {_shown(theirs)}"
+        return f"its shape is {shape_text(ours)}, the source's {shape_text(theirs)}"
     return None
 
 
@@ -299,10 +299,6 @@ def _rows_left_out(pair: Pair) -> int:
     ours, theirs = pair.tensor.shape[::-1], pair.sources[0].shape
     is_table = pair.tensor.name in (*CUT_AT_THE_END, *CUT_AT_THE_START) and len(ours) == len(theirs) == 2
     return max(0, theirs[0] - ours[0]) if is_table and ours[1] == theirs[1] else 0
-
-
-def _shown(shape: tuple[int, ...]) -> str:
-    return " x ".join(map(str, shape)) or "scalar"
 
 
 def _check_plausible(pairs: tuple[Pair, ...]) -> None:

@@ -7,11 +7,12 @@ from dataclasses import replace
 
 import numpy as np
 
+from truebits.files.mapping import Files
 from truebits.files.tensor import Tensor
 from truebits.lineage.comparison import Suspect
 from truebits.lineage.matching import Pair
 from truebits.lineage.names import block_of
-from truebits.lineage.source import Expected, Files, Meant
+from truebits.lineage.source import Expected, Meant
 from truebits.quantizers.quantized import Arrays, Quantized, Stored
 
 SCALE = "scale"

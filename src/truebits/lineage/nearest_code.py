@@ -27,7 +27,7 @@ class NearestCodes:
     Parameters
     ----------
     type : str
-        One of `TYPES`.
+        One of `truebits.lineage.cells.TYPES`.
 
     Attributes
     ----------

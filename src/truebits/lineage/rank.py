@@ -12,22 +12,20 @@ import numpy as np
 
 from truebits.comparing.sides import ITEM_BYTES, Side
 from truebits.errors import UsageError
+from truebits.files.mapping import Files
 from truebits.files.model import Model, Regexes, open_gguf, open_model
 from truebits.files.tensor import Tensor
-from truebits.lineage.comparison import Advance
+from truebits.lineage.comparison import UNRELATED, Advance
 from truebits.lineage.layout import strips, whole
 from truebits.lineage.matching import Pair, match
 from truebits.lineage.ranking import Error, Ranked, Ranking, TensorRank, summed
-from truebits.lineage.source import Expected, Files, mapped, reader_of, why_unread
+from truebits.lineage.source import Expected, reader_of, why_unread
 from truebits.numbers.words import to_singles
 from truebits.precision.batches import Progress
 from truebits.precision.converters import Kind
 from truebits.precision.coverage import NOT_SELECTED, Coverage
 from truebits.quantizers.meaning import Meaning
 from truebits.quantizers.weights import meaning_of
-
-UNRELATED = 0.7
-"""Relative error from which on values have nothing to do with each other."""
 
 FIRST_VALUES = 1 << 12
 """Looked at of every candidate where names tell nothing."""
@@ -88,7 +86,7 @@ def _ranked(
     model: Model, source: Meaning, select: Regexes, exclude: Regexes, threads: int | None, advance: Advance
 ) -> Ranked:
     chosen = {tensor.name for tensor in model.select(select, exclude)}
-    with mapped(model) as ours, mapped(source.model) as theirs:
+    with model.map() as ours, source.model.map() as theirs:
         pairs = [pair for pair in _pairs(model, source, ours, theirs) if pair.tensor.name in chosen]
 
         def compared(pair: Pair) -> TensorRank:

@@ -7,12 +7,12 @@ from dataclasses import replace
 import numpy as np
 
 from truebits.comparing.sides import Side, spans
-from truebits.files.mapping import MappedFile
+from truebits.files.mapping import Files, MappedFile
 from truebits.files.model import Model
 from truebits.files.types import FLOAT_BYTES, FLOAT_FORMATS
 from truebits.lineage.layout import PIECE_VALUES, strips, whole
 from truebits.lineage.matching import Matching, Pair
-from truebits.lineage.source import Expected, Files, Mapped
+from truebits.lineage.source import Expected, Mapped
 from truebits.lineage.ways import Cast, same
 from truebits.precision.converters import Kind
 

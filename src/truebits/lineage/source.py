@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 import numpy as np
 
 from truebits.comparing.sides import ITEM_BYTES, Side
-from truebits.files.mapping import MappedFile
+from truebits.files.mapping import Files
 from truebits.files.model import Model
 from truebits.files.tensor import Tensor
 from truebits.lineage.layout import Strip
@@ -18,15 +17,6 @@ from truebits.numbers.words import to_singles
 from truebits.precision.converters import Kind
 from truebits.quantizers.meaning import Meaning
 from truebits.quantizers.quantized import Quantized
-
-Files = Mapping[int, MappedFile]
-
-
-@contextmanager
-def mapped(model: Model) -> Iterator[Files]:
-    """Map all files of a model."""
-    with ExitStack() as stack:
-        yield {number: stack.enter_context(part.map()) for number, part in enumerate(model.parts)}
 
 
 class Reader(Protocol):

@@ -14,16 +14,19 @@ import truebits_native as native
 from truebits.comparing.sides import Side
 from truebits.errors import UsageError, printable
 from truebits.files.claims import missing_blocks
+from truebits.files.mapping import Files
 from truebits.files.model import Model, Regexes, open_gguf, open_model
 from truebits.files.tensor import Tensor
-from truebits.lineage.comparison import Comparison, Effort, Outcome
-from truebits.lineage.judge import judge
+from truebits.files.types import FLOAT_BYTES
+from truebits.lineage.blocks import judge_blocks
+from truebits.lineage.comparison import UNRELATED, Comparison, Effort, Outcome
 from truebits.lineage.kin import Siblings
 from truebits.lineage.matching import Matching, Pair, Unplaced, match
 from truebits.lineage.mistakes import suspects
+from truebits.lineage.plain import judge_plain
 from truebits.lineage.renamed import found_by_value
 from truebits.lineage.siblings import siblings
-from truebits.lineage.source import Expected, Files, mapped, reader_of, why_unread
+from truebits.lineage.source import Expected, reader_of, why_unread
 from truebits.lineage.traces import LeftOut, TensorTrace, Trace
 from truebits.lineage.ways import Verdict
 from truebits.precision.batches import Progress
@@ -33,9 +36,6 @@ from truebits.quantizers.meaning import Meaning
 from truebits.quantizers.weights import meaning_of
 
 ALL_ZERO = "all zero: the adapter does nothing there"
-
-UNRELATED = 0.7
-"""Relative error from which on values have nothing to do with each other: in another order it is about 1.4."""
 
 
 def trace(
@@ -84,7 +84,7 @@ def trace(
     meant = meaning_of(checkpoint)
     matching = match(model, meant.model, meant.swapped)
     native.expect_work("rounding", sum(tensor.values for tensor in model.tensors if tensor.name in chosen))
-    with mapped(model) as ours, mapped(checkpoint) as theirs:
+    with model.map() as ours, checkpoint.map() as theirs:
         matching = found_by_value(matching, model, checkpoint, ours, theirs)
         pairs = [pair for pair in matching.pairs if pair.tensor.name in chosen]
         work = Work(model, meant, ours, theirs, Effort(thorough, threads), matching.left_out)
@@ -138,6 +138,7 @@ class Work:
         expected = Expected([reader_of(self.meant, self.theirs, tensor) for tensor in pair.sources], pair)
         file = self.ours[pair.tensor.part]
         mistakes = tuple(suspects(pair, self.meant.quantized, self.theirs))
+        judge = judge_plain if side.tensor.type in FLOAT_BYTES else judge_blocks
         outcome = judge(Comparison(expected, side, file, self.settings, advance, mistakes))
         if outcome.verdict is Verdict.ALTERED and pair.is_unsure and _is_unrelated(outcome, pair):
             return Outcome(Verdict.UNCOMPARED, _reason(pair))

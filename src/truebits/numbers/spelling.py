@@ -43,6 +43,11 @@ def find(name: str) -> Format:
     raise _unknown(name, [*CATALOGUE, *ALIASES])
 
 
+def title_of(name: str) -> str:
+    """Return a format's name as sentences have it: ``FP8 E4M3FN``."""
+    return name.upper().replace("FP8_", "FP8 ")
+
+
 def target(name: str) -> Target:
     """Return what `name` spells: a format of `find`, or one whose values share scales.
 

@@ -219,7 +219,7 @@ def canonical(words: np.ndarray, type: str) -> np.ndarray:
     -------
     ndarray of uint16, uint32 or uint64
     """
-    if type == "F16":  # the twin, not the kernel: Numba's own threads serve one caller at a time
+    if type == "F16":  # the twin: this is a thread of the pool already
         words, type = reference.widened(words, "F16"), "F32"
     words = _with_one_nan(words, type)
     if type == "F64":

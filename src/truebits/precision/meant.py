@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
 
 import numpy as np
 
@@ -28,8 +27,7 @@ def meant_profiles(
     native.expect_work("profiles", sum(one.tensor.values for one in tensors))
     found: dict[str, TensorPrecision] = {}
     total, done = sum(one.tensor.nbytes for one in tensors), 0
-    with ExitStack() as stack:
-        files = {number: stack.enter_context(part.map()) for number, part in enumerate(model.parts)}
+    with model.map() as files:
 
         def counted(job: tuple[Quantized, int, int]) -> tuple[list[Piece], dict[str, int]]:
             one, first, count = job

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from truebits.files.types import FLOAT_FORMATS
+from truebits.numbers.spelling import title_of
 from truebits.precision.evidence import Evidence, ladder, most_exceptions
 from truebits.precision.profile import PrecisionProfile
 
@@ -100,7 +101,7 @@ def origin_of(members: Sequence[PrecisionProfile]) -> Origin:
     Parameters
     ----------
     members : sequence of PrecisionProfile
-        Or of `truebits.precision.scan.TensorPrecision`.
+        Or of `truebits.precision.counting.TensorPrecision`.
     """
     own = [member for member in members if not getattr(member, "is_made", False)]
     if members and not own:
@@ -119,9 +120,9 @@ def _narrowest(evidence: Evidence, fitting: list[str]) -> Origin | None:
         wider = min(fitting[at:], key=lambda wider: evidence.bits[name, wider])
         bits = evidence.bits[name, wider]
         odds = 2.0**-bits
-        exact = f"all {evidence.values:,} values are exact in {_title(name)}"
+        exact = f"all {evidence.values:,} values are exact in {title_of(name)}"
         if bits < BITS_WANTED:
-            few = f"{exact}, but only {evidence.telling:,} have enough bits to tell it from {_title(wider)}"
+            few = f"{exact}, but only {evidence.telling:,} have enough bits to tell it from {title_of(wider)}"
             return Origin("ambiguous", 1 - odds, few, fitting[0], fitting[0])
         kinds = min(evidence.kinds[name, wider] for wider in fitting[at:])
         if kinds < BITS_WANTED:
@@ -143,7 +144,7 @@ def _computed(evidence: Evidence, name: str) -> Origin | None:
     if bits < BITS_DOUBTED:
         return None
     seldom = f"{last:,} of {of:,} set its last bit, which its own values do once in two"
-    reason = f"all {evidence.values:,} values are exact in {_title(name)}, but {seldom}: {_by_chance(int(bits))}"
+    reason = f"all {evidence.values:,} values are exact in {title_of(name)}, but {seldom}: {_by_chance(int(bits))}"
     if bits < BITS_WANTED:
         return Origin("ambiguous", 1 - 2.0**-bits, f"{reason}; FP16, TF32, or arithmetic on BF16", name, name)
     computed = f"{reason}; computed from coarser values, as a mean of BF16"
@@ -198,10 +199,10 @@ def _own(evidence: Evidence) -> Origin:
         bits = _bits_of_most(evidence, name, own)
         if bits >= BITS_WANTED:
             few = evidence.outside[name]
-            most = f"{values - few:,} of {values:,} values are exact in {_title(name)}, {_by_chance(bits)}"
+            most = f"{values - few:,} of {values:,} values are exact in {title_of(name)}, {_by_chance(bits)}"
             return Origin(own, 1.0, f"{most}; {few:,} are not{_before(evidence)}", own, name, few)
     narrower = [name for name in ladder(evidence.type)[:-1] if name in FLOAT_FORMATS.values()]
-    missed = ", ".join(f"{evidence.outside[name]:,} do not fit {_title(name)}" for name in narrower)
+    missed = ", ".join(f"{evidence.outside[name]:,} do not fit {title_of(name)}" for name in narrower)
     reason = f"of {values:,} values {missed}{_before(evidence)}" if missed else "the storage type itself"
     return Origin(own, 1.0, reason, own, own)
 
@@ -221,7 +222,3 @@ def _by_chance(bits: int) -> str:
 
 def _before(evidence: Evidence) -> str:
     return ", before the converter changed them" if evidence.converted else ""
-
-
-def _title(name: str) -> str:
-    return name.upper().replace("FP8_", "FP8 ")

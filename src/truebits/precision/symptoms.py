@@ -12,7 +12,7 @@ from truebits.errors import printable
 from truebits.files.model import Model
 from truebits.files.tensor import Tensor
 from truebits.files.types import FLOAT_BYTES
-from truebits.numbers.spelling import find
+from truebits.numbers.spelling import find, title_of
 from truebits.precision.bins import LAYOUTS
 from truebits.precision.coverage import Coverage, count, share
 from truebits.precision.evidence import Evidence
@@ -236,11 +236,6 @@ def _narrower(one: TensorPrecision, of: Numbers) -> str | None:
     bits = one.layout.word_bits
     fitting = (name for name, no in zip(NARROWER, of.misfits, strict=True) if not no and find(name).bits < bits)
     return next(fitting, None)
-
-
-def title_of(format: str) -> str:
-    """Return a format's name as sentences have it: ``FP8 E4M3FN``."""
-    return format.upper().replace("FP8_", "FP8 ")
 
 
 def _not_read(coverage: Coverage) -> Iterator[Finding]:

@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from truebits.files.tensor import Tensor
+from truebits.files.tensor import Tensor, shape_text
 from truebits.quantizers.method import Method
-from truebits.quantizers.quantized import Arrays, Peek, Quantized, Unread, meant, need, shape_text
+from truebits.quantizers.quantized import Arrays, Peek, Quantized, Unread, meant, need
 
 DTYPES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
 

@@ -27,15 +27,13 @@ LARGEST_PEEK = 16 << 20
 
 
 def meaning(model: Model) -> Meaning:
-    """Find the weights of a quantized checkpoint; reads headers and ``config.json`` only.
+    """Find the weights of a checkpoint, as safetensors, that may be quantized; reads headers and ``config.json`` only.
 
     Raises
     ------
     BadConfig, LimitExceeded, OSError
         Of ``config.json``.
     """
-    if model.format != "safetensors":
-        return Meaning(model)
     method = method_of(model)
     names = {tensor.name: tensor for tensor in model.tensors}
 

@@ -13,9 +13,9 @@ from math import prod
 import numpy as np
 
 from truebits.errors import shortened
-from truebits.files.tensor import Tensor
+from truebits.files.tensor import Tensor, shape_text
 from truebits.quantizers.method import Method
-from truebits.quantizers.quantized import Arrays, Peek, Quantized, Unread, meant, need, shape_text
+from truebits.quantizers.quantized import Arrays, Peek, Quantized, Unread, meant, need
 from truebits.quantizers.unpacking import nibbles, unpack
 
 GPTQ_BITS = (2, 3, 4, 8)

@@ -10,9 +10,9 @@ from typing import NamedTuple
 import numpy as np
 
 from truebits.errors import shortened
-from truebits.files.tensor import Tensor
+from truebits.files.tensor import Tensor, shape_text
 from truebits.quantizers.method import Method
-from truebits.quantizers.quantized import Arrays, Peek, Quantized, Unread, meant, need, shape_text
+from truebits.quantizers.quantized import Arrays, Peek, Quantized, Unread, meant, need
 
 PACKINGS = {"8bit_u8": (8, 1), "4bit_u8": (4, 2), "2bit_u8": (2, 4), "1bit_u8": (1, 8), "3bit_32": (3, 10)}
 """Bits of a code, and how many share a word, by name (``hqq/core/bitpack.py``)."""

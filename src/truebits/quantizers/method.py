@@ -67,8 +67,6 @@ def method_of(model: Model) -> Method:
         It is no JSON object, or what it says of quantization is none.
     LimitExceeded, OSError
     """
-    if model.format != "safetensors":
-        return Method()
     config = model.config
     for of in (config, *(config[key] for key in NESTED if isinstance(config.get(key), dict))):
         for key in KEYS:

@@ -9,13 +9,11 @@ from math import prod
 import numpy as np
 
 from truebits.errors import TruebitsError
-from truebits.files.mapping import MappedFile
+from truebits.files.mapping import Files, MappedFile
 from truebits.files.tensor import Tensor
 from truebits.files.types import BY_NAME
 from truebits.numbers.words import to_singles
 from truebits.quantizers.unpacking import e8m0_table
-
-Files = Mapping[int, MappedFile]
 
 PIECE_VALUES = 1 << 19
 """Made at a time, about."""
@@ -157,8 +155,3 @@ def need(sources: Mapping[str, Tensor], role: str) -> Tensor:
     if role not in sources:
         raise Unread(f"its {role} is absent")
     return sources[role]
-
-
-def shape_text(shape: tuple[int, ...]) -> str:
-    """Say a shape: ``2 x 4``."""
-    return " x ".join(map(str, shape)) or "one value"

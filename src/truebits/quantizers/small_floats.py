@@ -13,9 +13,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from truebits.files.tensor import Tensor
+from truebits.files.tensor import Tensor, shape_text
 from truebits.quantizers.method import Method
-from truebits.quantizers.quantized import Arrays, Peek, Quantized, Stored, Unread, meant, need, shape_text
+from truebits.quantizers.quantized import Arrays, Peek, Quantized, Stored, Unread, meant, need
 from truebits.quantizers.unpacking import e8m0_table, nibbles
 
 FP4_VALUES = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6], np.float32)

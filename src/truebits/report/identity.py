@@ -8,6 +8,7 @@ from pathlib import Path
 from truebits.comparing.fingerprint import Fingerprint
 from truebits.comparing.verify import Verification
 from truebits.errors import printable
+from truebits.files.tensor import shape_text
 from truebits.report.table import Table
 
 
@@ -25,7 +26,7 @@ def tensors(found: Fingerprint) -> Table:
     """The hash of each tensor."""
     table = Table(("tensor", "type", "shape", "values", "hash of", "hash"))
     for name, type, shape, values, kind, hash in found.tensors:
-        table.rows.append((printable(name), type, " x ".join(map(str, shape)) or "scalar", values, kind, hash))
+        table.rows.append((printable(name), type, shape_text(shape), values, kind, hash))
     return table
 
 

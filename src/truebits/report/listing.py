@@ -15,7 +15,7 @@ from truebits.files.header import Header
 from truebits.files.model import Model
 from truebits.files.part import Part
 from truebits.files.stores import Found
-from truebits.files.tensor import Tensor
+from truebits.files.tensor import Tensor, shape_text
 from truebits.precision.findings import header_findings
 from truebits.report.table import Amount, Bytes, Table, amount, nbytes, percent
 
@@ -124,7 +124,7 @@ def tensors(chosen: tuple[Tensor, ...]) -> Table:
     """The tensors of a header: nothing of their data is read."""
     table = Table(("tensor", "type", "shape", "values", "bytes", "offset"))
     for tensor in chosen:
-        shape = " x ".join(map(str, tensor.shape)) or "scalar"
+        shape = shape_text(tensor.shape)
         table.rows.append((tensor.label, tensor.type, shape, tensor.values, tensor.nbytes, tensor.offset))
     return table
 

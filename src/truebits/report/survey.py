@@ -8,8 +8,8 @@ from typing import Any
 
 from truebits.errors import printable
 from truebits.files.types import FLOAT_FORMATS
+from truebits.numbers.spelling import title_of
 from truebits.precision.coverage import count
-from truebits.precision.symptoms import title_of
 from truebits.report.table import Amount, Bytes, Table, cut, nbytes, percent, terminal_width
 from truebits.surveying.answers import Survey
 

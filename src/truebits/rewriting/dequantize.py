@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ import numpy as np
 
 import truebits_native as native
 from truebits.errors import Refused, UsageError, shortened
-from truebits.files.mapping import MappedFile
+from truebits.files.mapping import Files
 from truebits.files.model import Model, open_local
 from truebits.files.tensor import Tensor
 from truebits.files.types import FLOAT_BYTES, FLOAT_FORMATS
@@ -22,8 +21,8 @@ from truebits.numbers.rounding import MODES, Rounding, grid_of
 from truebits.numbers.spelling import find
 from truebits.precision.batches import Progress
 from truebits.quantizers.blocks import with_blocks
-from truebits.quantizers.checkpoints import meaning
 from truebits.quantizers.meaning import Meaning
+from truebits.quantizers.weights import meaning_of
 from truebits.result import Result
 from truebits.rewriting.outputs import new_files, outputs
 from truebits.rewriting.relaid import Relaid, check_layouts, copied, gguf_head, in_layout, safetensors_head, write
@@ -33,8 +32,6 @@ FILE_TYPES = {"F32": 0, "F16": 1, "BF16": 32}
 """llama.cpp's ``llama_ftype``."""
 
 PIECE_VALUES = 1 << 20
-
-Files = Mapping[int, MappedFile]
 
 
 @dataclass(frozen=True, repr=False)
@@ -128,7 +125,7 @@ def dequantize(
     """
     if to not in TYPES:
         raise UsageError(f"--to is {to!r}, allowed are {', '.join(TYPES)}")
-    of = with_blocks(meaning(open_local(source)))
+    of = with_blocks(meaning_of(open_local(source)))
     for name, why in of.not_read.items():
         raise Refused(f"{shortened(name)}: {why}")
     quantized = [tensor for tensor in of.model.tensors if tensor.name in of.quantized]
@@ -138,8 +135,7 @@ def dequantize(
     out = Path(out)
     paths = outputs(of.model, out) if of.model.format == "gguf" else _one_file(of.model, out)
     type = TYPES[to]
-    with ExitStack() as stack, new_files(paths, force) as files:
-        ours = {number: stack.enter_context(part.map()) for number, part in enumerate(of.model.parts)}
+    with of.model.map() as ours, new_files(paths, force) as files:
         relaid = [_relaid(of, tensor, ours, type, threads) for tensor in of.model.tensors]
         total, done = sum(one.nbytes for one in relaid), 0
 

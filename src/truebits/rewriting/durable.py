@@ -1,4 +1,4 @@
-"""Every call that is the operating system's: what a writer asks of it, with what stands in where it has no such thing.
+"""The calls that a writer makes to the operating system, with what stands in where it has no such thing.
 
 Linux has all of it. macOS has no nameless files, no `posix_fallocate` and no copies inside the kernel, and its
 `fsync` stops at the disk's own cache. Windows cannot sync a folder.

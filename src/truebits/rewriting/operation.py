@@ -20,7 +20,7 @@ from truebits.files.tensor import Tensor
 from truebits.files.types import FLOAT_BYTES
 from truebits.numbers.figures import error_figures
 from truebits.precision.batches import Progress
-from truebits.quantizers.checkpoints import meaning
+from truebits.quantizers.weights import meaning_of
 from truebits.result import Result
 from truebits.rewriting.copy import Piece, check_copy, check_layout, flush_and_verify, write_copy
 from truebits.rewriting.inplace import ALLOWANCES, InPlace, check_parts
@@ -193,7 +193,7 @@ def open_to_rewrite(source: Model | str | os.PathLike[str], asked: bool = False)
         It is behind a URL; or it has tensors that only its quantizer understands, and nothing is selected.
     """
     model = open_local(source)
-    meant = meaning(model)
+    meant = meaning_of(model)
     if meant.not_read and not asked:
         name, why = next(iter(meant.not_read.items()))
         raise UsageError(f"{shortened(name)} cannot be read ({why}), and others may belong to it: select tensors (-l)")
