@@ -31,11 +31,11 @@ from truebits.numbers.words import from_singles
 from truebits.precision.batches import Progress
 from truebits.precision.hashing import TensorFingerprint, fingerprints, together
 from truebits.quantizers.blocks import block_quantized, block_values
-from truebits.quantizers.checkpoints import meaning
 from truebits.quantizers.meaning import Meaning
 from truebits.quantizers.quantized import Arrays, Quantized
 from truebits.quantizers.small_floats import plain
 from truebits.quantizers.upcasts import repacked, rounded
+from truebits.quantizers.weights import meaning_of
 from truebits.result import Result
 from truebits.rewriting import durable
 from truebits.rewriting.narrowest import Choice, Rules, is_kept, narrowest, own_words, singles, spans
@@ -192,7 +192,7 @@ def shrink(
     if out is not None:
         check_output(model, Path(out), force)
     chosen = [one for one in open_to_rewrite(model, bool(select)).select(select, exclude) if one.type in FLOAT_BYTES]
-    rules = Rules(not meaning(model).quantized, keep_f32, "rounding" in allow)
+    rules = Rules(not meaning_of(model).quantized, keep_f32, "rounding" in allow)
     choices = narrowest(model, chosen, rules, threads, progress)
     found = Shrunk(str(model.path), None, tuple(choices), sum(tensor.nbytes for tensor in model.tensors))
     if out is None or dry_run or not found.changed:
