@@ -58,6 +58,8 @@ def _conclusion(found: Verification) -> str:
     otherwise = "".join(
         f" {count} of them: same values, stored as {now}, not {was}." for (was, now), count in stored.items()
     )
+    if len(found.checks) == 1:
+        return f"Same: its 1 tensor is there and holds what it held.{otherwise}"
     return f"Same: all {_tensors(len(found.checks))} are there and hold what they held.{otherwise}"
 
 
