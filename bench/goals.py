@@ -73,6 +73,14 @@ GOALS = {
     "test_round_blocks": Goal(
         "Q8_0 there and back, with error figures, 64 MiB", "`gguf.quants.quantize` and `dequantize`", "speed", 5.0
     ),
+    **{
+        f"test_dequantize[{type}]": Goal(f"{type} to values, 64 Mi of them", "`gguf.quants.dequantize`", "speed", 10.0)
+        for type in ("Q4_0", "Q8_0", "Q2_K", "Q4_K", "Q6_K")
+    },
+    **{
+        f"test_quantize[{type}]": Goal(f"64 Mi values to {type}", "`gguf.quants.quantize`", "speed", 10.0)
+        for type in ("Q4_0", "Q5_1")
+    },
     "test_diff_c": Goal(
         "`diff` of two 1 GiB files, warm", "read-only OR over 2 x 1 GiB in C, same threads", "speed", 0.4
     ),

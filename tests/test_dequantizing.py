@@ -9,6 +9,7 @@ import pytest
 import truebits_native as native
 from truebits_native import dispatch, reference
 from truebits_native.blocks import KERNELS
+from truebits_native.packing import QUANTIZED
 from truebits_native.types import LAYOUTS
 from words import assert_same_bits
 
@@ -105,6 +106,47 @@ def test_values_are_the_same_wherever_bytes_start_and_on_any_threads(kernels, mo
 def test_bytes_that_are_not_whole_blocks_are_refused():
     with pytest.raises(ValueError, match="19 bytes are not whole blocks of 18, as Q4_0 has"):
         native.dequantized(np.zeros(19, np.uint8), "Q4_0")
+
+
+FEW = np.array([0, -0.0, 1, -1, 2.5, 1e-40, -3e38, 65519, 65520, np.nan, -np.nan, np.inf, -np.inf], np.float32)
+VALUES = {
+    "normal": lambda random, size: random.standard_normal(size),
+    "negative": lambda random, size: -np.abs(random.standard_normal(size)),
+    "subnormal": lambda random, size: np.ldexp(random.standard_normal(size), -140),
+    "ties": lambda random, size: random.integers(-40, 40, size) / 8,
+    "any bits": lambda random, size: random.integers(0, 1 << 32, size, np.uint32).view(np.float32),
+    "extremes": lambda random, size: random.choice(FEW[:9], size),
+    "zeros of both signs": lambda random, size: random.choice(FEW[:2], size),
+    "zeros and specials": lambda random, size: random.choice(FEW[[0, 1, 9, 10, 11, 12]], size),
+}
+"""Values as quantizers meet them, and as they do not."""
+
+
+def any_values(kind, count):
+    return VALUES[kind](np.random.default_rng(7), 32 * count).astype(np.float32)
+
+
+@pytest.mark.parametrize("type", QUANTIZED)
+@pytest.mark.parametrize("kind", VALUES)
+def test_blocks_are_gguf_s(kernels, type, kind):
+    values = any_values(kind, 20 if WITHOUT_COMPILER else 5_000)
+    with np.errstate(all="ignore"):
+        expected = gguf.quants.quantize(values.reshape(-1, 32), gguf.GGMLQuantizationType[type]).ravel()
+    assert_same_bits(reference.quantized(values, type), expected)
+    assert_same_bits(native.quantized(values, type), expected)
+
+
+@pytest.mark.parametrize("threads", [1, 2, None])
+def test_blocks_are_the_same_on_any_threads(kernels, monkeypatch, threads):
+    monkeypatch.setattr(native.blocks, "CHUNK_VALUES", 96)
+    values = any_values("normal", 50)
+    assert_same_bits(native.quantized(values, "Q5_0", threads), reference.quantized(values, "Q5_0"))
+    assert native.quantized(values[:0], "Q5_0").size == 0
+
+
+def test_values_that_are_not_whole_blocks_are_refused():
+    with pytest.raises(ValueError, match="33 values are not whole blocks of 32, as Q8_0 has"):
+        native.quantized(np.zeros(33, np.float32), "Q8_0")
 
 
 def test_small_work_goes_to_the_twin_and_much_of_it_to_the_kernel(cold):

@@ -11,7 +11,7 @@ if _sys.byteorder != "little":
     raise ImportError("truebits_native maps files, which are little-endian: it does not run on a big-endian machine")
 
 
-from truebits_native.blocks import block_counts, dequantized
+from truebits_native.blocks import block_counts, dequantized, quantized
 from truebits_native.chunks import CHUNK
 from truebits_native.codes import code_counts
 from truebits_native.counting import (
@@ -50,6 +50,7 @@ __all__ = [
     "narrowed",
     "profile",
     "profiles",
+    "quantized",
     "round_floats",
     "round_scaled",
     "scale_errors",

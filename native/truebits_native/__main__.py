@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from truebits_native.blocks import dequantizing_numbers, layout_numbers
-from truebits_native.dispatch import kernel
+from truebits_native.dispatch import kernel, readable
+from truebits_native.packing import quantizing_numbers
 from truebits_native.types import FACTS, LAYOUTS, Grid, word_grid
 
 
@@ -25,12 +26,16 @@ def arguments() -> dict[str, list[tuple[Any, ...]]]:
     mask, lookup = np.uint32(1), np.zeros(0, np.uint16)
     single, half, changed, changed_half = singles[0], halves[0], singles[1], halves[1]
     values = np.zeros(0, np.float32)
+    raw = np.zeros(0, np.uint8), np.zeros(0, np.bool_)
     table = none, changed_half, changed, none
     layout = layout_numbers(LAYOUTS["Q4_K"])
     return {
         "blocks.count_scales": [(words(np.uint8)[0], *range_, layout, np.zeros((0, len(FACTS)), np.int64))],
         "dequantizing.dequantize_blocks": [(words(np.uint8)[0], *range_, *dequantizing_numbers("Q4_0"), values)],
         "dequantizing.dequantize_super_blocks": [(words(np.uint8)[0], *range_, *dequantizing_numbers("Q4_K"), values)],
+        "quantizing.quantize_blocks": [
+            (readable(values, np.float32), *range_, quantizing_numbers(LAYOUTS["Q4_0"]), *raw)
+        ],
         "lowbits.count_matching": [(single, *range_, mask, mask, none), (half, *range_, mask, mask, none)],
         "histogram.count_single_bins": [(single, *range_, *table)],
         "histogram.count_half_bins": [(half, *range_, lookup, *table)],

@@ -11,7 +11,13 @@ from truebits_native import dispatch, reference
 from truebits_native.chunks import cut
 from truebits_native.codes import e8m0_singles
 from truebits_native.dispatch import readable, run
-from truebits_native.packing import SIMPLE, SUPER_BLOCKS, simple_numbers, super_block_numbers
+from truebits_native.packing import (
+    SIMPLE,
+    SUPER_BLOCKS,
+    quantizing_numbers,
+    simple_numbers,
+    super_block_numbers,
+)
 from truebits_native.pool import over_runs
 from truebits_native.types import FACTS, LAYOUTS, LEAST, NO_SCALE, BlockLayout, add_facts
 
@@ -91,6 +97,43 @@ def dequantized(raw: np.ndarray, type: str, threads: int | None = None) -> np.nd
     _, begin, end = cut(np.array([0]), np.array([count // layout.values]), CHUNK_VALUES // layout.values)
     over_runs(lambda of: run(name, raw, begin[of], end[of], *more, values), begin.size, threads)
     return values
+
+
+def quantized(values: np.ndarray, type: str, threads: int | None = None) -> np.ndarray:
+    """Quantize values to blocks, byte for byte as ``gguf.quants.quantize`` does.
+
+    Parameters
+    ----------
+    values : ndarray of float32, shape (n,)
+        Whole blocks.
+    type : str
+        One of `QUANTIZED`.
+    threads : int, optional
+
+    Returns
+    -------
+    ndarray of uint8, shape (bytes,)
+
+    Raises
+    ------
+    ValueError
+        The values are not whole blocks.
+    """
+    values, layout = readable(values, np.float32), LAYOUTS[type]
+    if values.size % layout.values:
+        raise ValueError(f"{values.size} values are not whole blocks of {layout.values}, as {type} has")
+    name = "quantizing.quantize_blocks"
+    if not dispatch.uses_kernel_by_now(name, values.size):
+        return reference.quantized(values, type)
+    count = values.size // layout.values
+    raw, is_left = np.empty(count * layout.nbytes, np.uint8), np.empty(count, np.bool_)
+    _, begin, end = cut(np.array([0]), np.array([count]), CHUNK_VALUES // layout.values)
+    more = quantizing_numbers(layout)
+    over_runs(lambda of: run(name, values, begin[of], end[of], more, raw, is_left), begin.size, threads)
+    if is_left.any():
+        left = values.reshape(count, -1)[is_left].ravel()
+        raw.reshape(count, -1)[is_left] = reference.quantized(left, type).reshape(-1, layout.nbytes)
+    return raw
 
 
 KERNELS = {

@@ -55,6 +55,7 @@ COSTS = {
     "blocks.count_scales": Costs(0.6, 80),
     "dequantizing.dequantize_blocks": Costs(0.7, 200),
     "dequantizing.dequantize_super_blocks": Costs(1.5, 200),
+    "quantizing.quantize_blocks": Costs(1, 100),
 }
 
 WORK = {
@@ -62,7 +63,7 @@ WORK = {
     "differing_count": ("difference.count_differing",),
     "profiles": ("histogram.count_single_bins", "histogram.count_half_bins"),
     "truncate": ("rounding.cut_low_bits",),
-    "rounding": tuple(name for name in COSTS if name.split(".")[0] in ("difference", "rounding", "scaling", "halves")),
+    "rounding": tuple(name for name in COSTS if name.split(".")[0] not in ("lowbits", "histogram", "blocks")),
     "blocks": ("blocks.count_scales",),
 }
 """The kernels that each kind of work may call."""

@@ -19,6 +19,10 @@ WHOLE, NIBBLES, SIXES, PACKED_SIXES, BYTES = range(5)
 byte; six bits in two places; the same for scales and offsets together; in whole bytes."""
 
 
+QUANTIZED = ("Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0")
+"""Types that values are quantized to here."""
+
+
 class Fields(NamedTuple):
     """Fields of `bits` bits: of each `width` bytes, all lowest ones come first.
 
@@ -77,6 +81,18 @@ def simple_numbers(layout: BlockLayout) -> tuple[Any, ...]:
     zero = np.int32(0 if is_bytes or is_float else -layout.levels[0])
     is_wide, has_offset = layout.scale.nbytes == 2, layout.offset_at is not None
     return np.uint64(layout.nbytes), is_wide, has_offset, codes_at, has_fifth, is_bytes, is_float, zero
+
+
+def quantizing_numbers(layout: BlockLayout) -> tuple[Any, ...]:
+    """Return what `quantizing.quantize_blocks` wants to know of a type of `QUANTIZED`."""
+    most = layout.levels.size - 1
+    return (
+        np.uint64(layout.nbytes),
+        layout.offset_at is not None,
+        most == 255,
+        np.uint32(most),
+        np.float32(most / 2 + 1),
+    )
 
 
 def super_block_numbers(type: str) -> tuple[tuple[Any, ...], np.ndarray]:

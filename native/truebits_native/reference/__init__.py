@@ -9,6 +9,7 @@ from truebits_native.reference.difference import compare, differing_count, half_
 from truebits_native.reference.halves import half_singles, narrowed, widened
 from truebits_native.reference.histogram import bfloat_bins, double_bins, half_bins, profile, profiles, single_bins
 from truebits_native.reference.lowbits import low_zero_count, low_zero_counts, matching_counts
+from truebits_native.reference.quantizing import quantized
 from truebits_native.reference.rounding import on_grid, random_words, round_floats, truncate, whole_numbers
 from truebits_native.reference.scaling import extremes, ordered, round_scaled, scale_errors
 from truebits_native.types import (
@@ -59,6 +60,7 @@ __all__ = [
     "ordered",
     "profile",
     "profiles",
+    "quantized",
     "random_words",
     "round_floats",
     "round_scaled",

@@ -7,8 +7,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+import truebits_native as native
 from truebits.errors import MissingExtra
 from truebits.numbers.formats import BLOCK_TYPES, GgmlType
+from truebits_native.packing import QUANTIZED
 
 
 class Bound(NamedTuple):
@@ -140,13 +142,15 @@ def reference(type: str) -> Callable[[np.ndarray], np.ndarray] | None:
     gguf-py for the simple types, whose bytes are the same as ggml's, and ggml for K-quants and IQ4, where it is
     installed.
     """
+    of = _block_type(type)
+    if of is None:
+        return None
+    if type in QUANTIZED:
+        return lambda values: native.quantized(values.reshape(-1), type)
     import gguf
 
     from truebits.quantizers import ggml
 
-    of = _block_type(type)
-    if of is None:
-        return None
     number = gguf.GGMLQuantizationType[type]
     block = of.block
     if of.by == "gguf":

@@ -15,8 +15,10 @@ from truebits.numbers.formats import GgmlType
 from truebits.numbers.rounding import Rounding, Words
 from truebits.quantizers.libggml import ggml_base
 from truebits.quantizers.scales import extremes
+from truebits_native.packing import QUANTIZED
 from truebits_native.pool import in_order
 from truebits_native.reference import Difference
+from truebits_native.types import LAYOUTS
 
 if TYPE_CHECKING:
     from gguf import GGMLQuantizationType
@@ -56,11 +58,15 @@ class GgmlQuantizer:
 
 def round_trip(format: GgmlType) -> Callable[[np.ndarray], np.ndarray]:
     """Return what quantizes F32 blocks, shape (n, block), to a type of ggml and back."""
+    if format.type in QUANTIZED:
+        return lambda blocks: native.dequantized(native.quantized(blocks.ravel(), format.type), format.type)
     import gguf
 
     type = gguf.GGMLQuantizationType[format.type]
     if format.by == "gguf":
         return lambda blocks: gguf.quants.dequantize(gguf.quants.quantize(blocks, type), type)
+    if format.type in LAYOUTS:
+        return lambda blocks: native.dequantized(quantize(blocks, type).ravel(), format.type)
     return lambda blocks: gguf.quants.dequantize(quantize(blocks, type), type)
 
 
