@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import subprocess
 import sys
-import tempfile
 
 import gguf
 import numpy as np
@@ -16,13 +14,9 @@ import truebits as tb
 from extras import NEEDS_EVAL
 from llama_numpy import Llama
 from truebits import data
-from truebits.errors import UsageError, VerificationFailed
-from truebits.experiments import bench, journal, scratch
-from truebits.experiments.journal import Journal
-from truebits.experiments.scratch import Scratch
+from truebits.errors import UsageError
+from truebits.experiments import bench
 from truebits.experiments.sensitivity import Effect, Sensitivity, sensitivity
-from truebits.files.model import open_gguf
-from truebits.numbers.spelling import target
 from truebits.report import sensitivity as told
 from truebits.report.sections import render
 
@@ -78,15 +72,6 @@ def test_what_is_rounded_together(by, select, expected):
     assert sum(len(one.tensors) for one in got.effects) == len(got.together[0].tensors)
 
 
-@NEEDS_EVAL
-def test_where_nothing_changes_nothing_is_measured(monkeypatch):
-    monkeypatch.setattr(bench.Baseline, "score", scored := counted(bench.Baseline.score))
-    got = sensitivity(data.MODEL_Q8_0, "norm", to="bf16", **QUICK)
-    assert scored.calls == 1  # the floor
-    assert {(one.changed, one.kl, one.error) for one in got.effects} == {(0, 0.0, 0.0)}
-    assert got.unclear == ()
-
-
 def counted(function):
     def call(*arguments, **named):
         call.calls += 1
@@ -94,17 +79,6 @@ def counted(function):
 
     call.calls = 0
     return call
-
-
-@NEEDS_EVAL
-def test_chunks_follow_from_the_error(monkeypatch):
-    monkeypatch.setattr(bench, "FIRST_CHUNKS", 2)
-    options = QUICK | {"chunks": None}
-    few = sensitivity(data.MODEL, "ffn_up", to="int4", **options)
-    monkeypatch.setattr(bench, "ENOUGH", 0.5)
-    fewest = sensitivity(data.MODEL, "ffn_up", to="int4", **options)
-    assert fewest.settings["chunks"] == 2 < few.settings["chunks"]
-    assert few.together[0].error < 0.08 * few.together[0].kl
 
 
 def test_what_is_not_told_from_none_is_said():
@@ -134,66 +108,6 @@ def test_formats_that_do_not_apply():
         sensitivity(data.MODEL, "attn_q", to="int4:block256", **QUICK)
     with pytest.raises(UsageError, match="by 'row': there are tensor, layer, group"):
         sensitivity(data.MODEL, to="int4", by="row", **QUICK)
-
-
-# --- the scratch copy
-
-
-@pytest.fixture
-def copied(tmp_path):
-    return Scratch(open_gguf(data.MODEL), tmp_path, 1)
-
-
-def pairs(copied, name="blk.0.ffn_up.weight"):
-    tensor = next(one for one in copied.model.tensors if one.name == name)
-    return tensor, [(tensor, target("int4"))]
-
-
-def test_only_the_bytes_of_a_tensor_are_rewritten_and_come_back(copied, monkeypatch):
-    tensor, chosen = pairs(copied)
-    written = []
-    real = scratch.write_all
-    monkeypatch.setattr(
-        scratch, "write_all", lambda file, words, at: written.append((at, len(words))) or real(file, words, at)
-    )
-    before = data.MODEL.read_bytes()
-    with copied.rounded(chosen) as difference:
-        after = copied.path.read_bytes()
-    start, stop = tensor.offset, tensor.offset + tensor.nbytes
-    assert after[:start] + after[stop:] == before[:start] + before[stop:]
-    expected = np.flatnonzero(np.frombuffer(after, "<u4") != np.frombuffer(before, "<u4"))
-    assert len(expected) == difference.changed > 30_000
-    assert copied.path.read_bytes() == before
-    assert all(start <= at and at + size <= stop for at, size in written)
-    assert sum(size for _, size in written) == 2 * tensor.nbytes
-
-
-def test_it_comes_back_where_a_measurement_fails(copied):
-    def fail():
-        with copied.rounded(pairs(copied)[1]):
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        fail()
-    assert copied.path.read_bytes() == data.MODEL.read_bytes()
-
-
-def test_a_tensor_that_is_not_back_is_found(copied, monkeypatch):
-    with (
-        pytest.raises(VerificationFailed, match=r"blk\.0\.ffn_up\.weight is not what it was"),
-        copied.rounded(pairs(copied)[1]),
-    ):
-        monkeypatch.setattr(scratch, "write_all", lambda *_: None)
-
-
-@NEEDS_EVAL
-def test_nothing_is_left_where_it_cannot_begin(tmp_path, monkeypatch):
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    monkeypatch.setattr(bench, "Baseline", lambda *_: (_ for _ in ()).throw(OSError("no memory")))
-    with pytest.raises(OSError, match="no memory"):
-        sensitivity(data.MODEL, "ffn_up", to="int4", **QUICK)
-    assert multiprocessing.active_children() == []
-    assert list(tmp_path.iterdir()) == []
 
 
 # --- interrupted and resumed
@@ -231,29 +145,9 @@ def test_a_journal_of_something_else_is_refused(tmp_path):
         sensitivity(data.MODEL_Q8_0, "ffn_norm", to="int4", journal=path, **QUICK)
 
 
-@pytest.mark.parametrize(
-    "contents", ["x\n", "[]\n", '{"schema": "else"}\n', '{"schema": "truebits.journal/1"}\n3\n', "[" * 9999 + "\n"]
-)
-def test_a_file_that_is_no_journal_is_left_alone(tmp_path, contents):
-    path = tmp_path / "journal"
-    path.write_text(contents)
-    with pytest.raises(UsageError, match="is no journal of truebits"):
-        Journal(path)
-    assert path.read_text() == contents
-
-
 def test_a_result_that_is_none(tmp_path):
     with pytest.raises(UsageError, match="no result"):
         Effect.of({"group": "a"})
-
-
-def test_a_result_is_on_disk_before_the_next(tmp_path, monkeypatch):
-    synced = []
-    monkeypatch.setattr(journal, "sync_data", lambda file: synced.append((tmp_path / "j").read_text().count("\n")))
-    kept = Journal(tmp_path / "j")
-    kept.begin({"n_ctx": 8})
-    kept.add({"group": "a"})
-    assert synced == [1, 2]
 
 
 # --- the command

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import mmap
 import multiprocessing
 import os
 import signal
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from multiprocessing import resource_tracker
 from multiprocessing.reduction import send_handle
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -117,6 +120,12 @@ def _no_ctrl_c() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
+def _available() -> int:
+    """Return how many bytes of memory are free, or can be made so."""
+    lines = Path("/proc/meminfo").read_text().splitlines()
+    return next((int(line.split()[1]) << 10 for line in lines if line.startswith("MemAvailable:")), sys.maxsize)
+
+
 class SharedLogits:
     """Memory that several processes write logits to, and that has no name that could outlast them.
 
@@ -133,6 +142,9 @@ class SharedLogits:
 
     def __init__(self, slots: int, rows: int, vocabulary: int):
         size = slots * rows * vocabulary * 4
+        if size > (available := _available()):  # the kernel would give it page by page, and then kill for want of more
+            held = f"logits of {size / 1e9:,.1f} GB, and {available / 1e9:,.1f} GB of memory are free"
+            raise OSError(errno.ENOMEM, f"{held}: ask for fewer chunks")
         self.descriptor = os.memfd_create("truebits logits")
         try:
             os.posix_fallocate(self.descriptor, 0, size)

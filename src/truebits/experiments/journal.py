@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from truebits.errors import UsageError, printable
 from truebits.rewriting.durable import sync_data
 
 SCHEMA = "truebits.journal/1"
+BEGINNING = json.dumps({"schema": SCHEMA})[:-1].encode()
+"""Of its first line, which may be cut off; what begins otherwise is no journal, and somebody's."""
 
 
 class Journal:
@@ -41,6 +43,8 @@ class Journal:
         if self.path is not None and self.path.exists():
             data = self.path.read_bytes()
             whole = data[: data.rfind(b"\n") + 1]  # a line that was cut off is measured again
+            if not whole and data[: len(BEGINNING)] != BEGINNING[: len(data)]:
+                self._refuse()
             self.about, *self.results = self._parsed(whole) or [None]
             if len(whole) < len(data):
                 os.truncate(self.path, len(whole))
@@ -52,6 +56,9 @@ class Journal:
                 return lines
         except (ValueError, TypeError, KeyError, RecursionError):
             pass
+        self._refuse()
+
+    def _refuse(self) -> NoReturn:
         raise UsageError(f"{printable(str(self.path))} is no journal of truebits: give another name")
 
     def begin(self, about: dict[str, Any]) -> None:
