@@ -36,7 +36,8 @@ def test_the_digest_is_of_all_logits():
     with closing(Baseline(base(), CHUNKS, VOCABULARY)) as kept:
         assert kept.digest == expected
         kept.score(base())
-        assert Baseline(base(), CHUNKS, VOCABULARY).digest == expected
+    with closing(Baseline(base(), CHUNKS, VOCABULARY)) as again:
+        assert again.digest == expected
     with closing(Baseline(base(), CHUNKS[:4], VOCABULARY)) as fewer:
         assert fewer.digest != expected
 
