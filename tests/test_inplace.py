@@ -783,6 +783,12 @@ def large(tmp_path_factory):
     shutil.rmtree(folder)
 
 
+def rewriting(large):
+    """Start a rewrite in another process."""
+    command = [sys.executable, "-c", KILLED_AT_ANY_MOMENT, large.path, large.undo_file, str(PAUSE)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+
+
 def kill_at(large, wait_for, delay):
     """Start a rewrite in another process, kill it `delay` seconds after it says `wait_for`; check what is left.
 
@@ -791,8 +797,7 @@ def kill_at(large, wait_for, delay):
     bool
         It was killed among its writes.
     """
-    command = [sys.executable, "-c", KILLED_AT_ANY_MOMENT, large.path, large.undo_file, str(PAUSE)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child:
+    with rewriting(large) as child:
         if f"{wait_for}\n" in iter(child.stdout.readline, ""):
             time.sleep(delay)
         child.kill()
@@ -846,4 +851,11 @@ def test_killed_while_writing_often(large):
 @pytest.mark.slow
 def test_killed_at_any_time_often(large):
     draw = random.Random(61)
-    assert kill_and_recover(large, [draw.uniform(0, 2.5) for _ in range(60)], "started") >= 10
+    with rewriting(large) as child:
+        child.stdout.readline()
+        begun = time.monotonic()
+        child.communicate()
+        whole = time.monotonic() - begun  # as long as it takes here
+    tb.undo(large.path, large.undo_file)
+    large.undo_file.unlink()
+    assert kill_and_recover(large, [draw.uniform(0, whole) for _ in range(60)], "started") >= 10
