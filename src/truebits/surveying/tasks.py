@@ -6,6 +6,7 @@ import errno
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import truebits_native as native
 from truebits.errors import MissingExtra
 from truebits.files.mapping import FileChanged
 from truebits.files.model import Model, open_model
@@ -17,6 +18,7 @@ from truebits.quantizers.weights import meaning_of
 from truebits.surveying.rows import failed_row, model_row, tensor_rows
 from truebits.surveying.sources import Source, state_of
 from truebits.surveying.tables import part_of
+from truebits_native.types import LAYOUTS as BLOCK_LAYOUTS
 
 
 class Reading(NamedTuple):
@@ -55,6 +57,12 @@ class Ranges(NamedTuple):
 
 
 Outcome = bytes | Ranges
+
+VALUES_OF_A_BLOCK = 256
+"""Of most block types that large tensors have."""
+
+seen: dict[str, int] = {}
+"""Words that this process has counted, or is about to, and blocks, by the kind of work."""
 
 
 def survey_model(source: Source, reading: Reading) -> Outcome:
@@ -131,9 +139,20 @@ def _same(source: Source, state: str) -> Model:
 
 
 def _part(source: Source, state: str, model: Model, reading: Reading, counts: Counts | None) -> bytes:
+    if counts is None:
+        _expect(model, reading)
     chosen = reading.select, reading.exclude
     report = scan(model, *chosen, blocks=reading.blocks, threads=reading.threads, counts=counts)
     return part_of(model_row(source.name, state, report), tensor_rows(source.name, report))
+
+
+def _expect(model: Model, reading: Reading) -> None:
+    """Get kernels into memory once this worker's models together are worth it, though no single one is."""
+    kinds = {"profiles": FLOAT_BYTES, "blocks": BLOCK_LAYOUTS if reading.blocks else ()}
+    for kind, types in kinds.items():
+        words = sum(tensor.values for tensor in model.tensors if tensor.type in types)
+        seen[kind] = seen.get(kind, 0) + (words // VALUES_OF_A_BLOCK if kind == "blocks" else words)
+        native.expect_work(kind, seen[kind])
 
 
 def _ranges(model: Model, state: str, reading: Reading) -> Ranges:
