@@ -325,6 +325,9 @@ def test_the_token_stays_at_its_host(hub):
         assert open_model("hf://org/repo").tensors
         assert {one[2] for one in server.asked} == {"Bearer hf_secret"}
         assert {one[2] for one in elsewhere.asked} == {""}
+        asked = len(server.asked)
+        assert low_bits(open_model("hf://org/repo"))
+        assert len(server.asked) == asked + 2, "what is in the repository, and once where the file is"
 
 
 @pytest.mark.parametrize(

@@ -142,6 +142,28 @@ def test_a_wait_has_an_end():
     assert retries.get_retry_after(HTTPResponse()) is None
 
 
+def test_where_a_redirect_led_is_asked_again_without_the_token():
+    """Until its address is good no more."""
+    from urllib3.util.retry import RequestHistory, Retry
+
+    place, parts = "https://elsewhere.example/x?signed", [part_of(CONTENT, at, at + 10) for at in (0, 10, 20, 30)]
+
+    class Redirecting(Answers):
+        def request(self, method, url, **named):
+            answer = super().request(method, url, **named)
+            if url == URL:
+                answer.retries = Retry(history=(RequestHistory(method, url, None, 302, place),))
+            return answer
+
+    answers = Redirecting(parts[0], parts[1], (403, {}, b""), parts[2], parts[3])
+    file, got = HttpFile(answers, URL, {"Authorization": "Bearer t"}), bytearray()
+    for at in (0, 10, 20, 30):
+        file.fetch(at, at + 10, lambda at, piece: got.extend(piece))
+    assert bytes(got) == CONTENT[:40]
+    assert [url for url, _ in answers.asked] == [URL, place, place, URL, place]
+    assert ["Authorization" in headers for _, headers in answers.asked] == [True, False, False, True, False]
+
+
 def test_a_store_of_fsspec():
     fsspec = pytest.importorskip("fsspec")
     fsspec.filesystem("memory").pipe("/transport.bin", CONTENT)

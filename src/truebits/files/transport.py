@@ -157,6 +157,7 @@ class HttpFile:
         self.url = url
         self.headers = headers
         self.pinned = state
+        self.place: str | None = None
         self.known: FileState | None = None
 
     def fetch(self, start: int, stop: int, write: Write) -> None:
@@ -184,7 +185,17 @@ class HttpFile:
                 raise RemoteError(self.url, f"the server closes the connection at byte {start}, again and again")
 
     def _ask(self, start: int, stop: int) -> BaseHTTPResponse:
-        return ask(self.pool, self.url, {**self.headers, "Range": f"bytes={start}-{stop - 1}"})
+        """Begin a range: where a redirect led to another host, there again, as long as that address is good."""
+        wanted = {"Range": f"bytes={start}-{stop - 1}"}
+        if (place := self.place) is not None:
+            try:
+                return ask(self.pool, place, wanted)
+            except RemoteError:
+                self.place = None
+        answer = ask(self.pool, self.url, {**self.headers, **wanted})
+        host = urlsplit(found := answer.geturl() or "").netloc
+        self.place = found if host not in ("", urlsplit(self.url).netloc) else None
+        return answer
 
     def _facts(self, answer: BaseHTTPResponse, start: int, stop: int) -> FileState:
         """Check that an answer is the range asked for, or its part up to the end of the file."""
