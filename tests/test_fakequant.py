@@ -886,10 +886,12 @@ def test_sweep_table(path, command):
     lines = text.splitlines()
     assert code == 0
     assert lines[0].startswith("model.gguf: ")
-    assert lines[2].split()[:4] == ["format", "bits", "change", "share"]
-    assert lines[3].split()[:3] == ["bf16", "16.00", f"{tb.plan(path, to='bf16', select='half').changed}"]
-    assert set(lines[4].split()[1:]) == {"-"}
-    assert lines[-1].startswith("int8:block64: half.weight has rows of 65 values")
+    assert lines[2].startswith("Nearest: bf16, 16.00 bits per weight")
+    assert lines[3].startswith("int8:block64: n/a: half.weight has rows of 65 values")
+    assert lines[5].split()[:4] == ["format", "bits", "share", "flushed"]
+    assert lines[6].split()[:2] == ["bf16", "16.00"]
+    assert set(lines[7].split()[1:]) == {"-"}
+    assert len(lines) == 8
     code, text, _ = command(path, "--sweep", "bf16,fp16", "-l", "half", "-o", "csv")
     rows = list(csv.DictReader(io.StringIO(text)))
     assert [(row["format"], float(row["bits"])) for row in rows] == [("bf16", 16), ("fp16", 16)]

@@ -74,10 +74,10 @@ def test_differences_by_group_and_by_tensor():
     table = figures.diff(found, by_tensor=False)
     assert [row[:5] for row in table.rows] == [
         ("blk.*.b", 2, "F32", 200, 20),
-        ("u", 1, "Q4_0 IQ1_S", 100, 0),
+        ("u", 1, "Q4_0 IQ1_S", 100, None),
         ("all", 3, None, 400, 20),
     ]
-    assert table.rows[1][6:] == (None,) * len(figures.FIGURES)
+    assert table.rows[1][4:] == (None,) * (2 + len(figures.FIGURES))
     assert all(len(row) == len(table.columns) for row in table.rows)
     assert [row[0] for row in figures.diff(found, by_tensor=True).rows] == ["blk.0.b", "blk.1.b", "u", "all"]
     assert figures.diff(Diff("a", "b", (tensor("same"),)), by_tensor=False).rows == []
@@ -105,6 +105,46 @@ def test_places():
 )
 def test_verdict(tensors, expected):
     assert figures.verdict(Diff("a", "b", tuple(tensors))) == expected
+
+
+RESHAPED = [replace(tensor(f"blk.{i}.x"), shapes=((1,), (2,)), problem="its shapes differ: 1 and 2") for i in (0, 1)]
+
+
+@pytest.mark.parametrize(
+    ("found", "expected"),
+    [
+        (
+            Diff("a", "b", (), ("x", "y"), ("z",)),
+            "Nothing in common: 2 tensors here, 1 there, and no name is in both.",
+        ),
+        (Diff("a", "b", tuple(RESHAPED)), "Different: 2 of 2 tensors have another shape."),
+        (
+            Diff("a", "b", (*RESHAPED[:1], tensor("u")), ("x",)),
+            "Different: 1 of 2 tensors has another shape, 1 tensor is in one of the two only.",
+        ),
+        (
+            Diff("a", "b", (tensor("u"),), (), (), (KeyDiff("k", "1", "2"),)),
+            "Different: only the metadata, and the values of 1 tensor do not.",
+        ),
+    ],
+)
+def test_where_no_value_differs_the_verdict_says_what_does(found, expected):
+    assert figures.verdict(found) == expected
+
+
+def test_what_differs_only_in_numbers_is_one_line():
+    found = Diff("a", "b", tuple(RESHAPED), tuple(f"blk.{i}.only" for i in range(300)))
+    assert figures.differences(found)[:2] == [
+        "300 x blk.*.only are only in a",
+        "2 x blk.*.x: its shapes differ: 1 and 2",
+    ]
+
+
+def test_of_nothing_in_common_the_next_step_is_told():
+    found = Diff("a", "b", (), ("x",), (), tuple(KeyDiff(f"k{i}", "1", None) for i in range(28)))
+    got = figures.differences(found)
+    assert "`truebits trace`" in got[0]
+    assert got[1:3] == ["x is only in a", "28 keys of the metadata differ"]
 
 
 def test_all_that_tables_do_not_say():

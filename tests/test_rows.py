@@ -12,6 +12,7 @@ from gguf import GGUFWriter
 import truebits as tb
 from converter import write_safetensors
 from truebits.cli.app import app
+from truebits.report import screen
 from words import rounded
 
 ROW = 96
@@ -110,7 +111,7 @@ def test_the_document_and_the_table(tmp_path):
     assert (a["rows"], b["rows"]) == ({"axis": 0, "rows": 100, "values_per_row": ROW, "tokens": {}}, None)
     assert (run["from"], run["to"], run["format"]) == (40, 49, "fp16")
     out = CliRunner().invoke(app, ["scan", "--rows", str(path)]).stdout
-    assert f"a         10     40    49  fp16      2^{run['odds_bits']:,}" in out
+    assert f"a          40    49  fp16      2^{run['odds_bits']:,}" in out
     assert "tokens" not in out
 
 
@@ -124,6 +125,21 @@ def test_the_finding_says_what_the_bits_say(tmp_path):
     (hint,) = tb.scan(path).findings
     assert (hint.kind, hint.tensors) == ("mixed_rows", ("a",))
     assert "--rows tells which rows" in hint.message
+
+
+def test_where_there_are_none_it_says_so(tmp_path):
+    write_safetensors(tmp_path / "m.safetensors", {"a": draws(9)})
+    out = CliRunner().invoke(app, ["scan", "--rows", str(tmp_path / "m.safetensors")]).stdout
+    assert out.endswith("\n\nNo rows of a tensor are exact in a narrower format than its others.\n")
+
+
+@pytest.mark.parametrize("width", [20, 40, 80, 100])
+def test_no_line_is_wider_than_the_terminal(tmp_path, width):
+    write_safetensors(tmp_path / "m.safetensors", {"a" * 50: mixed([(3 * i, 3 * i, "fp16") for i in range(33)])})
+    (tmp_path / "vocab.txt").write_text("\n".join(str(1000 * i) for i in range(100)))
+    lines = [line for _, line in screen.runs(tb.scan(tmp_path / "m.safetensors", rows=True), width)]
+    assert max(map(len, lines)) <= width
+    assert " ".join(" ".join(lines[32:]).split()) == "and 3 more runs of rows; --wide lists all"
 
 
 def vocabulary(rows=100):

@@ -123,9 +123,9 @@ def test_verify_by_command(path, manifest, tensors):
     del tensors[6]
     done = run("verify", write(path, tensors), manifest)
     assert done.returncode == 1
-    table, conclusion = done.stdout.split("\n\n")
-    assert table.splitlines()[1].split()[:2] == ["blk.1.up.weight", "absent"]
-    assert conclusion == "Not the same model: of 7 tensors 6 are the same, 1 absent.\n"
+    conclusion, table = done.stdout.split("\n\n")
+    assert table.splitlines()[1].split()[:3] == ["blk.1.up.weight", "1", "absent"]
+    assert conclusion == "Not the same model: of 7 tensors 6 are the same, 1 absent."
     done = run("verify", path, manifest, "--json")
     assert done.returncode == 1
     document = json.loads(done.stdout)

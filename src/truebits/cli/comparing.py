@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     ),
     click.option("--bytes", "by_bytes", is_flag=True, help="The same values stored otherwise are not the same."),
     click.option("--by-tensor", is_flag=True, help="A row per tensor, not per group of them."),
+    click.option("--wide", is_flag=True, help="Every figure, however wide."),
     THREADS,
     REMOTE,
     HTML,
@@ -48,6 +49,7 @@ def diff(
     limits: tuple[str, ...],
     by_bytes: bool,
     by_tensor: bool,
+    wide: bool,
     threads: int | None,
     as_json: bool,
     style: str,
@@ -71,7 +73,7 @@ def diff(
         if as_json:
             click.echo(json.diff(found, failed))
         else:
-            _print_diff(figures, found, failed, style, by_tensor)
+            _print_diff(figures, found, failed, style, by_tensor, wide)
     is_other = found.verdict == "different" or (by_bytes and found.verdict == "same values")
     if failed or (not gates and is_other):
         raise Different
@@ -79,22 +81,21 @@ def diff(
         raise NotVerified
 
 
-def _print_diff(figures: ModuleType, found: Diff, failed: list[str], style: str, by_tensor: bool) -> None:
-    is_text = style == "text"
-    if is_text:
-        click.echo(figures.verdict(found))
-    for line in failed if is_text else ():
-        click.echo(f"gate failed: {line}")
+def _print_diff(figures: ModuleType, found: Diff, failed: list[str], style: str, by_tensor: bool, wide: bool) -> None:
     table = figures.diff(found, by_tensor or style == "csv")
-    if table.rows:
-        click.echo(f"\n{table.render(style)}" if is_text else table.render(style))
-    if is_text:
-        places = figures.places(found)
-        if places.rows:
-            click.echo(f"\n{places.render(style)}")
-        lines = figures.differences(found)
-        if lines:
-            click.echo("\n" + "\n".join(lines))
+    if style != "text":
+        if table.rows:
+            click.echo(table.render(style))
+        return
+    from truebits.report.table import terminal_width
+
+    click.echo("\n".join([figures.verdict(found), *(f"gate failed: {line}" for line in failed)]))
+    places = figures.places(found) if wide else figures.places(found, figures.MOST_PLACES)
+    for one in (table if wide else table.without(figures.NOT_BRIEF), places):
+        if one.rows:
+            click.echo(f"\n{one.render(width=None if wide else terminal_width())}")
+    if lines := figures.differences(found):
+        click.echo("\n" + "\n".join(lines))
 
 
 @click.command()

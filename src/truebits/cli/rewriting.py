@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from truebits.cli.options import ALLOW, IN_PLACE, JSON, MODEL, SELECTION, STYLE, THREADS, options
-from truebits.cli.shared import NotVerified, open_model, print_table
+from truebits.cli.shared import NotVerified, open_model
 from truebits.errors import printable
 from truebits.files.types import FLOAT_BYTES
 
@@ -194,10 +194,11 @@ def _sweep(model: Path, formats: str, options: dict[str, Any], as_json: bool, st
     if as_json:
         click.echo(json.sweep(str(model), found))
         return
-    print_table(listing.headline(opened), figures.trials(found), style)
-    for trial in found:
-        if trial.problem and style == "text":
-            click.echo(f"\n{trial.to}: {printable(trial.problem)}")
+    table = figures.trials(found)
+    if style == "text":
+        click.echo(f"{listing.headline(opened)}\n\n{figures.nearest(found)}\n")
+        table = table.without(figures.NOT_BRIEF)
+    click.echo(table.render(style))
 
 
 @click.command()

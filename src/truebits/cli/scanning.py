@@ -18,9 +18,6 @@ if TYPE_CHECKING:
 ONE_ONLY = ("low_bits_only", "bits_view", "fingerprint", "explain", "wide")
 """Options that speak of one model."""
 
-MOST_RUNS = 30
-"""Runs of rows that the first screen lists."""
-
 
 class Wanted(NamedTuple):
     """What of a report is to be printed, and how."""
@@ -145,9 +142,7 @@ def _scan_many(models: Sequence[Path], chosen: dict[str, Any], as_json: bool) ->
 
 
 def _print(report: Report, wanted: Wanted) -> None:
-    from truebits.precision.coverage import count
     from truebits.report import listing, screen, text
-    from truebits.report.table import Table, terminal_width
 
     if wanted.as_json:
         from truebits.report import json
@@ -156,11 +151,7 @@ def _print(report: Report, wanted: Wanted) -> None:
         return
     if not wanted.wide:
         echo_lines(screen.lines(report, by_tensor=wanted.by_tensor))
-        if report.rows:
-            runs = text.row_runs(report, brief=True)
-            click.echo(f"\n{Table(runs.columns, runs.rows[:MOST_RUNS]).render('text', terminal_width())}")
-            if len(runs.rows) > MOST_RUNS:
-                click.echo(f"and {count(len(runs.rows) - MOST_RUNS, 'more run')} of rows; --wide lists all")
+        echo_lines(screen.runs(report))
         return
     from truebits.report import blocks as of_blocks
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from math import isfinite, isnan
 from typing import TYPE_CHECKING
 
@@ -48,6 +48,27 @@ def errors(of: Difference) -> tuple[Cell, ...]:
     return of.flushed, of.saturated, *largest, Scientific(of.rms), of.snr_db
 
 
+NOT_BRIEF = ("differ", "change", "max rel", "max ulp", "MSE", "cosine")
+"""Columns that a screen has no room for."""
+
+MOST_PLACES = 5
+"""Tensors of which a screen says where they differ."""
+
+
+def nearest(found: Sequence[Trial]) -> str:
+    """Say which of several formats is nearest to the values, which farthest, and which cannot take them."""
+    able = sorted(
+        (one for one in found if one.difference), key=lambda one: -one.difference.snr_db if one.difference else 0
+    )
+    told = [
+        f"{which}: {one.to}, {one.bits:.2f} bits per weight, SNR {one.difference.snr_db:.1f} dB."
+        for which, one in zip(("Nearest", "Farthest"), (able[0], able[-1]) if able[1:] else able, strict=False)
+        if one.difference and one.bits is not None
+    ]
+    told += [f"{one.to}: n/a: {printable(one.problem)}" for one in found if one.problem]
+    return "\n".join(told)
+
+
 def trials(found: Sequence[Trial]) -> Table:
     """What each format would do to one model, side by side."""
     table = Table(("format", "bits", "change", "share", *ERRORS))
@@ -78,6 +99,8 @@ def _totals(tensors: Sequence[TensorDiff]) -> tuple[Cell, ...]:
     """Values, how many differ, and the figures of those that were measured."""
     values, changed = sum(one.values for one in tensors), sum(one.changed for one in tensors)
     measured = [one.difference for one in tensors if one.difference is not None]
+    if not measured and any(one.problem for one in tensors):  # not compared is not equal
+        return values, *(None,) * (2 + len(FIGURES))
     return values, changed, percent(changed, values), *_compared(merged(measured) if measured else None)
 
 
@@ -114,8 +137,28 @@ def verdict(found: Diff) -> str:
         )
     if found.verdict == "not verified":
         return f"Not verified: {len(found.unknown):,} of {tensors:,} tensors could not be compared."
+    if not found.tensors:
+        here, there = len(found.only_a), len(found.only_b)
+        return f"Nothing in common: {count(here, 'tensor')} here, {there:,} there, and no name is in both."
+    if not found.changed:
+        return f"Different: {', '.join(_apart(found))}."
     differing = sum(not tensor.is_same for tensor in found.tensors)
     return f"Different: {differing:,} of {tensors:,} tensors, {found.changed:,} of {values:,} values."
+
+
+def _apart(found: Diff) -> Iterator[str]:
+    """Say what differs where no two values that were compared do."""
+    other = [tensor for tensor in found.tensors if tensor.is_different]
+    if other:
+        have = "has" if len(other) == 1 else "have"
+        what = (
+            "another shape" if all(one.shapes[0] != one.shapes[1] for one in other) else "other bytes, or another shape"
+        )
+        yield f"{len(other):,} of {count(len(found.tensors), 'tensor')} {have} {what}"
+    if alone := len(found.only_a) + len(found.only_b):
+        yield f"{count(alone, 'tensor')} {'is' if alone == 1 else 'are'} in one of the two only"
+    if not (other or alone):
+        yield f"only the metadata, and the values of {count(len(found.tensors), 'tensor')} do not"
 
 
 def _stored(found: Diff) -> list[str]:
@@ -130,11 +173,15 @@ def _stored(found: Diff) -> list[str]:
 def differences(found: Diff, most: int = 20) -> list[str]:
     """Everything that tables of values do not say, a sentence each; of a kind no more than `most`."""
     only = [
-        f"{name} is only in {printable(side)}"
+        f"{one} {'are' if several else 'is'} only in {printable(side)}"
         for side, names in ((found.a, found.only_a), (found.b, found.only_b))
-        for name in names
+        for one, several in _grouped(names)
     ]
-    problems = [f"{tensor.name}: {tensor.problem}" for tensor in found.tensors if tensor.problem]
+    by_problem: dict[str, list[str]] = {}
+    for tensor in found.tensors:
+        if tensor.problem:
+            by_problem.setdefault(tensor.problem, []).append(tensor.name)
+    problems = [f"{one}: {problem}" for problem, names in by_problem.items() for one, _ in _grouped(names)]
     kinds = Counter(one.types for one in found.tensors if one.problem is None and one.types[0] != one.types[1])
     as_values = [
         f"{count(number, 'tensor')} {a} here, {b} there: compared as the values they mean"
@@ -143,10 +190,23 @@ def differences(found: Diff, most: int = 20) -> list[str]:
     alike = [one for one in found.tensors if not (one.is_same or one.changed or one.problem)]
     same_values = [f"{one.name}: the same values from other bytes" for one in alike if one.types[0] == one.types[1]]
     keys = [f"{one.key}: {_said(one.a)} and {_said(one.b)}" for one in found.metadata]
-    lines = []
+    if not found.tensors and keys:
+        keys = [f"{count(len(keys), 'key')} of the metadata {'differs' if len(keys) == 1 else 'differ'}"]
+    lines: list[str] = []
+    if only and not found.tensors:
+        lines = ["a GGUF's tensors have other names than its checkpoint's: `truebits trace` knows both"]
     for of in (only, problems, as_values, same_values, keys):
         lines += [*of[:most], *([f"and {len(of) - most:,} more such"] if len(of) > most else [])]
     return [*lines, *([] if found.coverage.is_complete else [str(found.coverage)])]
+
+
+def _grouped(names: Iterable[str]) -> Iterator[tuple[str, bool]]:
+    """Yield names, those that differ only in numbers as one, and whether there are several."""
+    members: dict[str, list[str]] = {}
+    for name in names:
+        members.setdefault(group_of(name), []).append(name)
+    for group, of in members.items():
+        yield printable(f"{len(of):,} x {group}" if len(of) > 1 else of[0]), len(of) > 1
 
 
 def _said(value: str | None) -> str:

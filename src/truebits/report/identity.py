@@ -8,8 +8,11 @@ from pathlib import Path
 from truebits.comparing.fingerprint import Fingerprint
 from truebits.comparing.verify import Verification
 from truebits.errors import printable
-from truebits.files.tensor import shape_text
-from truebits.report.table import Table
+from truebits.files.tensor import group_of, shape_text
+from truebits.report.table import Table, terminal_width
+
+MOST = 20
+"""Rows of the table of what is not the same."""
 
 
 def headline(found: Fingerprint) -> str:
@@ -32,10 +35,21 @@ def tensors(found: Fingerprint) -> Table:
 
 def verified(found: Verification, style: str) -> str:
     """What became of a model: the tensors that are not the same and, as text, what that comes to."""
-    table = _differences(found)
     if style != "text":
-        return table.render(style)
-    return "\n\n".join([*([table.render()] if table.rows else []), _conclusion(found)])
+        return _differences(found).render(style)
+    table = _groups(found)
+    more = [f"and {len(table.rows) - MOST:,} more rows; -o csv has every tensor"] if len(table.rows) > MOST else []
+    rows = [Table(table.columns, table.rows[:MOST]).render(width=terminal_width())] if table.rows else []
+    return "\n\n".join([_conclusion(found), *rows, *more])
+
+
+def _groups(found: Verification) -> Table:
+    """What became of tensors that are not the same; those that differ only in numbers stand in one row."""
+    members = Counter((group_of(one.name), *one[1:]) for one in found.checks if one.verdict != "same")
+    names = {group_of(one.name): one.name for one in found.checks}
+    table = Table(("tensors", "n", "verdict", "was", "now", "reason"))
+    table.rows = [(printable(group if n > 1 else names[group]), n, *rest) for (group, *rest), n in members.items()]
+    return table
 
 
 def _differences(found: Verification) -> Table:

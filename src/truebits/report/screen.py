@@ -53,6 +53,9 @@ COLUMNS = {
 """Every word of the table in a line."""
 
 
+MOST_RUNS = 30
+"""Runs of rows that are listed."""
+
 MOST_WRONG, LONG_TABLE = 3, 15
 """Errors that the last lines say again, after a table of so many rows."""
 
@@ -96,6 +99,28 @@ def lines(
     yield from (("", line) for line in _wrapped(read(report), width))
     if more:
         yield from (("", line) for line in _wrapped(f"More: {MORE}", width))
+
+
+def runs(report: Report, width: int | None = None) -> Iterator[tuple[str, str]]:
+    """Yield the first runs of rows that are exact in a narrower format, as `lines`; none if nobody looked for them."""
+    from truebits.report.text import row_runs
+
+    width, table = width or terminal_width(), row_runs(report, brief=True)
+    if report.rows is None:
+        return
+    yield "", ""
+    if not table.rows:
+        yield from (
+            ("", line)
+            for line in _wrapped("No rows of a tensor are exact in a narrower format than its others.", width)
+        )
+        return
+    shown = Table(table.columns, table.rows[:MOST_RUNS]).render("text", width)
+    yield from (("", cut(line, width)) for line in shown.splitlines())
+    left = len(table.rows) - MOST_RUNS
+    if left > 0:
+        more = f"and {count(left, 'more run')} of rows; --wide lists all"
+        yield from (("", line) for line in _wrapped(more, width))
 
 
 def _wrapped(text: str, width: int) -> list[str]:

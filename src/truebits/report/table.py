@@ -76,6 +76,11 @@ class Table:
             return "\n".join(f"| {' | '.join(line)} |" for line in [lines[0], rule, *lines[1:]])
         return "\n".join("  ".join(line).rstrip() for line in lines)
 
+    def without(self, names: Sequence[str]) -> Table:
+        """Return the table without some of its columns."""
+        kept = [i for i, name in enumerate(self.columns) if name not in names]
+        return Table([self.columns[i] for i in kept], [[row[i] for i in kept] for row in self.rows])
+
     def texts(self) -> list[list[str]]:
         """Return the cells as they are shown."""
         return [[cut(_shown(cell), LONGEST_CELL) for cell in row] for row in self.rows]

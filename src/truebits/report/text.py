@@ -133,17 +133,17 @@ def findings(report: Report) -> str:
 def row_runs(report: Report, brief: bool = False) -> Table:
     """The runs of rows that are exact in a narrower format, the odds of each, and what they stand for.
 
-    With `brief` a name's first words are left out where the others tell.
+    With `brief` a name's first words are left out where the others tell, and what can be counted from the rest.
     """
     found = report.rows or {}
     names = _shortest(found) if brief else {name: name for name in found}
     runs = [(names[name], run) for name, of in found.items() for run in of.runs]
     have_tokens = any(run.tokens for _, run in runs)
-    columns = ("tensor", "rows", "first", "last", "exact in", "by chance 1 in")
+    columns = ("tensor", *(() if brief else ("rows",)), "first", "last", "exact in", "by chance 1 in")
     table = Table((*columns, *(("tokens",) if have_tokens else ())))
     for name, run in runs:
-        cells = printable(name), run.rows, run.first, run.last, run.format, f"2^{run.odds_bits:,}"
-        table.rows.append((*cells, *((run.tokens or "",) if have_tokens else ())))
+        cells = printable(name), *(() if brief else (run.rows,)), run.first, run.last, run.format
+        table.rows.append((*cells, f"2^{run.odds_bits:,}", *((run.tokens or "",) if have_tokens else ())))
     return table
 
 
