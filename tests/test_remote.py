@@ -461,7 +461,7 @@ def test_on_the_command_line(tmp_path, local):
 
 
 EXPECTED_BEFORE = {"batches._words", "copy._view", "copy._copy_range", "dequantize._block_values"}
-EXPECTED_BEFORE |= {"relaid.copied", "relaid.pieces", "relaid.write"}
+EXPECTED_BEFORE |= {"relaid.copied", "relaid.pieces", "relaid.write", "narrowest.own_words"}
 """Whose callers say what is read; of a remote model nothing is copied."""
 
 

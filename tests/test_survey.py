@@ -252,6 +252,16 @@ def test_a_selection_is_all_that_is_read(models, tmp_path):
         tb.survey(models / "2.gguf", "norm", out=out)
 
 
+def test_the_work_of_all_models_is_announced(models, tmp_path, monkeypatch):
+    """So that kernels are loaded once all of it is worth it, though no model is."""
+    announced = []
+    monkeypatch.setattr("truebits.surveying.tasks.seen", {})
+    monkeypatch.setattr("truebits_native.expect_work", lambda kind, words: announced.append((kind, words)))
+    tb.survey([models / f"{number}.gguf" for number in range(3)], out=tmp_path / "out")
+    values = [tb.open(models / f"{number}.gguf").values for number in range(3)]
+    assert {("profiles", sum(values[: count + 1])) for count in range(3)} <= set(announced)
+
+
 def test_a_list_of_models(models, tmp_path):
     names = tmp_path / "list.txt"
     names.write_text(f"# two\n{models / '1.gguf'}\n\n  {models / '[02].gguf'}\nnot-there.gguf\n")
