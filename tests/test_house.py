@@ -154,7 +154,9 @@ def test_a_small_scan_imports_what_it_uses(tmp_path):
 def test_no_help_prints_an_escape():
     from truebits.cli.app import app
 
-    for name, command in app.commands.items():
+    context = click.Context(app)
+    for name in app.list_commands(context):
+        command = app.get_command(context, name)
         text = command.get_help(click.Context(command, info_name=name))
         assert "\\b" not in text, name
         assert "\b" not in text, name

@@ -85,7 +85,7 @@ def uses_kernel(name: str, words: int) -> bool:
     """Tell whether work on so many words goes to a Numba kernel or to its NumPy twin."""
     if words < LOADED_WORDS:
         return False
-    return name in loaded or name in expected or words / (1e6 * COSTS[name].twin) > _seconds_to_load(name)
+    return name in loaded or name in expected or _pays(name, words / (1e6 * COSTS[name].twin))
 
 
 def uses_kernel_by_now(name: str, words: int) -> bool:
@@ -96,7 +96,7 @@ def uses_kernel_by_now(name: str, words: int) -> bool:
     if uses_kernel(name, words):
         return True
     spent[name] = spent.get(name, 0.0) + words / (1e6 * COSTS[name].twin)
-    return words >= LOADED_WORDS and spent[name] > _seconds_to_load(name)
+    return words >= LOADED_WORDS and _pays(name, spent[name])
 
 
 def expect_work(name: str, words: int) -> bool:
@@ -112,9 +112,10 @@ def expect_work(name: str, words: int) -> bool:
     return bool(worth_it)
 
 
-def _seconds_to_load(name: str) -> float:
-    importing = 0 if "numba" in sys.modules else IMPORT_SECONDS
-    return importing + (LOAD_SECONDS if _is_kept(name) else COSTS[name].compile)
+def _pays(name: str, seconds: float) -> bool:
+    """Tell whether so much of the twin's time is more than what it takes to get the kernel into memory."""
+    seconds -= 0 if "numba" in sys.modules else IMPORT_SECONDS
+    return seconds > LOAD_SECONDS and (seconds > COSTS[name].compile or _is_kept(name))
 
 
 @once

@@ -6,25 +6,16 @@ import io
 import os
 import signal
 import sys
-import traceback
 from contextlib import suppress
+from importlib import import_module
 from pathlib import Path
 from typing import NoReturn
 
 import click
 
 from truebits._version import __version__
-from truebits.cli.comparing import diff, rank, trace
-from truebits.cli.evaluating import evaluate, experiment
-from truebits.cli.gate import check
 from truebits.cli.options import THREADS, options
-from truebits.cli.reading import show, verify
-from truebits.cli.rewriting import fakequant, synth, truncate, undo
-from truebits.cli.scanning import scan
-from truebits.cli.sensitivity import recipe, sensitivity
 from truebits.cli.shared import Ended
-from truebits.cli.storing import dequantize, shrink
-from truebits.cli.surveying import survey
 from truebits.errors import TruebitsError, clipped
 
 EXIT_CODES = """\b
@@ -33,7 +24,42 @@ Exit codes: 0 done, 1 difference found or gate failed, 2 wrong usage, 3 not a va
 8 the evaluation failed, 70 a bug of ours, 130 interrupted."""
 
 
-@click.group(epilog=EXIT_CODES, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+VERBS = {
+    "scanning": ("scan",),
+    "gate": ("check",),
+    "reading": ("show", "verify"),
+    "comparing": ("diff", "trace", "rank"),
+    "surveying": ("survey",),
+    "rewriting": ("truncate", "fakequant", "undo", "synth"),
+    "storing": ("shrink", "dequantize"),
+    "evaluating": ("eval", "experiment"),
+    "sensitivity": ("sensitivity", "recipe"),
+}
+"""Where each verb is."""
+
+HOMES = {verb: home for home, verbs in VERBS.items() for verb in verbs}
+
+
+class Verbs(click.Group):
+    """Imports a verb when it is asked for: each has its options made, and most runs are of one."""
+
+    def list_commands(self, context: click.Context) -> list[str]:
+        return sorted([*HOMES, *self.commands])
+
+    def get_command(self, context: click.Context, name: str) -> click.Command | None:
+        if name not in HOMES:
+            return super().get_command(context, name)
+        found: click.Command = getattr(import_module(f"truebits.cli.{HOMES[name]}"), FUNCTIONS.get(name, name))
+        return found
+
+
+FUNCTIONS = {"eval": "evaluate"}
+"""Verbs that Python has a function of that name of."""
+
+
+@click.group(
+    cls=Verbs, epilog=EXIT_CODES, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
+)
 @click.version_option(__version__, prog_name="truebits")
 def app() -> None:
     """What precision do a model file's weights truly carry, and what happens if they carry less?"""
@@ -48,14 +74,6 @@ def demo(keep: Path | None, threads: int | None) -> None:
     from truebits.cli.demo import demo as tell
 
     tell(click.echo, keep, threads)
-
-
-READING = (show, scan, check, verify, diff, trace, rank, survey)
-WRITING = (truncate, fakequant, shrink, dequantize, undo, synth)
-EVALUATING = (evaluate, experiment, sensitivity, recipe)
-
-for command in (*READING, *WRITING, *EVALUATING):
-    app.add_command(command)
 
 
 def _terminated(signum: int, frame: object) -> NoReturn:
@@ -101,7 +119,9 @@ def main() -> NoReturn:
         code = 4
     except Exception as error:
         if os.environ.get("TRUEBITS_TRACEBACK"):
-            click.echo(traceback.format_exc(), err=True)
+            from traceback import format_exc
+
+            click.echo(format_exc(), err=True)
         _say(f"a bug of ours (TRUEBITS_TRACEBACK=1 shows where): {type(error).__name__}: {error}")
         code = 70
     sys.exit(code)

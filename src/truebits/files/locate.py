@@ -8,7 +8,6 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from truebits.errors import UsageError, shortened
-from truebits.files import stores
 
 URL = re.compile(r"(?P<scheme>https?|hf|s3|gs|ftp):/{1,2}(?=[^/])")
 """A `Path` of a URL has one slash."""
@@ -35,6 +34,10 @@ def locate(path: Path) -> Path:
     UsageError
         A URL of a kind that is not read.
     """
+    if path.is_file():
+        return path
+    from truebits.files import stores  # which most models do without
+
     if path.exists():
         return stores.find_snapshot(path) if stores.is_cached_repository(path) else path
     text = str(path)
@@ -65,6 +68,8 @@ def _remote(url: str) -> Path:
 
 def _meant(text: str) -> str:
     """Say what somebody may have meant by a path that is not there."""
+    from truebits.files import stores
+
     if PLAIN_NAME.fullmatch(text):
         known = {found.source for found in stores.find_all() if found.store == "Ollama"}
         if stores.OLLAMA + text in known:

@@ -13,7 +13,6 @@ from typing import Any, Protocol, TypeVar
 
 from truebits import errors
 from truebits.errors import printable
-from truebits.files import checkpoint
 from truebits.files.gguf import Limits
 from truebits.files.locate import locate, shown
 from truebits.files.mapping import REMOTE, Files, map_file
@@ -79,7 +78,11 @@ class Model:
         BadConfig, LimitExceeded, OSError
         """
         path = self.parts[0].path.with_name(name)
-        return checkpoint.read_config(path) if self.format == "safetensors" and path.exists() else {}
+        if self.format != "safetensors" or not path.exists():
+            return {}
+        from truebits.files import checkpoint
+
+        return checkpoint.read_config(path)
 
     @contextmanager
     def map(self) -> Iterator[Files]:
@@ -272,6 +275,8 @@ def open_gguf(source: Model | str | os.PathLike[str], remote: bool = False) -> M
 
 
 def _folder_parts(folder: Path, limits: Limits) -> tuple[Part, ...]:
+    from truebits.files import checkpoint
+
     found = checkpoint.find_files(folder)
     return _indexed_parts(found, limits) if isinstance(found, Path) else _checkpoint_parts(found, limits)
 
@@ -289,6 +294,8 @@ def _file_parts(path: Path, limits: Limits) -> tuple[Part, ...]:
 
 
 def _indexed_parts(path: Path, limits: Limits) -> tuple[Part, ...]:
+    from truebits.files import checkpoint
+
     index = checkpoint.read_index(path)
     parts = _checkpoint_parts(index.files, limits)
     unnamed = index.check((part.path, part.header.tensors) for part in parts)

@@ -6,21 +6,18 @@ import mmap
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from truebits import errors
-from truebits.files import gguf, safetensors
+from truebits.files import gguf
 from truebits.files.gguf import Limits
 from truebits.files.header import STRING, U64, Header
 from truebits.files.mapping import Identity, MappedFile, map_file
-from truebits.files.safetensors import SafetensorsHeader
 from truebits.files.sniff import HEAD_BYTES, format_of
 from truebits.files.tensor import Oddity
 
-READERS: dict[str, Callable[[mmap.mmap | bytes, Path, int, Limits], Header | SafetensorsHeader]] = {
-    "gguf": gguf.read_header,
-    "safetensors": safetensors.read_header,
-}
+if TYPE_CHECKING:
+    from truebits.files.safetensors import SafetensorsHeader
 
 
 @dataclass(frozen=True)
@@ -88,12 +85,22 @@ def read_part(path: Path, number: int, limits: Limits, format: str) -> Part:
 
 def _read_header(file: MappedFile, number: int, limits: Limits, format: str) -> Header | SafetensorsHeader:
     """Read a header; as much of a remote file as it turns out to take."""
+    read = _reader(format)
     while file.known < file.identity.size:
         known = min(file.known - 8, limits.max_header_bytes)
         try:
-            return READERS[format](file.data, file.path, number, limits._replace(max_header_bytes=known))
+            return read(file.data, file.path, number, limits._replace(max_header_bytes=known))
         except errors.LimitExceeded:
             if known == limits.max_header_bytes:
                 raise
             file.grow()
-    return READERS[format](file.data, file.path, number, limits)
+    return read(file.data, file.path, number, limits)
+
+
+def _reader(format: str) -> Callable[[mmap.mmap | bytes, Path, int, Limits], Header | SafetensorsHeader]:
+    """Return what reads the headers of a format; that of the other one is not imported."""
+    if format == "gguf":
+        return gguf.read_header
+    from truebits.files import safetensors
+
+    return safetensors.read_header

@@ -64,10 +64,15 @@ LARGEST = {"Q8_0": 127, "Q5_0": 16, "Q4_0": 8}
 
 def sample(blocks: int) -> np.ndarray:
     """Return which of so many blocks a verdict looks at: `RUNS` runs at equal distances, or all."""
+    return np.concatenate([np.arange(0), *(np.arange(first, stop) for first, stop in sample_runs(blocks))])
+
+
+def sample_runs(blocks: int) -> list[tuple[int, int]]:
+    """Return the first block of each run that `sample` names, and the one after its last."""
     if blocks <= RUNS * RUN_BLOCKS:
-        return np.arange(blocks)
+        return [(0, blocks)] if blocks else []
     firsts = np.linspace(0, blocks - RUN_BLOCKS, RUNS).astype(np.int64) // EIGHTHS_BLOCKS * EIGHTHS_BLOCKS
-    return (firsts[:, None] + np.arange(RUN_BLOCKS)).ravel()
+    return [(first, first + RUN_BLOCKS) for first in firsts.tolist()]
 
 
 def judge_blocks(raw: np.ndarray, type: str) -> Origin:

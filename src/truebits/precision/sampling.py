@@ -17,7 +17,7 @@ from truebits.numbers.words import to_singles
 from truebits.precision.batches import Batch, Progress, over_batches
 from truebits.precision.blocks import BlockPrecision, BlockProfile
 from truebits.precision.columns import column_runs
-from truebits.precision.dequantized import judge_blocks, judge_values, sample
+from truebits.precision.dequantized import judge_blocks, judge_values, sample_runs
 from truebits.precision.origin import Origin
 from truebits_native.codes import code_counts
 from truebits_native.types import (
@@ -121,9 +121,8 @@ def looks(model: Model, tensors: Sequence[Tensor]) -> Iterator[tuple[Tensor, Sam
 
 def _look(file: MappedFile, tensor: Tensor, shape: tuple[int, int]) -> Sampled:
     size = LAYOUTS[tensor.type].nbytes if tensor.type in LAYOUTS else 32 * FLOAT_BYTES[tensor.type]
-    at = sample(tensor.nbytes // size)
-    runs = np.split(at, np.flatnonzero(np.diff(at) > 1) + 1) if at.size else []
-    places = [(tensor.offset + int(run[0]) * size, tensor.offset + (int(run[-1]) + 1) * size) for run in runs]
+    runs = sample_runs(tensor.nbytes // size)
+    places = [(tensor.offset + first * size, tensor.offset + stop * size) for first, stop in runs]
     file.expect_all(places)
     raw = np.frombuffer(b"".join(file.data[start:stop] for start, stop in places), np.uint8)
     file.forget(tensor.offset, tensor.offset + tensor.nbytes)
