@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from truebits.numbers.spelling import find
-from truebits.precision.bins import APART, LAYOUTS
+from truebits.precision.bins import APART, FLOAT_LAYOUTS
 from truebits_native import reference
 from words import DTYPE, TYPES, assert_same_answers, bins_of, grid, is_nan, values_of
 
@@ -21,7 +21,7 @@ def by_word(mask, words, type):
 
 @EVERY_TYPE
 def test_kinds_of_values(type):
-    layout, words = LAYOUTS[type], grid(type)
+    layout, words = FLOAT_LAYOUTS[type], grid(type)
     values = values_of(words, type)
     magnitudes = np.abs(values)
     for mask, expected in (
@@ -37,7 +37,7 @@ def test_kinds_of_values(type):
 
 @EVERY_TYPE
 def test_own_exponent_and_trailing_zeros(type):
-    layout, words, bits = LAYOUTS[type], grid(type), MANTISSA_BITS[type]
+    layout, words, bits = FLOAT_LAYOUTS[type], grid(type), MANTISSA_BITS[type]
     exponents = (words.astype(np.uint64) >> np.uint64(bits)) & np.uint64((1 << (WORD_BITS[type] - 1 - bits)) - 1)
     assert (by_word(layout.own_exponent, words, type) == exponents.astype(np.int64)).all()
     whole = words.astype(np.uint64)
@@ -48,7 +48,7 @@ def test_own_exponent_and_trailing_zeros(type):
 
 @EVERY_TYPE
 def test_the_lowest_bit_of_a_value(type):
-    layout, words = LAYOUTS[type], grid(type)
+    layout, words = FLOAT_LAYOUTS[type], grid(type)
     values = values_of(words, type)
     words = words[np.isfinite(values) & (values != 0)]
     values = values_of(words, type)
@@ -61,7 +61,7 @@ def test_the_lowest_bit_of_a_value(type):
 
 @EVERY_TYPE
 def test_low_zero_bits_of_the_word(type):
-    layout, words = LAYOUTS[type], grid(type)
+    layout, words = FLOAT_LAYOUTS[type], grid(type)
     usual = words[~is_nan(words, type)]
     for bits in range(1, WORD_BITS[type]):
         expected = usual & DTYPE[type]((1 << bits) - 1) == 0
@@ -73,7 +73,7 @@ def test_what_a_cut_leaves_alone():
     for bits in (1, 13, 16, 22, 23):
         cut = words.copy()
         reference.truncate(cut, bits)
-        assert_same_answers(by_word(LAYOUTS["F32"].unchanged(bits), words, "F32"), cut == words, words)
+        assert_same_answers(by_word(FLOAT_LAYOUTS["F32"].unchanged(bits), words, "F32"), cut == words, words)
 
 
 CASTS = {
@@ -94,7 +94,7 @@ def test_what_a_format_holds(type, name):
     values = values_of(words, type)
     with np.errstate(over="ignore", under="ignore"):
         expected = values.astype(CASTS[name]).astype(np.float64) == values
-    layout, format = LAYOUTS[type], find(name)
+    layout, format = FLOAT_LAYOUTS[type], find(name)
     assert_same_answers(by_word(layout.fits(format), words, type), expected, words)
     flushed = (np.abs(values) < 2.0**format.smallest_normal_exponent) & (values != 0)
     assert_same_answers(by_word(layout.flushed(format), words, type), flushed, words)
@@ -102,7 +102,7 @@ def test_what_a_format_holds(type, name):
 
 @EVERY_TYPE
 def test_where_a_bin_stands(type):
-    layout = LAYOUTS[type]
+    layout = FLOAT_LAYOUTS[type]
     rows, columns = layout.shape
     assert layout.bins == rows * columns + 2
     assert layout.columns == columns

@@ -15,7 +15,7 @@ from extras import NEEDS_EVAL
 from truebits.precision import dequantized as requantized
 from truebits.precision.codebooks import NF4
 from truebits.precision.dequantized import RUN_BLOCKS, RUNS, judge_blocks, judge_values, sample
-from truebits.precision.levels import LEVELS, agreement
+from truebits.precision.levels import LATTICES, agreement
 
 SEEDS = range(50)
 SHAPE = (16, 128)
@@ -341,7 +341,7 @@ def test_values_that_are_not_finite_are_left_out():
     assert judge_values(values, "F32", 128).format == "mxfp4"
 
 
-@pytest.mark.parametrize("levels", LEVELS, ids=lambda levels: levels.name)
+@pytest.mark.parametrize("levels", LATTICES, ids=lambda levels: levels.name)
 @pytest.mark.parametrize("kind", ["normal", "laplace", "uniform"])
 def test_evidence_is_no_more_than_the_null_model_allows(levels, kind):
     """Of direct blocks, at most a share of 2^-B may agree with B bits or more."""

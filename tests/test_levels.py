@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from truebits.precision.levels import LEVELS, agreement
+from truebits.precision.levels import LATTICES, agreement
 
 ULP = 2.0**-12
 
@@ -31,7 +31,7 @@ def on_levels(levels, blocks=50):
     return np.rint(values.reshape(blocks, size) / ULP) * ULP
 
 
-@pytest.mark.parametrize("levels", LEVELS, ids=lambda levels: levels.name)
+@pytest.mark.parametrize("levels", LATTICES, ids=lambda levels: levels.name)
 def test_values_on_the_levels_agree(levels):
     values = on_levels(levels)
     got = agreement(values, np.full_like(values, ULP), 1.0, levels)
@@ -39,7 +39,7 @@ def test_values_on_the_levels_agree(levels):
     assert (got.bits > 20).all()
 
 
-@pytest.mark.parametrize("levels", LEVELS, ids=lambda levels: levels.name)
+@pytest.mark.parametrize("levels", LATTICES, ids=lambda levels: levels.name)
 def test_one_value_off_the_levels_spoils_its_block(levels):
     values, fine = on_levels(levels), 2.0**-30
     assert agreement(values, np.full_like(values, fine), ULP / fine, levels).agrees.all()
@@ -50,7 +50,7 @@ def test_one_value_off_the_levels_spoils_its_block(levels):
     assert not got.bits.any()
 
 
-@pytest.mark.parametrize("levels", LEVELS, ids=lambda levels: levels.name)
+@pytest.mark.parametrize("levels", LATTICES, ids=lambda levels: levels.name)
 @pytest.mark.parametrize("kind", ["normal", "laplace", "uniform"])
 def test_evidence_is_no_more_than_the_null_model_allows(levels, kind):
     """Of blocks of chance, at most a share of 2^-B may agree with B bits or more (Markov)."""
@@ -60,7 +60,7 @@ def test_evidence_is_no_more_than_the_null_model_allows(levels, kind):
 
 
 def test_zeros_agree_and_tell_nothing():
-    for levels in LEVELS:
+    for levels in LATTICES:
         values = np.zeros((3, max(32, levels.size)))
         got = agreement(values, np.full_like(values, ULP), 1.0, levels)
         assert got.agrees.all()
@@ -72,17 +72,17 @@ def test_zeros_agree_and_tell_nothing():
     [("ternary", 3), ("q4_0", 17), ("mxfp4", 15), ("q4_1 or q4_k", 16), ("q2_k", 4), ("q8_0", 255), ("iq2", 7)],
 )
 def test_levels_that_a_block_can_use(name, expected):
-    assert {one.name: one.most for one in LEVELS}[name] == expected
+    assert {one.name: one.most for one in LATTICES}[name] == expected
 
 
 def test_fewest_levels_are_tried_first():
-    assert len({one.name for one in LEVELS}) == len(LEVELS)
-    assert LEVELS[0].name == "ternary"
-    assert LEVELS[-1].most == max(one.most for one in LEVELS)
+    assert len({one.name for one in LATTICES}) == len(LATTICES)
+    assert LATTICES[0].name == "ternary"
+    assert LATTICES[-1].most == max(one.most for one in LATTICES)
 
 
 def test_no_blocks():
-    for levels in LEVELS:
+    for levels in LATTICES:
         nothing = np.empty((0, max(32, levels.size)))
         got = agreement(nothing, nothing, 1.0, levels)
         assert (got.agrees.size, got.bits.size) == (0, 0)

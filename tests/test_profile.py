@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from truebits.errors import UsageError
 from truebits.numbers.spelling import find
-from truebits.precision.bins import LAYOUTS
+from truebits.precision.bins import FLOAT_LAYOUTS
 from truebits.precision.profile import PrecisionProfile
 from truebits_native import profiles, reference
 from words import (
@@ -163,7 +163,7 @@ def test_f32_table_is_that_of_the_native_profile():
 @EVERY_TYPE
 def test_special_values(every, type):
     words = every[type]
-    profile, layout, values = profile_of(words, type), LAYOUTS[type], values_of(words, type)
+    profile, layout, values = profile_of(words, type), FLOAT_LAYOUTS[type], values_of(words, type)
     smallest_normal = {"F16": 2.0**-14, "F64": 2.0**-1022}.get(type, 2.0**-126)
     for name, expected in (
         ("zero", values == 0),
@@ -184,7 +184,7 @@ def test_low_zero_for_every_number_of_bits(every, type):
     profile = profile_of(words, type)
     for bits in range(1, WORD_BITS[type]):
         expected = words.astype(np.uint64) % np.uint64(2**bits) == 0
-        assert_same_answers(by_word(LAYOUTS[type].low_zero(bits), words, type), expected, words)
+        assert_same_answers(by_word(FLOAT_LAYOUTS[type].low_zero(bits), words, type), expected, words)
         assert profile.low_zero(bits) == np.count_nonzero(expected)
 
 
@@ -209,7 +209,7 @@ def test_changed_by_cut_is_what_truncate_changes(every):
     for bits in range(1, 32):
         cut = words.copy()
         assert profile.changed_by_cut(bits) == reference.truncate(cut, bits)
-        assert_same_answers(by_word(LAYOUTS["F32"].unchanged(bits), words, "F32"), cut == words, words)
+        assert_same_answers(by_word(FLOAT_LAYOUTS["F32"].unchanged(bits), words, "F32"), cut == words, words)
 
 
 @pytest.mark.parametrize("type", ["F16", "BF16", "F64"])
@@ -224,7 +224,7 @@ def test_changed_by_cut_of_other_types(every, type):
         cut = np.where(special, words & (mask | ~mantissa), words & mask)
         cut[is_nan(words, type) & (cut & mantissa == 0)] |= DTYPE[type](2 ** (mantissa_bits - 1))
         assert profile.changed_by_cut(bits) == np.count_nonzero(cut != words)
-        assert_same_answers(by_word(LAYOUTS[type].unchanged(bits), words, type), cut == words, words)
+        assert_same_answers(by_word(FLOAT_LAYOUTS[type].unchanged(bits), words, type), cut == words, words)
 
 
 # --- fits
@@ -236,7 +236,7 @@ def test_fits(every, type, name):
     words = every[type]
     expected = fits_defined(words, type, name)
     assert expected.any()
-    assert_same_answers(by_word(LAYOUTS[type].fits(find(name)), words, type), expected, words)
+    assert_same_answers(by_word(FLOAT_LAYOUTS[type].fits(find(name)), words, type), expected, words)
     assert profile_of(words, type).fits(name) == np.count_nonzero(expected)
 
 

@@ -142,7 +142,7 @@ class Layout:
         return ~self.is_zero & (self.exponent - self.table_bias < format.smallest_normal_exponent)
 
 
-LAYOUTS = {
+FLOAT_LAYOUTS = {
     layout.type: layout
     for layout in (
         Layout("F32", 32, 8, 23, 127),

@@ -19,7 +19,7 @@ import numpy as np
 SIZES = (128, 64, 32)
 """Values that may share a codebook, along a row or a column."""
 
-LEVELS = (4, 8, 16, 32, 64)
+CODEBOOK_SIZES = (4, 8, 16, 32, 64)
 """Numbers of different values that are looked for: what 2 to 6 bits tell apart."""
 
 SHARE_WANTED = 0.999
@@ -97,7 +97,7 @@ def find_codebook(values: np.ndarray, ulps: np.ndarray, sizes: tuple[int, ...] =
         Codebook(levels, size, agreeing, different.size, _worth(different, nonzero, shares))
         for size in sizes
         for different, nonzero in [_counts(values.reshape(-1, size))]
-        for levels in LEVELS
+        for levels in CODEBOOK_SIZES
         if 2 * levels <= size
         and (agreeing := int(np.count_nonzero(different <= levels))) >= SHARE_WANTED * different.size > 0
     ]

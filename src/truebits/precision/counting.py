@@ -14,7 +14,7 @@ from truebits import errors
 from truebits.files.model import Model, Regexes, open_model
 from truebits.files.tensor import Tensor
 from truebits.precision.batches import Batch, Progress, batches, over_batches
-from truebits.precision.bins import APART, LAYOUTS
+from truebits.precision.bins import APART, FLOAT_LAYOUTS
 from truebits.precision.profile import PrecisionProfile
 from truebits.precision.swapped import is_swapped
 
@@ -156,7 +156,7 @@ def count_words(
 
 def special(type: str, bins: np.ndarray, words: np.ndarray, before: int) -> dict[str, int]:
     """Return where in a tensor the first NaN and Inf of a range stand, `before` values after its start."""
-    layout = LAYOUTS[type]
+    layout = FLOAT_LAYOUTS[type]
     masks = {"nan": layout.is_nan, "inf": layout.is_inf}
     return {
         kind: before + int(mask[native.bins_of(words, type)].argmax())
@@ -235,7 +235,7 @@ def negative_zeros(model: Model, tensors: Sequence[Tensor], threads: int | None 
     counts = {tensor.name: 0 for tensor in tensors}
 
     def counted(batch: Batch) -> np.ndarray:
-        bits = LAYOUTS[batch.tensors[0].type].word_bits
+        bits = FLOAT_LAYOUTS[batch.tensors[0].type].word_bits
         return native.matching_counts(batch.words, batch.starts, batch.stops, (1 << bits) - 1, 1 << (bits - 1))
 
     for batch, found in over_batches(counted, model, tensors, threads, None, is_large):
@@ -257,7 +257,7 @@ def floating(tensors: Iterable[Tensor], types: Iterable[str], asked: bool) -> li
 def counted_ranges(batch: Batch) -> Iterator[tuple[Tensor, Piece]]:
     """Count each range of a batch; further pieces move values that are counted apart to their own bins."""
     type = batch.tensors[0].type
-    layout = LAYOUTS[type]
+    layout = FLOAT_LAYOUTS[type]
     bins, counts, splits = native.profiles(batch.words, batch.starts, batch.stops, type)
     borders = splits.tolist()
     for tensor, a, b in zip(batch.tensors, borders, borders[1:], strict=False):

@@ -20,10 +20,9 @@ from math import comb, log2
 
 import numpy as np
 
-from truebits.precision.bins import LAYOUTS as FLOAT_LAYOUTS
-from truebits.precision.codebooks import LEVELS as CODEBOOK_LEVELS
-from truebits.precision.codebooks import SIZES, Codebook, find_codebook, name_of
-from truebits.precision.levels import LEVELS, Levels, agreement
+from truebits.precision.bins import FLOAT_LAYOUTS
+from truebits.precision.codebooks import CODEBOOK_SIZES, SIZES, Codebook, find_codebook, name_of
+from truebits.precision.levels import LATTICES, Levels, agreement
 from truebits.precision.origin import BITS_WANTED, ODDS_WANTED, Origin
 from truebits_native.codes import unpack
 from truebits_native.types import LAYOUTS
@@ -98,7 +97,7 @@ def judge_blocks(raw: np.ndarray, type: str) -> Origin:
     largest = LARGEST[type]
     if largest < 127:  # the largest value has the code -8 or -16; its opposite is cut to 7 or 15
         codes[codes == largest - 1] = largest
-    coarser = [levels for levels in LEVELS if _is_coarser(levels, largest)]
+    coarser = [levels for levels in LATTICES if _is_coarser(levels, largest)]
     ones, what = np.ones_like(codes), f"codes of {type}"
     found = _judged(codes, ones, ones, 0.5 + CODE_SLACK, coarser, what)
     if found.format in ("constant", "ternary"):
@@ -147,7 +146,7 @@ def judge_values(values: np.ndarray, type: str, row: int) -> Origin:
     blocks = runs.reshape(-1, 32)
     blocks = blocks[(blocks != 0).any(axis=1)]
     used = min(_bits_in_use(runs), FLOAT_LAYOUTS[type].mantissa_bits)
-    candidates = [levels for levels in LEVELS if levels.size <= longest]
+    candidates = [levels for levels in LATTICES if levels.size <= longest]
     found = _of_values(blocks, runs, type, used, candidates, exact=True)
     if found.format == "direct" and used < FLOAT_LAYOUTS[type].mantissa_bits:
         found = _of_values(blocks, runs, type, used, candidates, exact=False)
@@ -195,11 +194,11 @@ def _finer(found: Origin, book: Codebook | None, values: np.ndarray, slack: np.n
     """Choose between a lattice and a codebook: that with fewer levels, in larger runs, tells more."""
     if book is None:
         return found
-    levels = {levels.name: levels for levels in LEVELS}.get(found.format)
+    levels = {levels.name: levels for levels in LATTICES}.get(found.format)
     is_small = levels is not None and levels.most <= book.levels + 1
     if is_small and (book.size <= 32 or found.format in ("mxfp4", "nvfp4")):
         return found
-    tried = log2(len(SIZES) * len(CODEBOOK_LEVELS)) + log2(comb(book.runs, book.agreeing))
+    tried = log2(len(SIZES) * len(CODEBOOK_SIZES)) + log2(comb(book.runs, book.agreeing))
     bits = book.bits - tried
     share = (
         f"{book.agreeing:,} of {book.runs:,} runs of {book.size} {what} looked at have at most {book.levels} different"

@@ -20,7 +20,7 @@ import numpy as np
 from truebits.files.types import FLOAT_FORMATS
 from truebits.numbers.formats import Format
 from truebits.numbers.spelling import find
-from truebits.precision.bins import LAYOUTS
+from truebits.precision.bins import FLOAT_LAYOUTS
 from truebits.precision.profile import PrecisionProfile
 
 FEW_BITS = 1
@@ -172,21 +172,21 @@ def most_exceptions(values: int) -> float:
 @cache
 def _magnitudes(type: str) -> np.ndarray:
     """How many different magnitudes a bin can have, by bin."""
-    layout = LAYOUTS[type]
+    layout = FLOAT_LAYOUTS[type]
     return 1 << np.clip(layout.table_bits - layout.trailing - 1, 0, 40)
 
 
 @cache
 def _has_more_bits(type: str, bits: int) -> np.ndarray:
     """Which bins' values have more mantissa bits than a number; by bin."""
-    layout = LAYOUTS[type]
+    layout = FLOAT_LAYOUTS[type]
     return ~layout.is_special & (layout.trailing < layout.table_bits - bits)
 
 
 @cache
 def _questions(type: str, formats: tuple[Format, ...]) -> np.ndarray:
     """What each bin adds to the numbers of `Evidence.of`; int64 of shape (bins, numbers)."""
-    layout = LAYOUTS[type]
+    layout = FLOAT_LAYOUTS[type]
     exponent = layout.exponent - layout.table_bias
     held = {format: layout.fits(format) | layout.is_nan for format in formats}
     tells = ~layout.is_special & (layout.exponent > 0) & (layout.trailing < layout.table_bits - FEW_BITS)

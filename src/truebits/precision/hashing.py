@@ -40,7 +40,7 @@ from truebits.files.tensor import Tensor
 from truebits.files.types import FLOAT_BYTES
 from truebits.numbers.words import to_singles
 from truebits.precision.batches import RUN_GAP, Progress
-from truebits.precision.bins import LAYOUTS
+from truebits.precision.bins import FLOAT_LAYOUTS
 from truebits.quantizers.meaning import Meaning
 from truebits.quantizers.quantized import Quantized
 from truebits_native import reference
@@ -233,7 +233,7 @@ def canonical(words: np.ndarray, type: str) -> np.ndarray:
 
 
 def _with_one_nan(words: np.ndarray, type: str) -> np.ndarray:
-    layout = LAYOUTS[type]
+    layout = FLOAT_LAYOUTS[type]
     infinity = ((1 << layout.exponent_bits) - 1) << layout.mantissa_bits
     magnitudes = words & words.dtype.type((1 << (layout.word_bits - 1)) - 1)
     if magnitudes.max() <= infinity:

@@ -57,7 +57,7 @@ IQ3_S = tuple(np.array([0, *range(1, most + 1, 2)]) for most in range(5, 16, 2))
 IQ3_XXS = tuple(np.array([0, 4, 12, 20, 28, 36, 44, 52, 62][: most + 1]) for most in range(3, 9))
 """Magnitudes of ``iq2xxs_grid``, ``iq3s_grid`` and ``iq3xxs_grid`` in ggml-common.h; zero is none of them."""
 
-LEVELS = (
+LATTICES = (
     Levels("ternary", _even(1, 1)),
     Levels("q4_0", _even(2, 8)),
     Levels("mxfp4", FP4),

@@ -21,7 +21,7 @@ import numpy as np
 
 from truebits.numbers.formats import Format
 from truebits.numbers.spelling import find
-from truebits.precision.bins import APART, LAYOUTS, Layout
+from truebits.precision.bins import APART, FLOAT_LAYOUTS, Layout
 
 REPORTED_FORMATS = ("bf16", "fp16", "tf32", "fp8_e5m2", "fp8_e4m3fn")
 """The formats a report counts the exact values of."""
@@ -29,13 +29,13 @@ REPORTED_FORMATS = ("bf16", "fp16", "tf32", "fp8_e5m2", "fp8_e4m3fn")
 
 @cache
 def _mask(type: str, question: str, argument: int | Format) -> np.ndarray:
-    return getattr(LAYOUTS[type], question)(argument)
+    return getattr(FLOAT_LAYOUTS[type], question)(argument)
 
 
 @cache
 def _reported(type: str) -> np.ndarray:
     """The masks of every number in `PrecisionProfile.answers`, int64 of shape (bins, numbers)."""
-    layout = LAYOUTS[type]
+    layout = FLOAT_LAYOUTS[type]
     masks = [layout.low_zero(bits) for bits in range(1, layout.word_bits)]
     masks += [layout.fits(find(name)) for name in REPORTED_FORMATS]
     masks += [layout.is_nan, layout.is_inf, layout.is_zero, layout.is_subnormal]
@@ -83,7 +83,7 @@ class PrecisionProfile:
     @classmethod
     def of(cls, type: str, bins: np.ndarray, counts: np.ndarray) -> PrecisionProfile:
         """Build a profile from bins in any order, which may repeat."""
-        table = np.zeros(LAYOUTS[type].bins, np.int64)
+        table = np.zeros(FLOAT_LAYOUTS[type].bins, np.int64)
         np.add.at(table, bins, counts)
         occurring = np.flatnonzero(table)
         return PrecisionProfile(type, occurring, table[occurring])
@@ -101,7 +101,7 @@ class PrecisionProfile:
 
     @property
     def layout(self) -> Layout:
-        return LAYOUTS[self.type]
+        return FLOAT_LAYOUTS[self.type]
 
     @property
     def values(self) -> int:

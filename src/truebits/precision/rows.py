@@ -22,7 +22,7 @@ from truebits.files.tensor import Tensor
 from truebits.files.types import FLOAT_BYTES, FLOAT_FORMATS
 from truebits.numbers.spelling import find
 from truebits.precision.batches import batches
-from truebits.precision.bins import LAYOUTS
+from truebits.precision.bins import FLOAT_LAYOUTS
 from truebits.precision.counting import TensorPrecision
 from truebits.precision.evidence import Evidence, ladder
 from truebits.precision.origin import BITS_WANTED, judge
@@ -217,7 +217,7 @@ def _counted(model: Model, tensor: Tensor, row: int, numbers: np.ndarray, thread
 @cache
 def _misfits(type: str) -> np.ndarray:
     """Values that a format of the type's `ladder` does not hold, by bin; int64 of shape (bins, formats)."""
-    layout = LAYOUTS[type]
+    layout = FLOAT_LAYOUTS[type]
     held = [layout.fits(find(name)) | layout.is_nan for name in ladder(type)]
     return (~np.stack(held, axis=1)).astype(np.int64)
 

@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import accumulate
 
 from truebits.files.model import Model, Regexes, open_model
 from truebits.files.tensor import Tensor
@@ -65,46 +66,46 @@ def scan(
     from truebits.precision.symptoms import findings_of
 
     of = meaning_of(source if isinstance(source, Model) else open_model(source))
-    model = of.model
+    model, architecture = of.model, of.model.architecture
     selected = model.select(select, exclude)
     types = FLOAT_BYTES if blocks is False else (*FLOAT_BYTES, *BLOCK_LAYOUTS)
     quantized = [of.quantized[tensor.name] for tensor in selected if tensor.name in of.quantized]
     kept = floating(selected, types, asked=bool(select or exclude) and not quantized)
     plain = [tensor for tensor in kept if tensor.type in FLOAT_BYTES]
     packed = [tensor for tensor in kept if tensor.type in BLOCK_LAYOUTS and (blocks or not model.is_remote)]
-    before, total = sum(tensor.nbytes for tensor in plain), sum(tensor.nbytes for tensor in (kept if blocks else plain))
-    total += sum(one.tensor.nbytes for one in quantized)
-
-    def moved(start: int, done: int, _: int) -> None:
-        if progress is not None:
-            progress(start + done, total)
-
     model.expect(kept if blocks else plain)
-    architecture = model.architecture
-    found = profiles(model, plain, architecture, threads, partial(moved, 0), counts)
-    report = Report(model, found, architecture)
+    counting, dequantizing, reading = _stages(
+        progress, plain, [one.tensor for one in quantized], packed if blocks else []
+    )
+    found = profiles(model, plain, architecture, threads, counting, counts)
     if quantized:
         from truebits.precision.meant import meant_profiles
 
-        found |= meant_profiles(model, quantized, threads, partial(moved, before))
-        report = replace(report, tensors={one.name: found[one.name] for one in selected if one.name in found})
-        before += sum(one.tensor.nbytes for one in quantized)
+        found |= meant_profiles(model, quantized, threads, dequantizing)
+        found = {one.name: found[one.name] for one in selected if one.name in found}
+    report = Report(model, found, architecture)
     if blocks or packed:
         from truebits.precision.sampling import read_blocks, sample_blocks
 
-        if blocks:
-            packed_found, made_from = read_blocks(model, plain, packed, threads, partial(moved, before))
-            report = replace(report, blocks=packed_found, made_from=made_from)
-        else:
-            report = replace(report, blocks=sample_blocks(model, packed))
+        looked = read_blocks(model, plain, packed, threads, reading) if blocks else (sample_blocks(model, packed), {})
+        report = replace(report, blocks=looked[0], made_from=looked[1])
     if rows:
         from truebits.precision.rows import mixed_rows
 
-        report = replace(
-            report, rows=mixed_rows(model, tuple(one for one in report.tensors.values() if one.is_plain), threads)
-        )
+        report = replace(report, rows=mixed_rows(model, [one for one in found.values() if one.is_plain], threads))
     report = replace(report, coverage=_coverage(report, selected, of.not_read))
     return replace(report, findings=findings_of(report))
+
+
+def _stages(progress: Progress | None, *stages: Sequence[Tensor]) -> list[Progress]:
+    """Return what each stage of the work reports to: bytes done of its own, which come after those of the earlier."""
+    sizes = [sum(tensor.nbytes for tensor in stage) for stage in stages]
+
+    def moved(before: int, done: int, _: int) -> None:
+        if progress is not None:
+            progress(before + done, sum(sizes))
+
+    return [partial(moved, before) for before in accumulate([0, *sizes[:-1]])]
 
 
 def _coverage(report: Report, selected: Sequence[Tensor], not_read: Mapping[str, str]) -> Coverage:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 import truebits_native as native
-from truebits.precision.bins import LAYOUTS
+from truebits.precision.bins import FLOAT_LAYOUTS
 from truebits.precision.profile import PrecisionProfile
 
 FEWEST = 256
@@ -35,7 +35,7 @@ def is_swapped(words: np.ndarray, type: str, bins: np.ndarray) -> bool:
     bins : ndarray of int64
         Those that occur in the tensor, ascending.
     """
-    layout = LAYOUTS[type]
+    layout = FLOAT_LAYOUTS[type]
     exponents = 1 << layout.exponent_bits
     found = int(np.count_nonzero(np.diff(bins // layout.columns))) + 1
     are_subnormal = bins[-1] < layout.columns

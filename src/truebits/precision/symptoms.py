@@ -13,7 +13,7 @@ from truebits.files.model import Model
 from truebits.files.tensor import Tensor
 from truebits.files.types import FLOAT_BYTES
 from truebits.numbers.spelling import find, title_of
-from truebits.precision.bins import LAYOUTS
+from truebits.precision.bins import FLOAT_LAYOUTS
 from truebits.precision.coverage import Coverage, count, share
 from truebits.precision.evidence import Evidence
 from truebits.precision.findings import Finding, header_findings, worst_first
@@ -51,7 +51,7 @@ class Numbers(NamedTuple):
 @cache
 def _questions(type: str) -> np.ndarray:
     """What each bin adds to `Numbers`; int64 of shape (bins, numbers)."""
-    layout = LAYOUTS[type]
+    layout = FLOAT_LAYOUTS[type]
     usual = ~(layout.is_special | layout.is_zero)
     kinds = [layout.is_nan, layout.is_inf, layout.is_zero, layout.is_subnormal, usual & (layout.lowest < 0)]
     finer = usual & (layout.trailing < layout.table_bits - 3)

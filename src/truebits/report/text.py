@@ -12,7 +12,7 @@ from truebits.errors import printable
 from truebits.files.model import Model
 from truebits.files.tensor import group_of
 from truebits.files.types import FLOAT_BYTES
-from truebits.precision.bins import LAYOUTS
+from truebits.precision.bins import FLOAT_LAYOUTS
 from truebits.precision.converters import is_known
 from truebits.precision.counting import TensorPrecision
 from truebits.precision.coverage import count as how_many
@@ -86,7 +86,7 @@ def precision(rows: list[Row], bits: int) -> Table:
         )
     )
     for name, type, count, of, origin, _ in rows:
-        zero = of.low_zero(bits) if bits < LAYOUTS[of.type].word_bits else None
+        zero = of.low_zero(bits) if bits < FLOAT_LAYOUTS[of.type].word_bits else None
         share = (zero, percent(zero, of.values), of.values - zero) if zero is not None else (None, None, None)
         bits_used = of.mantissa_bits(), of.mantissa_bits(0.999)
         table.rows.append((name, type, count, of.values, *share, *bits_used, str(origin)))
@@ -261,7 +261,7 @@ def low_bits(model: Model, bits: int, counts: dict[str, int], by_tensor: bool) -
 
 def bits_view(of: Samples, bits: int) -> Table:
     """Values of one tensor as sign, exponent and mantissa bits, the low ones set apart."""
-    item, layout = FLOAT_BYTES[of.type], LAYOUTS[of.type]
+    item, layout = FLOAT_BYTES[of.type], FLOAT_LAYOUTS[of.type]
     apart = min(bits, layout.mantissa_bits)
     table = Table(("index", "value", "hex", "sign", "exponent", f"mantissa, low {apart} apart"))
     for index, word in of.words:
