@@ -6,7 +6,7 @@ something is absent, the tensors are not read, and the reason is given.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 
 from truebits.errors import shortened
@@ -47,31 +47,43 @@ def meaning(model: Model) -> Meaning:
     quantized: dict[str, Quantized] = {}
     meant_by: dict[str, str] = {}
     not_read: dict[str, str] = {}
-    for tensor in model.tensors:
-        for form in FORMS:
-            sources = _sources(form, tensor, names)
-            if sources is None:
-                continue
-            try:
-                found = _read(form, sources, method, names, peek)
-            except Unread as reason:
-                not_read |= {one.name: f"{form.title}: {reason}" for one in sources.values() if _is_code(one)}
-                break
+    for form, sources in _codes(model.tensors, names):
+        try:
+            found = _read(form, sources, method, names, peek)
+        except Unread as reason:
+            not_read |= {one.name: f"{form.title}: {reason}" for one in sources.values() if _is_code(one)}
+        else:
             quantized[found.tensor.name] = found
             meant_by |= {one.name: found.tensor.name for one in sources.values()}
-            break
     for tensor in model.tensors:
-        if tensor.name not in meant_by and tensor.name not in not_read and _is_code(tensor):
-            if tensor.type not in PLAIN:
-                not_read |= {tensor.name: f"{method.name or 'quantized'}: not understood"} if method.settings else {}
-            elif method.name in FP8_METHODS and tensor.type in FP8_FORMATS:
-                not_read[tensor.name] = "FP8: its scale is absent"
-            else:
+        if _is_code(tensor) and tensor.name not in meant_by and tensor.name not in not_read:
+            why = _why_not(tensor, method)
+            if why is not None:
+                not_read[tensor.name] = why
+            elif tensor.type in PLAIN:
                 quantized[tensor.name] = plain(tensor)
     tensors = dict.fromkeys(
         quantized[meant_by[one.name]].tensor if one.name in meant_by else one for one in model.tensors
     )
     return Meaning(replace(model, tensors=tuple(tensors)), quantized, not_read)
+
+
+def _codes(tensors: Iterable[Tensor], names: Mapping[str, Tensor]) -> Iterator[tuple[Form, dict[str, Tensor]]]:
+    """Yield each quantized tensor: the first form that fits its names, and what is stored of it by role."""
+    for tensor in tensors:
+        for form in FORMS:
+            sources = _sources(form, tensor, names)
+            if sources is not None:
+                yield form, sources
+                break
+
+
+def _why_not(tensor: Tensor, method: Method) -> str | None:
+    """Say why codes that stand alone are not values by themselves; None if they are, or if nothing says otherwise."""
+    if tensor.type not in PLAIN:
+        return f"{method.name or 'quantized'}: not understood" if method.settings else None
+    is_scaled = method.name in FP8_METHODS and tensor.type in FP8_FORMATS
+    return "FP8: its scale is absent" if is_scaled else None
 
 
 def _is_code(tensor: Tensor) -> bool:
