@@ -137,6 +137,29 @@ def test_the_commands_print_strict_json():
     assert document["evaluation"]["has_effect"] is True
 
 
+def test_an_experiment_on_a_quantized_model_is_one_on_its_values(tmp_path):
+    """As on any download: without it only the norms are rounded."""
+    tb.dequantize(data.MODEL_Q8_0, tmp_path / "f32.gguf")
+    got = tb.experiment(data.MODEL_Q8_0, to="int4", dequantize=True)
+    expected = tb.experiment(tmp_path / "f32.gguf", to="int4")
+    assert (got.plan, got.report.tensors.keys()) == (expected.plan, expected.report.tensors.keys())
+    assert got.diff.changed == expected.diff.changed == got.plan.changed
+    assert (got.model, got.operation) == (str(data.MODEL_Q8_0), "fakequant --dequantize --to int4")
+    assert got.types == tb.open(data.MODEL_Q8_0).types
+    assert len(got.plan.tensors) > len(tb.experiment(data.MODEL_Q8_0, to="bf16").plan.tensors)
+
+
+@NEEDS_EVAL
+def test_a_sweep_of_a_quantized_model_rounds_its_matrices():
+    got = tb.sweep_experiment(
+        *(data.MODEL_Q8_0, ["int8", "int3"]),
+        **{"dequantize": True, "text": data.HELDOUT, "chunks": 1, "rounds": 0, "answer_tokens": 4},
+    )
+    int8, int3 = (one.evaluation.divergence.mean for one in got.candidates)
+    assert 0 < int8 < int3
+    assert got.candidates[1].bits == pytest.approx(4, abs=0.01)
+
+
 @NEEDS_EVAL
 def test_a_sweep_orders_formats_by_what_they_lose(tmp_path):
     plot = tmp_path / "sweep.png"

@@ -23,6 +23,7 @@ from gguf_bytes import U16, key_value, scalar
 from models import TYPE_ID, assert_same_file, model_bytes, names, words_for, write
 from running import run
 from stopping import sabotage, stopped
+from truebits import data
 from truebits.cli import app as cli
 from truebits.errors import ModelFileError, Refused, SelectionError, Unfinished, UsageError, VerificationFailed
 from truebits.files.model import open_model
@@ -31,7 +32,7 @@ from truebits.numbers.rounding import Rounding
 from truebits.numbers.spelling import find, target
 from truebits.report.table import STYLES
 from truebits.rewriting.beside import marker_path
-from truebits.rewriting.fakequant import bits_per_weight
+from truebits.rewriting.rules import bits_per_weight
 from words import CUSTOM, DTYPE, SPECIAL, TYPES, assert_same_bits, finite_words, mixed, words_in
 
 SCALED = ("int8", "int4:row:affine", "int6:tensor:mse", "mxfp4", "nvfp4", "q8_0", "q4_0")
@@ -843,7 +844,8 @@ def test_json_has_the_same_keys_whatever_happens(path, command):
     assert (nothing["written"], nothing["output"], nothing["total"]["changed"]) == (False, None, 0)
     assert planned["tensors"] == written["tensors"]
     assert planned["total"] == written["total"]
-    assert (written["total"]["bits_per_weight"], scaled["total"]["bits_per_weight"]) == (16, 8 + 32 / 2048)
+    assert written["total"]["bits_per_weight"] == whole_bits(path, dict.fromkeys(ARRAYS, 16))
+    assert scaled["total"]["bits_per_weight"] == whole_bits(path, {"blk.0.ffn_up.weight": 8 + 32 / 2048})
     assert [one["name"] for one in written["tensors"]] == list(ARRAYS)
     for one, change in zip(written["tensors"], tb.fakequant(path, to="bf16", dry_run=True).tensors, strict=True):
         assert (one["to"], one["values"], one["changed"]) == (change.to, change.values, change.changed)
@@ -865,6 +867,39 @@ def test_json_of_infinite_errors_is_json(tmp_path, command):
     assert (infinite["changed"], exact["changed"], exact["max_abs"]) == (2, 0, 0)
 
 
+def whole_bits(path, bits):
+    """Return the bits per weight of a model of which some tensors take other `bits` per value."""
+    tensors = tb.open(path).tensors
+    stored = (bits.get(one.name, 8 * one.nbytes / one.values) * one.values for one in tensors)
+    return sum(stored) / sum(one.values for one in tensors)
+
+
+@pytest.mark.parametrize("options", [{}, {"dry_run": True}])
+def test_quantized_tensors_become_values_first(tmp_path, options):
+    """The same as of the model that `dequantize` writes; beside the new file nothing is left."""
+    tb.dequantize(data.MODEL_Q8_0, tmp_path / "f32.gguf")
+    out, expected = tmp_path / "out.gguf", tmp_path / "expected.gguf"
+    got = tb.fakequant(data.MODEL_Q8_0, out, "ffn", to="int4", dequantize=True, **options)
+    assert got == tb.fakequant(tmp_path / "f32.gguf", expected, "ffn", to="int4", **options)
+    assert [one.name for one in got.tensors if one.changed == 0] == []
+    left = {"f32.gguf", *([] if options else ["out.gguf", "expected.gguf"])}
+    assert set(names(tmp_path)) == left
+    if not options:
+        assert out.read_bytes() == expected.read_bytes()
+    (trial,) = tb.sweep(data.MODEL_Q8_0, ["int4"], "ffn", dequantize=True)
+    assert (trial.difference, trial.bits) == (got.difference, got.bits_per_weight)
+
+
+def test_a_model_that_is_not_quantized_has_its_values_already():
+    expected = tb.fakequant(data.MODEL, to="bf16", dry_run=True)
+    assert tb.fakequant(data.MODEL, to="bf16", dequantize=True, dry_run=True) == expected
+
+
+def test_what_becomes_larger_does_not_stay_in_place():
+    with pytest.raises(UsageError, match=r"--dequantize .* not with --in-place"):
+        tb.fakequant(data.MODEL_Q8_0, to="int4", in_place=True, dequantize=True)
+
+
 def test_sweep_json(path, command):
     code, text, _ = command(path, "--sweep", "bf16, INT8:row,int8:block64", "-l", "ffn|half", "--json")
     document = strict(text)
@@ -872,10 +907,13 @@ def test_sweep_json(path, command):
     assert set(document) == {"schema", "file", "formats"}
     bf16, int8, blocks = document["formats"]
     for row in document["formats"]:
-        assert set(row) == {"to", "bits_per_weight", "problem", "values", "changed"} | FIGURES
-    assert (bf16["to"], bf16["bits_per_weight"], bf16["problem"]) == ("bf16", 16, None)
+        assert set(row) == {"to", "bits_per_weight", "problem", "tensors", "values", "changed"} | FIGURES
+    assert (bf16["to"], bf16["tensors"], bf16["problem"]) == ("bf16", 2, None)
+    assert bf16["bits_per_weight"] == whole_bits(path, {"blk.0.ffn_up.weight": 16, "half.weight": 16})
     assert bf16["changed"] == tb.plan(path, to="bf16", select="ffn|half").changed
-    assert int8["bits_per_weight"] == (8 * (2048 + 65) + 64) / (2048 + 65)
+    assert int8["bits_per_weight"] == whole_bits(
+        path, {"blk.0.ffn_up.weight": 8 + 32 / 2048, "half.weight": 8 + 32 / 65}
+    )
     assert "rows of 65" in blocks["problem"]
     assert (blocks["bits_per_weight"], blocks["values"], blocks["rms"]) == (None, None, None)
     assert names(path.parent) == ["model.gguf"]
@@ -886,15 +924,17 @@ def test_sweep_table(path, command):
     lines = text.splitlines()
     assert code == 0
     assert lines[0].startswith("model.gguf: ")
-    assert lines[2].startswith("Nearest: bf16, 16.00 bits per weight")
-    assert lines[3].startswith("int8:block64: n/a: half.weight has rows of 65 values")
-    assert lines[5].split()[:4] == ["format", "bits", "share", "flushed"]
-    assert lines[6].split()[:2] == ["bf16", "16.00"]
-    assert set(lines[7].split()[1:]) == {"-"}
-    assert len(lines) == 8
+    of, bits = len(tb.open(path).tensors), whole_bits(path, {"half.weight": 16})
+    assert lines[1].startswith(f"1 of {of} tensors are rounded, ")
+    assert lines[3].startswith(f"Nearest: bf16, {bits:.2f} bits per weight")
+    assert lines[4].startswith("int8:block64: n/a: half.weight has rows of 65 values")
+    assert lines[6].split()[:4] == ["format", "bits", "share", "flushed"]
+    assert lines[7].split()[:2] == ["bf16", f"{bits:.2f}"]
+    assert set(lines[8].split()[1:]) == {"-"}
+    assert len(lines) == 9
     code, text, _ = command(path, "--sweep", "bf16,fp16", "-l", "half", "-o", "csv")
     rows = list(csv.DictReader(io.StringIO(text)))
-    assert [(row["format"], float(row["bits"])) for row in rows] == [("bf16", 16), ("fp16", 16)]
+    assert [(row["format"], float(row["bits"])) for row in rows] == [("bf16", bits), ("fp16", bits)]
 
 
 def test_table_by_group_and_by_tensor(path, command):

@@ -88,9 +88,34 @@ def test_only_sensitivities_by_tensor_will_do():
         recipe(found, bits=8)
 
 
+@NEEDS_EVAL
+def test_a_choice_is_not_judged_on_the_text_that_it_was_found_on(tmp_path):
+    text = tmp_path / "text"
+    text.write_text(data.HELDOUT.read_text()[:1200])
+    options = {"to": "int4", "text": text, "n_ctx": 128}
+    found = sensitivity(data.MODEL, "output", held_out=True, **options)
+    got = recipe(found, bits=31)
+    used, judged = got.settings["chunks"], got.settings["judged_chunks"]
+    assert 1 <= judged <= used
+    found = sensitivity(data.MODEL, "output", chunks=100, **options)
+    assert found.settings["chunks"] > used
+    with pytest.raises(UsageError, match="all of them were used to find what is to be judged"):
+        recipe(found, bits=31)
+
+
+@NEEDS_EVAL
+def test_a_recipe_for_a_model_whose_blocks_become_values():
+    options = {**QUICK, "chunks": 1, "n_ctx": 128}
+    found = sensitivity(data.MODEL_Q8_0, "^output.weight", to="int4", dequantize=True, **options)
+    assert [one.group for one in found.effects] == ["output.weight"]
+    assert found.effects[0].kl > 0
+    got = recipe(found, bits=31)
+    assert (got.model, got.formats["output.weight"], got.is_met) == (str(data.MODEL_Q8_0), "int4:block32", True)
+
+
 @pytest.fixture(scope="module")
 def found():
-    return sensitivity(data.MODEL, to=FORMATS, text=data.HELDOUT)
+    return sensitivity(data.MODEL, to=FORMATS, text=data.HELDOUT, held_out=True)
 
 
 @pytest.mark.slow
@@ -130,8 +155,13 @@ def test_the_command_and_the_files_that_it_writes(tmp_path):
 
     rewritten = tb.fakequant(data.MODEL, out, rules=read_rules(rules))
     assert {one.name: one.to for one in rewritten.tensors} == {name: to for name, to in formats.items() if to != "keep"}
-    got = tb.evaluate(data.MODEL, out, **QUICK, rounds=0, prompts=[])
-    assert got.divergence.mean == document["whole"]["kl"]
+    judged = document["settings"]
+    assert (judged["chunks"], judged["judged_from_chunk"], judged["judged_chunks"]) == (4, 4, 4)
+    found, both = (
+        tb.evaluate(data.MODEL, out, **{**QUICK, "chunks": chunks}, rounds=0, prompts=[]).divergence.mean
+        for chunks in (4, 8)
+    )
+    assert document["whole"]["kl"] == pytest.approx(2 * both - found, rel=1e-6)
 
     packed = tmp_path / "packed.gguf"
     subprocess.run(

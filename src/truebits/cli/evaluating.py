@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from truebits.cli.options import EVALUATION, HTML, JSON, MODEL, PLOT, REPORT, SELECTION, THREADS, options
+from truebits.cli.options import DEQUANTIZE, EVALUATION, HTML, JSON, MODEL, PLOT, REPORT, SELECTION, THREADS, options
 from truebits.cli.shared import open_model, write_asked
 
 
@@ -62,6 +62,7 @@ def evaluate(
     click.option("--to", metavar="FORMAT", help="Round to a format, as `fakequant` does."),
     click.option("--rule", "rules", multiple=True, metavar="REGEX=FORMAT", help="As for `fakequant`."),
     click.option("--sweep", metavar="FORMAT,...", help="Several formats, against one loaded base."),
+    DEQUANTIZE,
     SELECTION,
     click.option("--text", type=click.Path(path_type=Path), help="File that predictions are measured on."),
     click.option("--out", type=click.Path(path_type=Path), help="Keep the rewritten model there."),

@@ -138,6 +138,7 @@ IN_PLACE = options(
     ALLOW,
 )
 
+DEQUANTIZE = click.option("--dequantize", is_flag=True, help="Quantized tensors become F32 values first.")
 CONTEXT = click.option("--context", "n_ctx", type=int, default=512, show_default=True, help="Tokens per chunk of text.")
 BACKEND = click.option(
     "--backend", type=click.Choice(("wheel", "native")), help="Whose llama.cpp: of the extra eval, or eval-native."

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from truebits.cli.options import ALLOW, IN_PLACE, JSON, MODEL, SELECTION, STYLE, THREADS, options
+from truebits.cli.options import ALLOW, DEQUANTIZE, IN_PLACE, JSON, MODEL, SELECTION, STYLE, THREADS, options
 from truebits.cli.shared import NotVerified, open_model
 from truebits.errors import printable
 from truebits.files.types import FLOAT_BYTES
@@ -101,6 +101,7 @@ def truncate(
         help="Default: Inf where the format has it, except when truncating.",
     ),
     click.option("--flush-subnormals", is_flag=True, help="Subnormals of the format become zero."),
+    DEQUANTIZE,
     SELECTION,
     IN_PLACE,
     click.option("--by-tensor", is_flag=True, help="One row per tensor, not per group."),
@@ -119,6 +120,7 @@ def fakequant(
     seed: int | None,
     overflow: str | None,
     flush_subnormals: bool,
+    dequantize: bool,
     include: tuple[str, ...],
     exclude: tuple[str, ...],
     in_place: bool,
@@ -151,15 +153,14 @@ def fakequant(
         raise UsageError("--seed is for --rounding stochastic")
     how = Rounding(rounding, seed or 0, overflow, flush_subnormals)
     chosen: dict[str, Any] = {"select": include, "exclude": exclude, "rounding": how, "threads": threads}
+    chosen["dequantize"] = dequantize
     if sweep is not None:
         if out or to or rules or rules_file or in_place or undo_file or dry_run:
             raise UsageError("--sweep writes nothing: it goes with a selection and with --rounding, not with an output")
         _sweep(model, sweep, chosen, as_json, style)
         return
-    from truebits.numbers.spelling import target
     from truebits.report import figures, json, text
     from truebits.report.progress import progress_bar
-    from truebits.rewriting.fakequant import bits_per_weight
     from truebits.rewriting.fakequant import fakequant as fakequant_model
     from truebits.rewriting.rules import read_rules
 
@@ -171,11 +172,8 @@ def fakequant(
             opened, out, to=to, rules=all_rules, dry_run=dry_run, progress=progress, **chosen, **writing
         )
     output = str(model if in_place else out) if result.written else None
-    tensors = {tensor.name: tensor for tensor in opened.tensors}
-    pairs = ((tensors[change.name], target(change.to)) for change in result.tensors if change.to)
-    bits = bits_per_weight(opened, pairs)
     if as_json:
-        click.echo(json.fakequant(str(model), output, result, bits))
+        click.echo(json.fakequant(str(model), output, result))
         return
     click.echo(figures.rounded(result, by_tensor).render(style))
     if style == "text":
@@ -196,7 +194,7 @@ def _sweep(model: Path, formats: str, options: dict[str, Any], as_json: bool, st
         return
     table = figures.trials(found)
     if style == "text":
-        click.echo(f"{listing.headline(opened)}\n\n{figures.nearest(found)}\n")
+        click.echo(f"{listing.headline(opened)}\n{figures.touched(found, opened)}\n\n{figures.nearest(found)}\n")
         table = table.without(figures.NOT_BRIEF)
     click.echo(table.render(style))
 

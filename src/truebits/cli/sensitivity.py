@@ -7,7 +7,18 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from truebits.cli.options import BACKEND, CONTEXT, HTML, JSON, MODEL, PLOT, REPORT, SELECTION, THREADS, options
+from truebits.cli.options import (
+    BACKEND,
+    CONTEXT,
+    HTML,
+    JSON,
+    MODEL,
+    PLOT,
+    REPORT,
+    SELECTION,
+    THREADS,
+    options,
+)
 from truebits.cli.shared import open_model, write_asked
 
 if TYPE_CHECKING:
@@ -95,7 +106,7 @@ def recipe(
     from truebits.report import sensitivity as told
 
     check_budget(bits, max_kl, options["to"].split(",") if tensor_types else ())
-    chosen = choose(measured("recipe", **options), bits=bits, max_kl=max_kl)
+    chosen = choose(measured("recipe", held_out=True, **options), bits=bits, max_kl=max_kl)
     for path, contents in ((rules, told.rules_file), (tensor_types, told.tensor_types_file)):
         if path:
             path.write_text(contents(chosen))

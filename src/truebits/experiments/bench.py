@@ -10,6 +10,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
+from truebits.errors import UsageError
 from truebits.evaluation.baseline import Baseline
 from truebits.evaluation.crew import check_numbers, cut_chunks, load_models, settings_of
 from truebits.evaluation.dialogue import read_text
@@ -54,6 +55,10 @@ class Bench:
         As for `evaluate`.
     chunks : int, optional
         Of the text; from the first measurement's error if not given.
+    most : float
+        Share of the text's chunks that may be used: the rest is kept for whoever judges what is found.
+    skip : int
+        Chunks at the beginning of the text that are left out, because something was found on them.
 
     Attributes
     ----------
@@ -77,6 +82,8 @@ class Bench:
         *,
         n_ctx: int = 512,
         chunks: int | None = None,
+        most: float = 1.0,
+        skip: int = 0,
         threads: int | None = None,
         backend: str | None = None,
     ):
@@ -94,7 +101,13 @@ class Bench:
             )
             vocabulary = load_models([self.base, self.candidate], n_ctx)
             self.vocabulary = vocabulary.size
-            self.chunks = cut_chunks(self.base.ask("tokenize", contents), vocabulary, n_ctx, chunks)
+            whole = cut_chunks(self.base.ask("tokenize", contents), vocabulary, n_ctx, None)
+            self.chunks = whole[skip : ceil(most * len(whole))][:chunks]
+            if not len(self.chunks):
+                raise UsageError(
+                    f"the text has {len(whole):,} chunks, and all of them were used to find what is to be judged: "
+                    "take more text, or less of it (--chunks)"
+                )
             self.settings: dict[str, Any] = {
                 "text": os.fspath(text),
                 "text_sha256": hashlib.sha256(contents.encode()).hexdigest(),

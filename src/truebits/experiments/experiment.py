@@ -28,11 +28,12 @@ from truebits.precision.report import Report
 from truebits.precision.samples import Samples, samples
 from truebits.precision.scan import scan
 from truebits.result import Result
+from truebits.rewriting.dequantize import as_values
 from truebits.rewriting.fakequant import fakequant
 from truebits.rewriting.operation import Rewrite
 from truebits.rewriting.outputs import outputs
 from truebits.rewriting.plan import plan
-from truebits.rewriting.rules import Rule, assign, saved_bits
+from truebits.rewriting.rules import Rule
 from truebits.rewriting.truncate import truncate
 
 SHOWN_VALUES = 6
@@ -185,6 +186,7 @@ def experiment(
     text: str | os.PathLike[str] | None = None,
     out: str | os.PathLike[str] | None = None,
     anyway: bool = False,
+    dequantize: bool = False,
     threads: int | None = None,
     progress: Progress | None = None,
     **settings: Any,
@@ -203,6 +205,8 @@ def experiment(
         Keep the rewritten model there.
     anyway : bool
         Measure even where the plan says that nothing changes.
+    dequantize : bool
+        Block-quantized tensors become F32 values first: of the model that is measured, too.
     threads, progress
         As for `scan`.
     **settings
@@ -217,25 +221,26 @@ def experiment(
     TruebitsError, OSError
         As the steps it takes.
     """
-    model = open_gguf(source)
+    original = open_gguf(source)
     rules = tuple(rules)
     chosen: dict[str, Any] = {"select": select, "exclude": exclude, "threads": threads}
-    planned = plan(model, bits=bits, to=to, rules=rules, progress=progress, **chosen)
-    names = {change.name for change in planned.tensors}
-    report = scan(_only(model, names), threads=threads)
-    shown = samples(model, next(iter(report)), SHOWN_VALUES)
-    about = str(model.path), _operation(bits, to, rules), report, shown, model.types
-    if not planned.changed and not anyway:
-        return Experiment(*about, planned, again=0, coverage=Coverage.of(model.tensors, {}, names))
-    if text is not None:
-        _check_measurable(text, settings.get("backend"))
-    with _candidate(model, out) as path:
-        _rewrite(model, path, planned, bits, to, rules, chosen, progress)
-        again = plan(path, bits=bits, to=to, rules=rules, **chosen).changed
-        found = diff(model, path, threads=threads, progress=progress)
-        measured = (
-            evaluate(model.path, path, text=text, threads=threads, progress=progress, **settings) if text else None
-        )
+    with as_values(original, dequantize) as model:
+        planned = plan(model, bits=bits, to=to, rules=rules, progress=progress, **chosen)
+        names = {change.name for change in planned.tensors}
+        report = scan(_only(model, names), threads=threads)
+        shown = samples(model, next(iter(report)), SHOWN_VALUES)
+        about = str(original.path), _operation(bits, to, rules, dequantize), report, shown, original.types
+        if not planned.changed and not anyway:
+            return Experiment(*about, planned, again=0, coverage=Coverage.of(model.tensors, {}, names))
+        if text is not None:
+            _check_measurable(text, settings.get("backend"))
+        with _candidate(model, out) as path:
+            _rewrite(model, path, planned, bits, to, rules, chosen, progress)
+            again = plan(path, bits=bits, to=to, rules=rules, **chosen).changed
+            found = diff(model, path, threads=threads, progress=progress)
+            measured = (
+                evaluate(model.path, path, text=text, threads=threads, progress=progress, **settings) if text else None
+            )
     return Experiment(*about, planned, again, str(out) if out else None, found, measured, found.coverage)
 
 
@@ -246,6 +251,7 @@ def sweep_experiment(
     exclude: Regexes = None,
     *,
     text: str | os.PathLike[str],
+    dequantize: bool = False,
     threads: int | None = None,
     progress: Progress | None = None,
     **settings: Any,
@@ -257,7 +263,7 @@ def sweep_experiment(
     source : Model or path-like
     formats : sequence of str
     text : path-like
-    select, exclude, threads, progress, **settings
+    select, exclude, dequantize, threads, progress, **settings
         As for `experiment`.
 
     Returns
@@ -267,20 +273,20 @@ def sweep_experiment(
     if not formats:
         raise UsageError("give formats to compare: --sweep bf16,fp8_e4m3fn,int8")
     _check_measurable(text, settings.get("backend"))
-    model = open_gguf(source)
+    original = open_gguf(source)
     chosen: dict[str, Any] = {"select": select, "exclude": exclude, "threads": threads}
-    found = {target(to).name: _planned(model, to, chosen) for to in formats}
-    able = {to: one.plan for to, one in found.items() if one.plan is not None}
-    if not able:
-        raise UsageError(f"none of the formats can take the tensors: {next(iter(found.values())).problem}")
-    with TemporaryDirectory(prefix="truebits-") as folder:
+    with as_values(original, dequantize) as model, TemporaryDirectory(prefix="truebits-") as folder:
+        found = {target(to).name: _planned(model, to, chosen) for to in formats}
+        able = {to: one.plan for to, one in found.items() if one.plan is not None}
+        if not able:
+            raise UsageError(f"none of the formats can take the tensors: {next(iter(found.values())).problem}")
         paths = [Path(folder) / str(number) / model.parts[0].path.name for number in range(len(able))]
         for path, (to, planned) in zip(paths, able.items(), strict=True):
             path.parent.mkdir()
             _rewrite(model, path, planned, None, to, (), chosen, progress)
         seen = evaluate_many(model.path, paths, text=text, threads=threads, progress=progress, **settings)
     found |= {to: found[to]._replace(evaluation=this) for to, this in zip(able, seen, strict=True)}
-    return ExperimentSweep(str(model.path), len(model.tensors), model.values, tuple(found.values()))
+    return ExperimentSweep(str(original.path), len(original.tensors), original.values, tuple(found.values()))
 
 
 def _planned(model: Model, to: str, chosen: dict[str, Any]) -> Candidate:
@@ -292,9 +298,7 @@ def _planned(model: Model, to: str, chosen: dict[str, Any]) -> Candidate:
         raise
     except (UsageError, Refused) as error:
         return Candidate(name, problem=str(error))
-    saved = saved_bits(assign(model, to, (), chosen["select"], chosen["exclude"]))
-    bits = (8 * sum(tensor.nbytes for tensor in model.tensors) - saved) / model.values
-    return Candidate(name, bits, planned)
+    return Candidate(name, planned.bits_per_weight, planned)
 
 
 def _check_measurable(text: str | os.PathLike[str], backend: str | None) -> None:
@@ -307,12 +311,13 @@ def _only(model: Model, names: set[str]) -> Model:
     return replace(model, tensors=tuple(tensor for tensor in model.tensors if tensor.name in names))
 
 
-def _operation(bits: int | None, to: str | None, rules: tuple[Rule | str, ...]) -> str:
+def _operation(bits: int | None, to: str | None, rules: tuple[Rule | str, ...], dequantized: bool) -> str:
     """Say what is done, as options of a command."""
+    first = ["--dequantize"] if dequantized else []
     if bits is not None:
-        return f"truncate --bits {bits}"
+        return " ".join([f"truncate --bits {bits}", *first])
     texts = (f"{rule.regex}={rule.format}" if isinstance(rule, Rule) else rule for rule in rules)
-    return " ".join(["fakequant", *([f"--to {to}"] if to else []), *(f"--rule '{text}'" for text in texts)])
+    return " ".join(["fakequant", *first, *([f"--to {to}"] if to else []), *(f"--rule '{text}'" for text in texts)])
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from truebits.files.model import Model, open_gguf
 from truebits.numbers.formats import GgmlType, Target
 from truebits.numbers.spelling import target
 from truebits.result import Result
+from truebits.rewriting.dequantize import as_values
 from truebits.rewriting.rules import KEEP, Pairs, Rule, saved_bits
 
 TRIES = 5
@@ -70,12 +71,13 @@ class Recipe(Result):
     formats : dict of str to str
         By tensor, in file order; ``keep`` where it stays as it is.
     whole : Whole
-        The recipe, predicted and measured.
+        The recipe: predicted by what it was found on, and measured on chunks of the text that follow those.
     uniform : tuple of Whole
-        Each format for every matrix that it applies to.
+        Each format for every matrix that it applies to, measured on the same chunks.
     is_met : bool
-        The budget is kept.
+        The budget is kept, by that measurement.
     settings : dict
+        Those of the sensitivities, and ``judged_from_chunk`` and ``judged_chunks`` of the text.
     """
 
     verb = "recipe"
@@ -126,7 +128,7 @@ def recipe(found: Sensitivity, *, bits: float | None = None, max_kl: float | Non
 
     Steps to fewer bits are taken in the order of their price, divergence per bit saved: that is the best choice
     where effects add up. Whether they do is measured; where the whole costs more than its parts said, `max_kl`
-    is aimed at with so much less.
+    is aimed at with so much less. What is found so is judged on text that had no part in it.
 
     Parameters
     ----------
@@ -144,28 +146,32 @@ def recipe(found: Sensitivity, *, bits: float | None = None, max_kl: float | Non
     Raises
     ------
     UsageError
-        Neither or both are given, the sensitivities are not by tensor, or no choice has so few bits.
+        Neither or both are given, the sensitivities are not by tensor, no choice has so few bits, or the
+        sensitivities have used the whole text: ``held_out=True`` leaves half of it.
     TruebitsError, OSError
         As `sensitivity`.
     """
     check_budget(bits, max_kl)
     if found.by != "tensor":
         raise UsageError(f"a recipe is made of sensitivities by tensor, not by {found.by}")
-    model = open_gguf(found.model)
-    steps = _steps(model, found.effects)
     names = ("n_ctx", "chunks", "threads")
     native = "native" if found.settings["backend"] == "llama-cpp-python" else "wheel"
-    options = {name: found.settings[name] for name in names}
-    with closing(Bench(model, found.settings["text"], **options, backend=native)) as bench:
+    options = {**{name: found.settings[name] for name in names}, "backend": native}
+    text, used = found.settings["text"], found.settings["chunks"]
+    with as_values(open_gguf(found.model), found.settings["dequantize"]) as model:
+        steps = _steps(model, found.effects)
         if bits is not None:
             chosen = _cheapest(model, steps, bits)
-            whole = _whole(model, bench, "recipe", chosen.values())
         else:
-            chosen, whole = _within(model, bench, steps, float(max_kl))  # type: ignore[arg-type]
-        uniform = [
-            _whole(model, bench, to, [one for one in _of_matrices(model, found.effects) if one.to == to])
-            for to in found.formats
-        ]
+            with closing(Bench(model, text, **options)) as bench:
+                chosen = _within(model, bench, steps, float(max_kl))  # type: ignore[arg-type]
+        with closing(Bench(model, text, skip=used, **options)) as bench:
+            whole = _whole(model, bench, "recipe", chosen.values())
+            uniform = [
+                _whole(model, bench, to, [one for one in _of_matrices(model, found.effects) if one.to == to])
+                for to in found.formats
+            ]
+            judged = bench.used
     return Recipe(
         model=found.model,
         budget=f"{bits:g} bits per weight" if bits is not None else f"KL {max_kl:g}",
@@ -173,7 +179,7 @@ def recipe(found: Sensitivity, *, bits: float | None = None, max_kl: float | Non
         whole=whole,
         uniform=tuple(uniform),
         is_met=whole.bits <= bits if bits is not None else whole.kl <= float(max_kl),  # type: ignore[arg-type]
-        settings=found.settings,
+        settings={**found.settings, "judged_from_chunk": used, "judged_chunks": judged},
     )
 
 
@@ -244,7 +250,7 @@ def _cheapest(model: Model, steps: list[Step], bits: float) -> dict[str, Effect]
     return {step.effect.group: step.effect for step in taken}
 
 
-def _within(model: Model, bench: Bench, steps: list[Step], max_kl: float) -> tuple[dict[str, Effect], Whole]:
+def _within(model: Model, bench: Bench, steps: list[Step], max_kl: float) -> dict[str, Effect]:
     """Take steps while their sum allows it; where the whole is beyond the limit, aim at so much less."""
     limit = max_kl
     for _ in range(TRIES):
@@ -261,7 +267,7 @@ def _within(model: Model, bench: Bench, steps: list[Step], max_kl: float) -> tup
         if whole.kl <= max_kl:
             break
         limit *= 0.98 * max_kl / whole.kl
-    return chosen, whole
+    return chosen
 
 
 def _whole(model: Model, bench: Bench, to: str, effects: Iterable[Effect]) -> Whole:
@@ -272,7 +278,7 @@ def _whole(model: Model, bench: Bench, to: str, effects: Iterable[Effect]) -> Wh
     seen = bench.measure(pairs).divergence if pairs else None
     return Whole(
         to=to,
-        bits=(8 * _nbytes(model) - saved_bits(pairs)) / model.values,
+        bits=(8 * _nbytes(model) - saved_bits(model, pairs)) / model.values,
         predicted=sum(effect.kl for effect in effects),
         kl=seen.mean if seen else 0.0,
         error=seen.error if seen else 0.0,

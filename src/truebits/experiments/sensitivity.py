@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
@@ -22,6 +22,7 @@ from truebits.precision.batches import Progress
 from truebits.precision.counting import floating
 from truebits.quantizers.quantize import quantizer
 from truebits.result import Result
+from truebits.rewriting.dequantize import as_values
 from truebits.rewriting.rules import Pairs, saved_bits
 
 ALL = "all"
@@ -35,6 +36,9 @@ BY: dict[str, Callable[[Tensor], str]] = {
     "group": lambda tensor: tensor.group,
 }
 """What belongs together."""
+
+KEPT = 0.5
+"""Share of a text that a choice may be found on, if it is to be judged on the rest."""
 
 FLOATS = ("F32", "F16", "BF16", "F64")
 
@@ -158,6 +162,8 @@ def sensitivity(
     by: str = "tensor",
     n_ctx: int = 512,
     chunks: int | None = None,
+    held_out: bool = False,
+    dequantize: bool = False,
     threads: int | None = None,
     backend: str | None = None,
     journal: str | os.PathLike[str] | None = None,
@@ -183,6 +189,10 @@ def sensitivity(
     chunks : int, optional
         Of the text; if not given, as many as bring the error of the whole model's divergence in the first
         format below 5 % of it.
+    held_out : bool
+        Use the first half of the text at most, so that `recipe` can judge its choice on the rest.
+    dequantize : bool
+        Block-quantized tensors become F32 values first: of the model that is measured, too.
     journal : path-like, optional
         A file for results as they come: where it is there already, what it has is not measured again.
     progress : callable, optional
@@ -202,14 +212,24 @@ def sensitivity(
     require_llama(backend)
     if by not in BY:
         raise UsageError(f"by {by!r}: there are {', '.join(BY)}")
-    model = open_gguf(source)
+    original = open_gguf(source)
     formats = {format.name: format for format in map(target, [to] if isinstance(to, str) else to)}
-    groups, left_out = _groups(model, formats, by, select, exclude)
     record = Journal(journal)
     known = {(one.group, one.to): one for one in map(Effect.of, record.results)}
     settled = next((one["chunks"] for one in record.results if one["changed"]), None)
-    with closing(Bench(model, text, n_ctx=n_ctx, chunks=chunks or settled, threads=threads, backend=backend)) as bench:
-        record.begin({"model or text": bench.digest, "by": by, "n_ctx": n_ctx, "chunks": chunks})
+    options: dict[str, Any] = {
+        "n_ctx": n_ctx,
+        "chunks": chunks or settled,
+        "most": KEPT if held_out else 1.0,
+        "threads": threads,
+    }
+    with ExitStack() as stack:
+        model = stack.enter_context(as_values(original, dequantize))
+        groups, left_out = _groups(model, formats, by, select, exclude)
+        bench = stack.enter_context(closing(Bench(model, text, **options, backend=backend)))
+        record.begin(
+            {"model or text": bench.digest, "by": by, "n_ctx": n_ctx, "chunks": chunks, "part of the text": held_out}
+        )
         found = []
         for done, (group, name, pairs) in enumerate(groups):
             effect = known.get((group, name))
@@ -220,14 +240,19 @@ def sensitivity(
             if progress is not None:
                 progress(done + 1, len(groups))
         return Sensitivity(
-            model=str(model.parts[0].path),
+            model=str(original.parts[0].path),
             by=by,
             formats=tuple(formats),
             effects=tuple(effect for effect in found if effect.group != ALL),
             together=tuple(effect for effect in found if effect.group == ALL),
             floor=bench.floor.mean,
             left_out=left_out,
-            settings={**bench.settings, "chunks": bench.used, "tokens": bench.used * (n_ctx - 1 - n_ctx // 2)},
+            settings={
+                **bench.settings,
+                "chunks": bench.used,
+                "tokens": bench.used * (n_ctx - 1 - n_ctx // 2),
+                "dequantize": dequantize,
+            },
         )
 
 
@@ -266,7 +291,7 @@ def _measured(bench: Bench, group: str, to: str, pairs: Pairs) -> Effect:
         tensors=tuple(tensor.name for tensor, _ in pairs),
         values=difference.values,
         changed=difference.changed,
-        saved=saved_bits(pairs),
+        saved=saved_bits(bench.scratch.model, pairs),
         kl=seen.mean if seen else 0.0,
         error=seen.error if seen else 0.0,
         top1=seen.top1 if seen else 1.0,

@@ -15,6 +15,7 @@ from truebits_native.reference import Difference, merged
 
 if TYPE_CHECKING:
     from truebits.comparing.diff import Diff, TensorDiff
+    from truebits.files.model import Model
     from truebits.rewriting.fakequant import Trial
     from truebits.rewriting.operation import Rewrite, TensorChange
 
@@ -67,6 +68,15 @@ def nearest(found: Sequence[Trial]) -> str:
     ]
     told += [f"{one.to}: n/a: {printable(one.problem)}" for one in found if one.problem]
     return "\n".join(told)
+
+
+def touched(found: Sequence[Trial], model: Model) -> str:
+    """Say how much of a model a sweep's formats round."""
+    of = next((one for one in found if one.difference is not None), None)
+    if of is None or of.difference is None:
+        return f"No format can take the tensors that are selected; bits are those of all {len(model.tensors):,}."
+    tensors = f"{of.tensors:,} of {len(model.tensors):,} tensors are rounded"
+    return f"{tensors}, {percent(of.difference.values, model.values)} of the weights; bits are of the whole model."
 
 
 def trials(found: Sequence[Trial]) -> Table:

@@ -69,12 +69,12 @@ def rewrite(verb: str, source: str, output: str | None, result: Rewrite) -> str:
     )
 
 
-def fakequant(source: str, output: str | None, result: Rewrite, bits: float | None) -> str:
+def fakequant(source: str, output: str | None, result: Rewrite) -> str:
     total = {
         "values": result.values,
         "changed": result.changed,
         **error_figures(result.difference),
-        "bits_per_weight": bits,
+        "bits_per_weight": result.bits_per_weight,
     }
     tensors = [
         {
@@ -96,6 +96,7 @@ def sweep(source: str, found: Sequence[Trial]) -> str:
             "to": trial.to,
             "bits_per_weight": trial.bits,
             "problem": trial.problem,
+            "tensors": trial.tensors,
             "values": of.values if (of := trial.difference) else None,
             "changed": of.changed if of else None,
             **error_figures(of),

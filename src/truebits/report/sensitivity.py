@@ -84,7 +84,8 @@ def kept(of: Recipe) -> str:
     ratio = f" ({of.whole.kl / of.whole.predicted:.2f} times the sum of its parts)" if of.whole.predicted else ""
     return (
         f"Budget of {of.budget}: {met}. {of.whole.bits:.2f} bits per weight, mean KL {of.whole.kl:.2e} +- "
-        f"{of.whole.error:.1e} nats per token{ratio}, on the text that the choice was made on."
+        f"{of.whole.error:.1e} nats per token{ratio}. Found on {of.settings['chunks']:,} chunks of the text, "
+        f"measured on the {of.settings['judged_chunks']:,} that follow."
     )
 
 

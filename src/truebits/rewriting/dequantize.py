@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -14,7 +16,7 @@ import numpy as np
 import truebits_native as native
 from truebits.errors import Refused, UsageError, shortened
 from truebits.files.mapping import Files
-from truebits.files.model import Model, open_local
+from truebits.files.model import Model, open_local, open_model
 from truebits.files.tensor import Tensor
 from truebits.files.types import FLOAT_BYTES, FLOAT_FORMATS
 from truebits.numbers.rounding import MODES, Rounding, grid_of
@@ -155,6 +157,37 @@ def dequantize(
             write(file, head[0], some, head[1], moved)
     kept, before = len(relaid) - len(quantized), sum(one.nbytes for one in of.model.tensors)
     return Dequantized(str(of.model.path), str(out), type, tuple(quantized), kept, before, total)
+
+
+@contextmanager
+def as_values(
+    source: Model | str | os.PathLike[str], is_wanted: bool, beside: str | os.PathLike[str] | None = None
+) -> Iterator[Model]:
+    """Give a model; if wanted one whose quantized tensors are F32 values, in files that go afterwards.
+
+    Parameters
+    ----------
+    source : Model or path-like
+    is_wanted : bool
+        Where nothing is quantized the model itself is given all the same.
+    beside : path-like, optional
+        In whose folder the files are put; else where temporary files are.
+
+    Raises
+    ------
+    Refused, OSError
+        As `dequantize`.
+    """
+    model = source if isinstance(source, Model) else open_model(source)
+    of = with_blocks(meaning_of(open_local(model))) if is_wanted else Meaning(model)
+    if not (of.quantized or of.not_read):
+        yield model
+        return
+    with TemporaryDirectory(prefix="truebits-", dir=Path(beside).parent if beside else None) as folder:
+        name = model.parts[0].path.name
+        path = Path(folder) / (name if model.format == "gguf" else "model.safetensors")
+        dequantize(model, path)
+        yield open_model(path)
 
 
 def _one_file(model: Model, out: Path) -> list[Path]:

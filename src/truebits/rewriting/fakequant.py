@@ -29,8 +29,9 @@ from truebits.precision.counting import floating, negative_zeros
 from truebits.precision.scan import scan
 from truebits.quantizers.quantize import quantizer
 from truebits.rewriting.copy import Piece, read_pieces, single_values
+from truebits.rewriting.dequantize import as_values
 from truebits.rewriting.operation import Request, Rewrite, TensorChange, carry_out, open_to_rewrite
-from truebits.rewriting.rules import Rule, assign
+from truebits.rewriting.rules import Rule, assign, bits_per_weight
 from truebits_native.reference import Difference, merged
 
 
@@ -47,6 +48,7 @@ def fakequant(
     undo_file: str | os.PathLike[str] | None = None,
     force: bool = False,
     allow: Iterable[str] = (),
+    dequantize: bool = False,
     dry_run: bool = False,
     threads: int | None = None,
     progress: Progress | None = None,
@@ -69,6 +71,8 @@ def fakequant(
         How to round; a mode's name alone: ``nearest truncate stochastic``.
     in_place, undo_file, force, allow
         As for `truncate`. Formats with scales need an `undo_file` in place.
+    dequantize : bool
+        Quantized tensors become F32 values first, and are rounded as any others; not in place.
     dry_run : bool
         Refuse and measure as always, but write nothing.
     threads, progress
@@ -88,9 +92,12 @@ def fakequant(
     """
     request = Request(out, in_place, undo_file, force, tuple(allow), dry_run, progress)
     request.check()
-    model = open_to_rewrite(source, bool(select))
-    pairs = assign(model, to, rules, select, exclude)
-    return carry_out(FakeQuant(model, pairs, Rounding.of(rounding), dry_run, threads), request)
+    if dequantize and in_place:
+        raise UsageError("--dequantize makes tensors larger: it goes with an output file, not with --in-place")
+    with as_values(source, dequantize, out) as values:
+        model = open_to_rewrite(values, bool(select))
+        pairs = assign(model, to, rules, select, exclude)
+        return carry_out(FakeQuant(model, pairs, Rounding.of(rounding), dry_run, threads), request)
 
 
 class FakeQuant:
@@ -128,7 +135,8 @@ class FakeQuant:
             for tensor in self.tensors
             for name in (tensor.name,)
         )
-        return Rewrite(changes, _reason(changes))
+        formats = [(tensor, self.formats[tensor.name]) for tensor in self.tensors]
+        return Rewrite(changes, _reason(changes), bits_per_weight=bits_per_weight(self.model, formats))
 
     def _floats(self) -> list[Tensor]:
         """Return the tensors that go to floating-point formats: for them counts are enough."""
@@ -226,18 +234,21 @@ class Trial(NamedTuple):
     Attributes
     ----------
     to : str
-    bits : float
-        Bits per weight, shared scales included, of the selected tensors.
+    bits : float or None
+        Per weight of the whole model, shared scales included.
     difference : Difference or None
         None where the format cannot take them.
     problem : str or None
         Why it cannot.
+    tensors : int
+        How many it rounds.
     """
 
     to: str
     bits: float | None
     difference: Difference | None
     problem: str | None = None
+    tensors: int = 0
 
 
 def sweep(
@@ -247,6 +258,7 @@ def sweep(
     exclude: Regexes = None,
     *,
     rounding: Rounding | str = "nearest",
+    dequantize: bool = False,
     threads: int | None = None,
     progress: Progress | None = None,
 ) -> list[Trial]:
@@ -268,9 +280,10 @@ def sweep(
     how = Rounding.of(rounding)
     for format in targets:
         check(format, how)
-    model = open_to_rewrite(source, bool(select))
-    tensors = floating(model.select(select, exclude), FLOAT_BYTES, asked=True)
-    return [_tried(model, tensors, format, how, threads, progress) for format in targets]
+    with as_values(source, dequantize) as values:
+        model = open_to_rewrite(values, bool(select))
+        tensors = floating(model.select(select, exclude), FLOAT_BYTES, asked=True)
+        return [_tried(model, tensors, format, how, threads, progress) for format in targets]
 
 
 def _tried(
@@ -286,15 +299,8 @@ def _tried(
         difference = merged(measure(model, pairs, threads, progress).values())
     except (UsageError, Refused) as error:
         return Trial(format.name, None, None, str(error))
-    return Trial(format.name, bits_per_weight(model, [(tensor, format) for tensor in tensors]), difference)
-
-
-def bits_per_weight(model: Model, pairs: Iterable[tuple[Tensor, Target]]) -> float | None:
-    """Return the bits that a value takes in its format, shared scales included."""
-    pairs = list(pairs)
-    values = sum(tensor.values for tensor, _ in pairs)
-    stored = sum(format.stored_bits(tensor.values, model.row(tensor)) for tensor, format in pairs)
-    return stored / values if values else None
+    bits = bits_per_weight(model, [(tensor, format) for tensor in tensors])
+    return Trial(format.name, bits, difference, tensors=len(tensors))
 
 
 def _reason(changes: tuple[TensorChange, ...]) -> str:

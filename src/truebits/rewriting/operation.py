@@ -63,6 +63,8 @@ class Rewrite(Result):
         Low bits that are cut; None where values are rounded to formats.
     written : bool
         False for a plan, and when nothing would change.
+    bits_per_weight : float or None
+        Of the whole model, if values were stored in the formats that they are rounded to; None for a cut.
     """
 
     verb = "rewrite"
@@ -71,6 +73,7 @@ class Rewrite(Result):
     reason: str
     bits: int | None = None
     written: bool = False
+    bits_per_weight: float | None = None
 
     @property
     def values(self) -> int:

@@ -141,9 +141,17 @@ def _nothing(chosen: tuple[Tensor, ...]) -> str:
     return "every tensor is kept: nothing is to be rounded"
 
 
-def saved_bits(pairs: Pairs) -> int:
+def saved_bits(model: Model, pairs: Pairs) -> int:
     """Return how many bits formats take less than the tensors' storage types, shared scales counted."""
     return sum(
-        8 * tensor.nbytes - int(format.stored_bits(tensor.values, tensor.shape[0] if tensor.shape else 1))
-        for tensor, format in pairs
+        8 * tensor.nbytes - int(format.stored_bits(tensor.values, model.row(tensor))) for tensor, format in pairs
     )
+
+
+def bits_per_weight(model: Model, pairs: Pairs) -> float | None:
+    """Return the bits per weight of a whole model of which some tensors take what their formats take.
+
+    None where it has no weight.
+    """
+    stored = 8 * sum(tensor.nbytes for part in model.parts for tensor in part.header.tensors)
+    return (stored - saved_bits(model, pairs)) / model.values if model.values else None
