@@ -1,13 +1,10 @@
-"""Files and whole processes: against dd, cp, gguf-py and the report's own way with NumPy."""
+"""Reading files, and whole processes: against dd, gguf-py and the report's own way with NumPy."""
 
 from __future__ import annotations
 
 import json
-import os
 import struct
-import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import gguf
@@ -17,16 +14,8 @@ import pytest
 import truebits
 import truebits_native
 from compare import alternate, record
+from files import BITS, TRUEBITS, drop_from_cache, expected_low_zero, read_with_dd, run
 from first_use import first_and_second, processor_seconds
-
-BITS = 16
-MASK = np.uint32((1 << BITS) - 1)
-BLOCK_WORDS = 1 << 24
-
-TRUEBITS = [sys.executable, "-m", "truebits"]
-
-ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
-"""An installed package has its bytecode."""
 
 REPORTS_WAY = """
 import sys
@@ -43,36 +32,6 @@ subprocess.run(sys.argv[1:], check=True, stdout=subprocess.DEVNULL)
 print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
 """
 """In a small process of its own: a child starts with its parent's peak, and pytest's is large."""
-
-
-def run(*command: str | Path) -> str:
-    done = subprocess.run(command, env=ENVIRONMENT, stdout=subprocess.PIPE, text=True, check=True)
-    return done.stdout
-
-
-def read_with_dd(path: Path) -> None:
-    run("dd", f"if={path}", "of=/dev/null", "bs=1M", "status=none")
-
-
-def drop_from_cache(path: Path) -> None:
-    """Make the next read of a file a cold one; needs no root."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
-    finally:
-        os.close(descriptor)
-
-
-def expected_low_zero(path: Path) -> dict[str, int]:
-    """Count with gguf-py and NumPy."""
-    tensors = gguf.GGUFReader(path).tensors
-    return {tensor.name: low_zero(tensor.data.reshape(-1).view(np.uint32)) for tensor in tensors}
-
-
-def low_zero(words: np.ndarray) -> int:
-    blocks = (words[at : at + BLOCK_WORDS] for at in range(0, words.size, BLOCK_WORDS))
-    return sum(int(np.count_nonzero(block & MASK == 0)) for block in blocks)
 
 
 def scanned(report: truebits.Report) -> dict[str, int]:
@@ -211,13 +170,23 @@ def test_safetensors_header(benchmark, tmp_path):
 
 
 def test_scan_process(benchmark, tinyllama):
+    """The report's way reads F32 tensors only."""
+    against_reports_way(benchmark, tinyllama, "--no-blocks")
+
+
+def test_scan_process_sampling(benchmark, tinyllama):
+    """What is looked at besides: a sample of each quantized tensor."""
+    against_reports_way(benchmark, tinyllama)
+
+
+def against_reports_way(benchmark, path, *options):
     ours, theirs = alternate(
         benchmark,
-        lambda: run(*TRUEBITS, "scan", tinyllama),
-        lambda: run(sys.executable, "-c", REPORTS_WAY, tinyllama),
+        lambda: run(*TRUEBITS, "scan", path, *options),
+        lambda: run(sys.executable, "-c", REPORTS_WAY, path),
         rounds=5,
     )
-    total = json.loads(run(*TRUEBITS, "scan", tinyllama, "--json"))["total"]
+    total = json.loads(run(*TRUEBITS, "scan", path, *options, "--json"))["total"]
     got, expected = total["low_zero"][str(BITS)], int(theirs.results[-1])
     record(benchmark, ours.seconds, theirs.seconds, f"{got:,} of {total['values']:,}", got == expected)
 
@@ -229,93 +198,6 @@ def test_help(benchmark):
     shown = ours.results[-1]
     assert "Usage:" in shown, shown
     record(benchmark, ours.seconds, theirs.seconds, f"{len(shown.splitlines())} lines", equal=None)
-
-
-def test_truncate_file(benchmark, two_gib, folder, threads):
-    import truebits
-
-    def truncate(cut: Path) -> int:
-        return truebits.truncate(two_gib, cut, bits=BITS).changed
-
-    compare_with_cp(benchmark, two_gib, folder, truncate, lambda cut, changed: is_cut(two_gib, cut, changed))
-
-
-def test_truncate_process(benchmark, two_gib, folder):
-    def truncate(cut: Path) -> int:
-        return json.loads(run(*TRUEBITS, "truncate", two_gib, cut, "--bits", str(BITS), "--json"))["changed"]
-
-    compare_with_cp(benchmark, two_gib, folder, truncate, lambda cut, changed: is_cut(two_gib, cut, changed))
-
-
-def test_fakequant_file(benchmark, two_gib, folder, threads):
-    import truebits
-
-    def rounded(out: Path) -> int:
-        return truebits.fakequant(two_gib, out, to="fp8_e4m3fn").changed
-
-    compare_with_cp(benchmark, two_gib, folder, rounded, lambda out, changed: is_in_fp8(out))
-
-
-def is_in_fp8(path: Path) -> bool:
-    """Tell, with ml_dtypes, whether all F32 values are exact in FP8 E4M3FN."""
-    float8 = pytest.importorskip("ml_dtypes").float8_e4m3fn
-    tensors = [tensor.data.reshape(-1) for tensor in gguf.GGUFReader(path).tensors]
-    blocks = (values[at : at + BLOCK_WORDS] for values in tensors for at in range(0, values.size, BLOCK_WORDS))
-    return all(np.array_equal(block.astype(float8).astype(np.float32), block) for block in blocks)
-
-
-def compare_with_cp(
-    benchmark,
-    source: Path,
-    folder: Path,
-    rewrite: Callable[[Path], int],
-    is_right: Callable[[Path, int], bool],
-) -> None:
-    """Time rewriting a file against copying it and bringing the copy to disk."""
-    cut, copied = folder / "cut.gguf", folder / "copied.gguf"
-
-    def copy_to_disk() -> None:
-        run("cp", "--reflink=never", source, copied)
-        run("sync", copied)
-
-    def clear() -> None:
-        cut.unlink(missing_ok=True)
-        copied.unlink(missing_ok=True)
-        os.sync()
-        claim_memory(3 * source.stat().st_size // 2)
-
-    ours, theirs = alternate(benchmark, lambda: rewrite(cut), copy_to_disk, rounds=5, prepare=clear)
-    changed = ours.results[-1]
-    equal = is_right(cut, changed)
-    clear()
-    record(benchmark, ours.seconds, theirs.seconds, f"{changed:,} values changed", equal)
-
-
-def claim_memory(nbytes: int) -> None:
-    """Touch memory and give it back, so that neither side waits for its pages.
-
-    A virtual machine's host takes free memory back within seconds and returns it page by page: 4 s for
-    2 GiB, whoever asks first.
-    """
-    np.ones(nbytes, np.uint8)
-
-
-def is_cut(source: Path, cut: Path, changed: int) -> bool:
-    """Tell whether a file is the other with all F32 words masked and every other byte the same."""
-    if changed != words_changed(source):
-        return False
-    start = min(int(tensor.data_offset) for tensor in gguf.GGUFReader(source).tensors)
-    before, after = np.memmap(source, np.uint32, "r"), np.memmap(cut, np.uint32, "r")
-    first = start // 4
-    if before.size != after.size or not np.array_equal(before[:first], after[:first]):
-        return False
-    blocks = (slice(at, at + BLOCK_WORDS) for at in range(first, before.size, BLOCK_WORDS))
-    return all(np.array_equal(before[block] & ~MASK, after[block]) for block in blocks)
-
-
-def words_changed(path: Path) -> int:
-    tensors = gguf.GGUFReader(path).tensors
-    return sum(tensor.n_elements for tensor in tensors) - sum(expected_low_zero(path).values())
 
 
 def test_memory(benchmark, two_gib, eight_gib):
