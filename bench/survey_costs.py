@@ -41,6 +41,8 @@ LAYER = {
 }
 """Llama 3 8B's."""
 
+LAYER_15 = r"model\.norm|layers\.15\.(input_layernorm|self_attn\.[kv]_proj)"
+
 
 class Cost(NamedTuple):
     """Of a survey, or of a model."""
@@ -135,9 +137,10 @@ def main() -> None:
         small = [tb.synth(folder / f"{i}.gguf", size=1 << 17, tensors=20, seed=i) for i in range(2)]
         eight = checkpoint(folder)
         cases: list[tuple[str, dict[str, Path], int, dict[str, Any]]] = [
-            ("TinyLlama 1.1B in Q4_K_M: header and norms", {"m.gguf": quantized}, 41, {}),
-            ("8B checkpoint in BF16: norms", eight, 41, {"select": "norm"}),
-            ("the same, and two matrices", eight, 41, {"select": r"norm|layers\.15\.self_attn\.[kv]_proj"}),
+            ("TinyLlama 1.1B in Q4_K_M: all norms", {"m.gguf": quantized}, 41, {}),
+            ("the same: norms of one layer", {"m.gguf": quantized}, 41, {"select": r"output_norm|blk\.0\."}),
+            ("8B checkpoint in BF16: all norms", eight, 41, {"select": "norm"}),
+            ("the same: one layer's k, v and norm", eight, 41, {"select": LAYER_15}),
             *((f"128 MiB of {type}, whole", {"m.gguf": path}, 9, {}) for type, path in floats.items()),
         ]
         for title, content, models, chosen in cases:
