@@ -5,7 +5,10 @@ import sys
 from types import SimpleNamespace
 
 import pytest
+from click.testing import CliRunner
 
+from truebits import data
+from truebits.cli.app import app
 from truebits.report import progress
 from truebits.report.progress import in_notebook, progress_bar, say_compiling
 from truebits_native import dispatch
@@ -87,3 +90,20 @@ def test_in_a_notebook(monkeypatch, shell, expected):
     else:
         monkeypatch.setitem(sys.modules, "IPython", shell)
     assert in_notebook() == expected
+
+
+def test_who_asks_for_quiet_sees_no_bar(monkeypatch):
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setattr(progress, "PATIENCE", 0)
+    monkeypatch.setattr(progress, "is_quiet", True)
+    with progress_bar("scan") as advance:
+        assert advance is None
+    say_compiling(10)
+    assert terminal.getvalue() == ""
+
+
+def test_the_command_is_quiet_once():
+    done = CliRunner().invoke(app, ["scan", "-q", "-t", "1", str(data.MODEL)])
+    assert done.exit_code == 0
+    assert not progress.is_quiet

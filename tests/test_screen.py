@@ -15,7 +15,7 @@ import pytest
 
 import truebits as tb
 from truebits import data
-from truebits.report import screen
+from truebits.report import grouping, screen
 from truebits.report.table import percent
 
 RNG = np.random.default_rng(7)
@@ -88,7 +88,7 @@ def test_after_a_long_table_errors_are_said_again(mixed):
 
 
 def test_a_row_for_each_type_and_origin(mixed):
-    table = screen.groups(tb.scan(mixed))
+    table = grouping.groups(tb.scan(mixed))
     got = {(row[0], row[4]): (row[1], row[5]) for row in table.rows}
     assert got["Q8_0", "direct"] == (12, "12 x ffn_up")
     assert got["F32", "bf16"] == (12, "12 x attn_norm")
@@ -150,10 +150,10 @@ def test_output_json_is_json(mixed):
 
 def test_every_word_of_the_tables_is_explained(mixed):
     report = tb.scan(mixed)
-    for table in (screen.groups(report), screen.tensors(report)):
-        assert set(table.columns) <= set(screen.COLUMNS)
+    for table in (grouping.groups(report), grouping.tensors(report)):
+        assert set(table.columns) <= set(grouping.COLUMNS)
     told = scan(mixed, "--explain").stdout
-    assert all(f"\n{word}: " in told for word in screen.COLUMNS)
+    assert all(f"\n{word}: " in told for word in grouping.COLUMNS)
 
 
 @pytest.mark.parametrize(

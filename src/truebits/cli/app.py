@@ -60,7 +60,7 @@ FUNCTIONS = {"eval": "evaluate"}
 @click.group(
     cls=Verbs, epilog=EXIT_CODES, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
 )
-@click.version_option(__version__, prog_name="truebits")
+@click.version_option(__version__, "-V", "--version", prog_name="truebits")
 def app() -> None:
     """What precision do a model file's weights truly carry, and what happens if they carry less?"""
 

@@ -57,7 +57,22 @@ REMOTE = options(
     _remote("--dry-run", is_flag=True, help="Of a URL: only say how much would be fetched beyond the header."),
 )
 
-THREADS = click.option("--threads", type=click.IntRange(1), help="Default: all cores. Results do not depend on it.")
+
+def _be_quiet(context: click.Context, parameter: click.Parameter, flag: bool) -> None:
+    """Draw no bar; what is odd about a file, and errors, are said all the same."""
+    if flag and not context.resilient_parsing:
+        from truebits.report import progress
+
+        progress.is_quiet = True
+        context.call_on_close(lambda: setattr(progress, "is_quiet", False))
+
+
+THREADS = options(
+    click.option("-t", "--threads", type=click.IntRange(1), help="Default: all cores. Results do not depend on it."),
+    click.option(
+        "-q", "--quiet", is_flag=True, expose_value=False, callback=_be_quiet, help="Draw no bar of progress."
+    ),
+)
 
 
 def _is_json(context: click.Context, _: click.Parameter, flag: bool) -> bool:

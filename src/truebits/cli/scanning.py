@@ -105,7 +105,7 @@ def scan(
         write_asked(report)
         _print(report, wanted)
         if explain:
-            from truebits.report.screen import COLUMNS
+            from truebits.report.grouping import COLUMNS
 
             click.echo("\n" + "\n".join(f"{name}: {meaning}" for name, meaning in COLUMNS.items()))
 

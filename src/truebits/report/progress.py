@@ -16,6 +16,9 @@ from truebits_native import dispatch
 PATIENCE = 0.4
 """Seconds of work before a bar appears: less than that needs none, nor the import of tqdm."""
 
+is_quiet = False
+"""No bar is drawn: a command was asked to be quiet."""
+
 
 @contextmanager
 def progress_bar(what: str, in_bytes: bool = True) -> Iterator[Progress | None]:
@@ -29,7 +32,7 @@ def progress_bar(what: str, in_bytes: bool = True) -> Iterator[Progress | None]:
         What is counted are bytes.
     """
     dispatch.on_compile = say_compiling
-    if not (sys.stderr.isatty() or in_notebook()):
+    if is_quiet or not (sys.stderr.isatty() or in_notebook()):
         yield None
         return
     started = time.monotonic()
@@ -64,7 +67,7 @@ def _tqdm() -> Any:
 
 def say_compiling(seconds: float) -> None:
     """Say why nothing is to be seen for a while, whether or not anybody sees a bar."""
-    if seconds >= 1:
+    if seconds >= 1 and not is_quiet:
         with suppress(OSError, ValueError):  # a stderr that is closed
             sys.stderr.write(f"compiling a kernel, once for this machine: about {seconds:.0f} s\n")
             sys.stderr.flush()

@@ -84,7 +84,7 @@ def _told(value: Any) -> Cell:
 
 
 def _scanned(report: Report) -> Tensors:
-    from truebits.report.screen import made_from
+    from truebits.report.grouping import made_from
 
     columns = ("name", "type", "values", "came from", "bits in use", "BF16 %", "FP16 %", "zero %", "NaN, Inf")
     table = Table(columns)
