@@ -9,11 +9,14 @@ import re
 import shutil
 import signal
 import subprocess
+import sys
 import time
 
 import pytest
 
+import truebits as tb
 from stopping import SMALL_BLOCK
+from truebits.cli import app as cli
 from truebits.errors import ModelFileError
 from truebits.files.model import open_model
 from truebits.precision import batches
@@ -116,3 +119,32 @@ def twins(monkeypatch):
 @pytest.fixture(params=["kernels", "twins"])
 def both(request):
     request.getfixturevalue(request.param)
+
+
+@pytest.fixture
+def truebits(monkeypatch, capsys):
+    """Give a function that runs the command line: exit code, what it prints, and what it complains of."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["truebits", *map(str, arguments)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as stop:
+            cli.main()
+        return stop.value.code, *capsys.readouterr()
+
+    yield run
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.fixture(scope="module")
+def full(tmp_path_factory):
+    """Give a model of F32 values that need all their bits."""
+    return tb.synth(tmp_path_factory.mktemp("full") / "full.gguf", size=1 << 18)
+
+
+@pytest.fixture(scope="module")
+def exact(tmp_path_factory):
+    """Give a model of F32 values that are BF16."""
+    return tb.synth(tmp_path_factory.mktemp("exact") / "exact.gguf", size=1 << 18, precision="bf16")

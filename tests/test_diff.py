@@ -7,7 +7,6 @@ import io
 import json
 import math
 import os
-import signal
 import subprocess
 import sys
 from typing import NamedTuple
@@ -20,7 +19,6 @@ import gguf_bytes
 import truebits as tb
 import truebits_native as native
 from gguf_bytes import ARRAY, BOOL, F32, F64, I32, STRING, U16, U32, array, key_value, scalar, string, tensor
-from truebits.cli import app as cli
 from truebits.comparing import measure, sides
 from truebits.comparing.diff import METRICS, check_limit, figure
 from truebits.comparing.measure import Place
@@ -124,23 +122,6 @@ def small_pieces(monkeypatch):
     """Compare 64 values at a time, and search 16."""
     monkeypatch.setattr(sides, "PIECE_VALUES", 64)
     monkeypatch.setattr(measure, "SEARCH_VALUES", 16)
-
-
-@pytest.fixture
-def truebits(monkeypatch, capsys):
-    """Give a function that runs the command line: exit code, what it prints, and what it complains of."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["truebits", *map(str, arguments)])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as stop:
-            cli.main()
-        return stop.value.code, *capsys.readouterr()
-
-    yield run
-    for number, handler in before.items():
-        signal.signal(number, handler)
 
 
 def refuse_constant(name):

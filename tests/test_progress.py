@@ -1,12 +1,18 @@
 """Progress: on a terminal, after a while, and never in the way."""
 
 import io
+import os
+import pty
+import subprocess
 import sys
+import termios
 from types import SimpleNamespace
 
 import pytest
 from click.testing import CliRunner
 
+import truebits as tb
+from running import run
 from truebits import data
 from truebits.cli.app import app
 from truebits.report import progress
@@ -107,3 +113,23 @@ def test_the_command_is_quiet_once():
     done = CliRunner().invoke(app, ["scan", "-q", "-t", "1", str(data.MODEL)])
     assert done.exit_code == 0
     assert not progress.is_quiet
+
+
+def test_progress_shows_on_a_terminal_only(tmp_path):
+    path = tb.synth(tmp_path / "model.gguf", size=1 << 20)
+    code = (
+        "import truebits.report.progress as progress, truebits.cli.app as cli, truebits.precision.scan\n"
+        "import sys; progress.PATIENCE = -1\n"
+        f"sys.argv = ['truebits', 'scan', {str(path)!r}]\n"
+        "cli.main()\n"
+    )
+    main, terminal = pty.openpty()
+    termios.tcsetwinsize(terminal, (24, 80))
+    done = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=terminal, text=True)
+    os.close(terminal)
+    seen = os.read(main, 1 << 16).decode()
+    os.close(main)
+    assert done.returncode == 0
+    assert "scan" in seen
+    assert "/1.05M" in seen
+    assert run("scan", path).stderr == ""

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import os
-import pty
 import signal
-import stat
 import subprocess
 import sys
-import termios
 import time
 from pathlib import Path
 
@@ -17,18 +13,7 @@ import gguf
 import numpy as np
 import pytest
 
-import truebits as tb
 from running import run
-
-
-@pytest.fixture(scope="module")
-def full(tmp_path_factory):
-    return tb.synth(tmp_path_factory.mktemp("full") / "full.gguf", size=1 << 18)
-
-
-@pytest.fixture(scope="module")
-def exact(tmp_path_factory):
-    return tb.synth(tmp_path_factory.mktemp("exact") / "exact.gguf", size=1 << 18, precision="bf16")
 
 
 def test_help_names_every_exit_code_and_is_quick():
@@ -52,87 +37,6 @@ def test_small_work_imports_no_numba(command, exact):
     )
     done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-
-
-def test_show_json(full):
-    document = json.loads(run("show", full, "--json").stdout)
-    assert document["schema"] == "truebits.show/1"
-    assert document["architecture"] == "llama"
-    expected = [(tensor.name, tensor.type, list(tensor.shape), tensor.offset) for tensor in tb.open(full).tensors]
-    got = [(one["name"], one["type"], one["shape"], one["offset"]) for one in document["tensors"]]
-    assert got == expected
-
-
-def test_scan_json_is_the_contract(full):
-    document = json.loads(run("scan", full, "--json").stdout)
-    assert document["schema"] == "truebits.scan/1"
-    report = tb.scan(full)
-    for one in document["tensors"]:
-        profile = report[one["name"]]
-        assert one["values"] == profile.values
-        assert one["low_zero"] == {str(k): profile.low_zero(k) for k in range(1, 32)}
-        assert one["fits"]["bf16"] == profile.fits("bf16")
-        assert {"nan", "inf", "zero", "subnormal", "origin", "shape", "type"} <= set(one)
-        assert one["origin"]["format"] == "f32"
-    assert document["total"]["low_zero"]["16"] == sum(report[name].low_zero(16) for name in report)
-    assert [group["name"] for group in document["groups"]] == ["blk.*.attn_norm.weight", "blk.*.ffn_up.weight"]
-
-
-def test_scan_low_bits_only_agrees_with_scan(full):
-    fast = json.loads(run("scan", full, "--low-bits-only", "--bits", 12, "--json").stdout)
-    whole = json.loads(run("scan", full, "--json").stdout)
-    assert [one["low_zero"]["12"] for one in fast["tensors"]] == [one["low_zero"]["12"] for one in whole["tensors"]]
-    assert fast["total"]["low_zero"]["12"] == whole["total"]["low_zero"]["12"]
-
-
-def test_scan_csv_has_counts(exact):
-    header, *rows = run("scan", exact, "-o", "csv", "--by-tensor").stdout.splitlines()
-    assert len(rows) == 2
-    first = dict(zip(header.split(","), rows[0].split(","), strict=True))
-    assert first["low_16_zero"] == first["values"] == first["exact_bf16"]
-
-
-def test_bits_view_shows_the_words_of_the_file(full):
-    name = "blk.0.attn_norm.weight"
-    tensor = next(tensor for tensor in tb.open(full).tensors if tensor.name == name)
-    words = np.frombuffer(full.read_bytes(), "<u4", tensor.values, tensor.offset)
-    lines = run("scan", full, "--bits-view", name).stdout.splitlines()[1:]
-    assert len(lines) == 8
-    for line in lines:
-        index, value, digits, sign, exponent, high, low = line.split()
-        word = int(words[int(index)])
-        assert int(digits, 16) == word
-        assert int(sign + exponent + high + low, 2) == word
-        assert len(low) == 16
-        assert float(value) == pytest.approx(float(words[int(index) : int(index) + 1].view(np.float32)[0]), rel=1e-8)
-
-
-def test_truncate_where_nothing_changes_says_why_and_writes_nothing(exact, tmp_path):
-    out = tmp_path / "out.gguf"
-    done = run("truncate", exact, out, "--bits", 16)
-    assert done.returncode == 0
-    assert "all 65,536 values have their low 16 bits zero: they already are BF16" in done.stdout
-    assert not out.exists()
-
-
-def test_dry_run_equals_the_rewrite(full, tmp_path):
-    out = tmp_path / "out.gguf"
-    planned = json.loads(run("truncate", full, out, "--bits", 16, "--dry-run", "--json").stdout)
-    assert planned["written"] is False
-    assert not out.exists()
-    done = json.loads(run("truncate", full, out, "--bits", 16, "--json").stdout)
-    assert done["written"] is True
-    assert planned["changed"] == done["changed"] > 0
-    assert planned["tensors"] == done["tensors"]
-
-
-def test_in_place_and_back(full, tmp_path):
-    model, log = tmp_path / "model.gguf", tmp_path / "undo"
-    model.write_bytes(full.read_bytes())
-    assert run("truncate", model, "--bits", 16, "--in-place", "--undo-file", log).returncode == 0
-    assert model.read_bytes() != full.read_bytes()
-    assert run("undo", model, "--undo-file", log).returncode == 0
-    assert model.read_bytes() == full.read_bytes()
 
 
 def refusals(folder: Path, full: Path) -> list[tuple[list, int, str]]:
@@ -204,21 +108,6 @@ def test_names_from_files_reach_the_terminal_escaped(tmp_path):
         assert "x1b[31mred" in printed or "u001b[31mred" in printed, arguments
 
 
-def test_odd_layout_warns_a_reader_and_stops_a_writer(full, tmp_path):
-    path = tmp_path / "odd.gguf"
-    path.write_bytes(full.read_bytes() + b"trailing" * 8)
-    shown = run("scan", path)
-    assert shown.returncode == 0
-    assert "warning" in shown.stderr
-    assert "E_UNEXPLAINED" in shown.stderr
-    written = run("truncate", path, tmp_path / "out.gguf", "--bits", 16)
-    assert written.returncode == 5
-    assert "E_UNEXPLAINED" in written.stderr
-    in_place = run("truncate", path, "--bits", 16, "--in-place")
-    assert in_place.returncode == 5
-    assert "--allow layout" in in_place.stderr
-
-
 def test_a_reader_that_stops_reading_is_no_error(full):
     command = f"{sys.executable} -m truebits scan {full} --json --by-tensor | head -c 10"
     done = subprocess.run(["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True)
@@ -244,48 +133,6 @@ def test_a_signal_while_writing_leaves_nothing(number, tmp_path):
     assert child.returncode == 130
     assert "interrupted" in message
     assert list(tmp_path.iterdir()) == []
-
-
-def test_progress_shows_on_a_terminal_only(tmp_path):
-    path = tb.synth(tmp_path / "model.gguf", size=1 << 20)
-    code = (
-        "import truebits.report.progress as progress, truebits.cli.app as cli, truebits.precision.scan\n"
-        "import sys; progress.PATIENCE = -1\n"
-        f"sys.argv = ['truebits', 'scan', {str(path)!r}]\n"
-        "cli.main()\n"
-    )
-    main, terminal = pty.openpty()
-    termios.tcsetwinsize(terminal, (24, 80))
-    done = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=terminal, text=True)
-    os.close(terminal)
-    seen = os.read(main, 1 << 16).decode()
-    os.close(main)
-    assert done.returncode == 0
-    assert "scan" in seen
-    assert "/1.05M" in seen
-    assert run("scan", path).stderr == ""
-
-
-def test_a_written_file_has_the_usual_mode(full, tmp_path):
-    out = tmp_path / "out.gguf"
-    assert run("truncate", full, out, "--bits", 16).returncode == 0
-    before = os.umask(0)
-    os.umask(before)
-    assert stat.S_IMODE(out.stat().st_mode) == 0o666 & ~before
-
-
-def test_demo_tells_the_whole_story(tmp_path):
-    done = run("demo", "--keep", tmp_path / "kept")
-    assert done.returncode == 0, done.stderr
-    assert "Nothing changes: all 92,160 values have their low 16 bits zero: they already are BF16" in done.stdout
-    assert "45 F32" in done.stdout
-    assert "Written to bf16.gguf" in done.stdout
-    digests = done.stdout.split("SHA-256 before ")[1].split("\n")[0]
-    before, truncated, restored = (part.split()[-1].strip(".,") for part in ("x " + digests).split(","))
-    assert before == restored != truncated
-    assert (tmp_path / "kept" / "bf16.gguf").exists()
-    assert "B: the same checkpoint by another way: 5 of 5 rounded to BF16." in done.stdout
-    assert "2 of 2 tensors hold values of Q4_0" in done.stdout
 
 
 @pytest.mark.parametrize(
