@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from typing import NamedTuple
 
 import pytest
 
@@ -121,9 +122,17 @@ def both(request):
     request.getfixturevalue(request.param)
 
 
+class Done(NamedTuple):
+    """What a command ended with: exit code, what it prints, and what it complains of."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
 @pytest.fixture
 def truebits(monkeypatch, capsys):
-    """Give a function that runs the command line: exit code, what it prints, and what it complains of."""
+    """Give a function that runs the command line in this process."""
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
 
     def run(*arguments):
@@ -131,7 +140,7 @@ def truebits(monkeypatch, capsys):
         capsys.readouterr()
         with pytest.raises(SystemExit) as stop:
             cli.main()
-        return stop.value.code, *capsys.readouterr()
+        return Done(stop.value.code, *capsys.readouterr())
 
     yield run
     for number, handler in before.items():

@@ -13,7 +13,12 @@ import gguf
 import numpy as np
 import pytest
 
+import truebits as tb
 from running import run
+from truebits import errors
+from truebits.cli import app as cli
+from truebits.cli import shared
+from truebits.rewriting import durable
 
 
 def test_help_names_every_exit_code_and_is_quick():
@@ -76,18 +81,19 @@ def refusals(folder: Path, full: Path) -> list[tuple[list, int, str]]:
     ]
 
 
-def test_bad_input_gets_one_line_and_its_exit_code(full, tmp_path):
-    for arguments, code, named in refusals(tmp_path, full):
+def test_bad_input_gets_one_line_and_its_exit_code(full, tmp_path, monkeypatch, truebits):
+    monkeypatch.chdir(tmp_path)
+    for arguments, expected, named in refusals(tmp_path, full):
         before = {path.name for path in tmp_path.iterdir()}
-        done = run(*arguments, cwd=tmp_path)
-        assert done.returncode == code, (arguments, done.stderr)
-        assert named in done.stderr, (arguments, done.stderr)
-        assert "Traceback" not in done.stderr
-        assert len(done.stderr.strip().splitlines()) == 1 or "Usage:" in done.stderr, done.stderr
+        code, _, complaint = truebits(*arguments)
+        assert code == expected, (arguments, complaint)
+        assert named in complaint, (arguments, complaint)
+        assert "Traceback" not in complaint
+        assert len(complaint.strip().splitlines()) == 1 or "Usage:" in complaint, complaint
         assert {path.name for path in tmp_path.iterdir()} == before
 
 
-def test_names_from_files_reach_the_terminal_escaped(tmp_path):
+def test_names_from_files_reach_the_terminal_escaped(tmp_path, truebits):
     path = tmp_path / "evil.gguf"
     writer = gguf.GGUFWriter(path, "llama")
     writer.add_tensor("\x1b[31mred\u202e", np.ones(4, np.float32))
@@ -101,8 +107,7 @@ def test_names_from_files_reach_the_terminal_escaped(tmp_path):
         ["scan", path, "--json"],
         ["scan", path, "-l", "x"],
     ):
-        done = run(*arguments)
-        printed = done.stdout + done.stderr
+        printed = "".join(truebits(*arguments)[1:])
         assert "\x1b" not in printed, arguments
         assert "\u202e" not in printed, arguments
         assert "x1b[31mred" in printed or "u001b[31mred" in printed, arguments
@@ -138,34 +143,58 @@ def test_a_signal_while_writing_leaves_nothing(number, tmp_path):
 @pytest.mark.parametrize(
     ("raised", "code", "line"),
     [
-        ("KeyError('x' * 5_000)", 70, "truebits: a bug of ours (TRUEBITS_TRACEBACK=1 shows where): KeyError: 'xxx"),
-        ("MemoryError()", 4, "truebits: out of memory"),
-        ("SystemExit(9)", 9, ""),
-        ("shared.NotVerified()", 7, ""),
-        ("shared.Different()", 1, ""),
-        ("errors.EvaluationFailed('llama.cpp died')", 8, "truebits: llama.cpp died"),
+        (KeyError("x" * 5_000), 70, "truebits: a bug of ours (TRUEBITS_TRACEBACK=1 shows where): KeyError: 'xxx"),
+        (MemoryError(), 4, "truebits: out of memory"),
+        (SystemExit(9), 9, ""),
+        (shared.NotVerified(), 7, ""),
+        (shared.Different(), 1, ""),
+        (errors.EvaluationFailed("llama.cpp died"), 8, "truebits: llama.cpp died"),
+        (OSError(28, "No space left", "a\x1b"), 4, r"truebits: a\x1b: No space left"),
+        (KeyboardInterrupt(), 130, ""),
     ],
 )
-def test_each_way_to_end_has_its_exit_code(full, raised, code, line):
+def test_each_way_to_end_has_its_exit_code(truebits, full, monkeypatch, raised, code, line):
     """An exception of any kind, raised in the middle of a scan."""
-    program = (
-        "import sys\n"
-        "from truebits import errors\n"
-        "from truebits.cli import app, shared\n"
-        "from truebits.precision import scan\n"
-        "def fail(*args, **kwargs):\n"
-        f"    raise {raised}\n"
-        "scan.scan = fail\n"
-        f"sys.argv = ['truebits', 'scan', {str(full)!r}]\n"
-        "app.main()\n"
-    )
-    got = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
-    assert got.returncode == code, got.stderr
-    assert got.stderr.startswith(line)
+
+    def fail(*_, **__):
+        raise raised
+
+    monkeypatch.setattr("truebits.precision.scan.scan", fail)
+    got = truebits("scan", full)
+    assert got.returncode == code
+    assert got.stderr.lstrip().startswith(line)
     assert len(got.stderr) <= 1_000
     assert "Traceback" not in got.stderr
-    told = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, env=os.environ | {"TRUEBITS_TRACEBACK": "1"}
-    )
+    monkeypatch.setenv("TRUEBITS_TRACEBACK", "1")
+    told = truebits("scan", full)
     assert told.returncode == code
     assert ("Traceback" in told.stderr) == (code == 70)
+
+
+def test_every_command_has_help_of_its_own(truebits):
+    for name in cli.app.commands:
+        code, told, complaint = truebits(name, "--help")
+        assert (code, complaint) == (0, "")
+        assert told.startswith("Usage: ")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [(["nobodys"], "No such command"), (["scan"], "Missing argument"), (["scan", "x", "--bits", "0"], "--bits")],
+)
+def test_wrong_usage(truebits, arguments, words):
+    code, _, complaint = truebits(*arguments)
+    assert code == 2
+    assert words in complaint
+
+
+def test_the_version(truebits):
+    assert truebits("--version")[1] == f"truebits, version {tb.__version__}\n"
+
+
+def test_what_an_interruption_leaves_is_named(tmp_path, monkeypatch):
+    assert cli._what_is_left() == "nothing is left half done"
+    left = tmp_path / ".x.truebits"
+    left.touch()
+    durable.provisional.add(left)
+    assert cli._what_is_left() == f"left behind: {left}"
