@@ -63,6 +63,47 @@ def modules() -> list[Path]:
     return [path for path in SOURCE.rglob("*.py") if "data" not in path.parts]
 
 
+TESTED_BY = {
+    "truebits/_version.py": ("test_app.py", "one line, which the command --version prints"),
+    "truebits/quantizers/meaning.py": (
+        "test_checkpoints.py",
+        "what reading a checkpoint gives: it has no code to speak of",
+    ),
+    "truebits/cli/surveying.py": ("test_survey.py", "the command survey"),
+    "truebits/surveying/answers.py": ("test_survey.py", "what the tables of a survey say"),
+    "truebits/surveying/engines.py": ("test_survey_cluster.py", "who does the tasks of a survey"),
+    "truebits/surveying/folder.py": ("test_survey.py", "where a survey is kept"),
+    "truebits/surveying/sources.py": ("test_survey_hub.py", "what a survey is of"),
+    "truebits/surveying/tables.py": ("test_survey.py", "the columns of a survey's tables"),
+    "truebits/surveying/tasks.py": ("test_survey.py", "what a worker of a survey does"),
+}
+"""Modules without a test file of their name: the one that tests them, and why."""
+
+
+def test_every_module_has_its_test_file():
+    """Of its name, those of the native package with a word more; one for a kernel and its twin."""
+    tests = {path.name for path in (ROOT / "tests").glob("test_*.py")}
+    native = [path for path in (ROOT / "native").rglob("*.py") if "__pycache__" not in path.parts]
+    lacking = set()
+    for path in [*modules(), *native]:
+        name = str(path.relative_to(SOURCE.parent if path.is_relative_to(SOURCE) else ROOT / "native"))
+        own = {f"test_{path.stem}.py", *([f"test_native_{path.stem}.py"] if path in native else [])}
+        if not path.stem.startswith("__") and not own & tests:
+            lacking.add(name)
+    assert lacking == set(TESTED_BY), "modules without a test file, or exceptions that are none"
+    assert {test for test, _ in TESTED_BY.values()} <= tests
+
+
+def test_no_test_imports_another():
+    tests = {path.stem for path in (ROOT / "tests").glob("test_*.py")}
+    for path in (ROOT / "tests").glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom):
+                assert node.module not in tests, path
+            if isinstance(node, ast.Import):
+                assert not {alias.name for alias in node.names} & tests, path
+
+
 def test_no_module_is_longer_than_the_eye():
     got = {str(path.relative_to(SOURCE)): len(path.read_text().splitlines()) for path in modules()}
     assert {name: lines for name, lines in got.items() if lines > LONGEST_MODULE} == {}

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from truebits.files.types import FP8_FORMATS
-from truebits.numbers.words import single_words, to_singles
+from truebits.numbers.words import from_singles, single_words, to_singles
 from words import grid, values_of
 
 FP8 = {name: getattr(ml_dtypes, format.replace("fp8", "float8")) for name, format in FP8_FORMATS.items()}
@@ -41,3 +41,17 @@ def test_every_code_of_fp8(type):
 def test_nothing():
     for type, dtype in (("F16", np.uint16), ("F64", np.uint64), ("F8_E4M3", np.uint8)):
         assert to_singles(np.empty(0, dtype), type).tolist() == []
+
+
+@pytest.mark.parametrize("type", ["F16", "BF16", "F32", "F8_E4M3", "F8_E5M2"])
+def test_there_and_back(type):
+    """Every value of a type comes back from F32; but for the NaNs of FP8."""
+    if type in FP8:
+        words = np.arange(256, dtype=np.uint8)
+        words = words[np.isfinite(words.view(FP8[type]).astype(np.float32))]
+    else:
+        words = grid(type)
+        words = words[np.isfinite(values_of(words, type))]
+    got = from_singles(to_singles(words, type), type)
+    assert got.dtype == words.dtype
+    assert (got == words).all()

@@ -113,7 +113,7 @@ def quantize_blocks(values, begin, end, packing, raw, is_left):
             least, greatest, is_special = least_and_most(piece)
             is_left[number] = is_special | (has_offset & (np.float32(least).view(np.uint32) == SIGN))
             if is_bytes:
-                scale = np.float32(np.maximum(-least, greatest) / np.float32(127))
+                scale = np.float32(np.abs(np.float32(np.maximum(-least, greatest) / np.float32(127))))
                 inverse = inverse_of(scale)
                 put_half(block, np.uint64(0), scale)
                 packed = block[np.uint64(2) :]

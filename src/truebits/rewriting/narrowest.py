@@ -260,7 +260,8 @@ def singles(file: MappedFile, tensor: Tensor, first: int, count: int) -> np.ndar
 def is_kept(words: np.ndarray, own: str, type: str) -> np.ndarray:
     """Tell which words of a plain type come back, every bit of them, from another one."""
     words_of_f32 = to_singles(words, own, 1)
-    kept: np.ndarray = to_singles(from_singles(words_of_f32, type, 1), type, 1) == words_of_f32
+    with np.errstate(over="ignore"):  # values beyond F16
+        kept: np.ndarray = to_singles(from_singles(words_of_f32, type, 1), type, 1) == words_of_f32
     if own == "F64":
         kept &= words_of_f32.view("<f4").astype("<f8").view("<u8") == words
     return kept
