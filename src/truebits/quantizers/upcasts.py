@@ -13,11 +13,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import cache
+from itertools import product
 from typing import NamedTuple
 
 import numpy as np
 
-from truebits_native.types import LAYOUTS
+from truebits_native.types import FLOAT_POINT_FOUR, LAYOUTS
 
 TYPES = ("MXFP4", "Q4_0", "NVFP4", "Q4_1", "Q5_0", "Q5_1", "Q8_0")
 """Fewest bits first."""
@@ -60,7 +61,7 @@ class Repacked:
     words : ndarray of uint32, shape (groups, values)
     scale, offset : ndarray of uint16, shape (groups,)
         As the type stores them.
-    levels : ndarray of int16, shape (groups, values)
+    levels : ndarray of float32, shape (groups, values)
         The whole numbers.
     found, open : ndarray of bool, shape (groups,)
         What stands for the values is found, or may be yet: not where one is no finite number.
@@ -74,38 +75,36 @@ class Repacked:
         self.words = words.reshape(-1, self.layout.values // self.layout.groups)
         self.values = self.words.view(np.float32)
         self.scale, self.offset = np.zeros((2, len(self.words)), np.uint16)
-        self.levels = np.zeros(self.words.shape, np.int16)
+        self.levels = np.zeros(self.words.shape, np.float32)
         self.open = ((self.words & np.uint32(0x7F800000)) != 0x7F800000).all(axis=1)
         self.found: np.ndarray = np.zeros(len(self.words), bool)
         self.finer = np.zeros(len(self.words), np.int64)
 
     def attempt(self, some: np.ndarray, scale: _Numbers, offset: _Numbers | None = None) -> None:
         """Try a scale for each of some groups, and an offset."""
-        x = self.values[some]
-        quotient = (x - offset.values[:, None] if offset else x) / scale.values[:, None]
-        levels = np.rint(np.clip(quotient, -ZERO, ZERO, out=quotient), out=quotient)
+        x, factor = self.values[some], scale.values[:, None]
+        levels = (x - offset.values[:, None] if offset else x) / factor
+        np.clip(levels, self.layout.levels.min(), self.layout.levels.max(), out=levels)
+        np.rint(levels, out=levels)
+        levels += 0.0  # codes know no -0
         nothing = np.flatnonzero(scale.values == 0)
         if nothing.size:
-            opposite = np.signbit(x[nothing]) != np.signbit(scale.values[nothing])[:, None]
-            levels[nothing] = 0 if offset else -opposite.astype(np.float32)
-        whole = levels.astype(np.int16)
-        made = whole * scale.values[:, None]
+            opposite = np.signbit(x[nothing]) != np.signbit(factor[nothing])
+            levels[nothing] = 0 if offset else np.where(opposite, -1, 0)
+        made = levels * factor
         if offset:
             made += offset.values[:, None]
-        right = (rounded(made, self.stored) == self.words[some]) & self._is_level(whole)
+        right = rounded(made, self.stored) == self.words[some]
+        if self.layout.levels is FLOAT_POINT_FOUR:
+            right &= _codes(self.type)[levels.astype(np.int64) + ZERO] != NO_CODE
         is_held = right.all(axis=1)
         kept = some[is_held]
-        self.scale[kept], self.levels[kept] = scale.words[is_held], whole[is_held]
+        self.scale[kept], self.levels[kept] = scale.words[is_held], levels[is_held]
         self.found[kept], self.open[kept] = True, False
         if offset:
             self.offset[kept] = offset.words[is_held]
         if self.stored != "F32":
             self.finer[kept] = np.count_nonzero(made[is_held].view(np.uint32) != self.words[kept], axis=1)
-
-    def _is_level(self, levels: np.ndarray) -> np.ndarray:
-        if self.layout.scale.nbytes > 1:
-            return (levels >= self.layout.levels.min()) & (levels <= self.layout.levels.max())
-        return _codes(self.type)[levels + ZERO] != NO_CODE
 
     @property
     def held(self) -> np.ndarray:
@@ -117,7 +116,7 @@ class Repacked:
     def raw(self) -> np.ndarray:
         """The blocks as ggml lays them out (``ggml-common.h``), uint8 of shape (n, bytes of a block)."""
         layout, groups = self.layout, self.layout.groups
-        codes = _codes(self.type)[self.levels + ZERO].astype(np.uint8)
+        codes = _codes(self.type)[self.levels.astype(np.int64) + ZERO].astype(np.uint8)
         if layout.scale.nbytes == 1:
             parts: list[np.ndarray] = [self.scale.astype(np.uint8).reshape(-1, groups)]
         else:
@@ -151,6 +150,8 @@ def _find_scales(groups: Repacked) -> None:
             some = np.flatnonzero(groups.open & (level % np.maximum(least, 1) == 0))
             if some.size:
                 groups.attempt(some, _scales(top[some] / level, groups.type, step))
+            if not groups.open.any():
+                return
         if level == usual and groups.stored == "F32":
             some = np.flatnonzero(groups.open)
             least[some] = _least_top(values[some])
@@ -181,25 +182,31 @@ def _find_offsets(groups: Repacked) -> None:
     """Find whole numbers times a scale, with an offset added."""
     low, high = (of(groups.values, axis=1).astype(np.float64) for of in (np.min, np.max))
     most = LAYOUTS[groups.type].levels.size - 1
-    slack = np.maximum(np.abs(low), np.abs(high)) * 2.0**-22
     for span in range(most, 0, -1):
         spacing = (high - low) / span
-        candidates = groups.open.copy()
-        if span < most:
-            some = np.flatnonzero(candidates)
-            off = (groups.values[some] - low[some, None]) / spacing[some, None]
-            off = np.abs(off - np.rint(off)) * spacing[some, None]
-            candidates[some] = (off <= slack[some, None]).all(axis=1)
-        for first in range(most - span + 1):
-            for offset_step in _steps(groups.stored):
-                for scale_step in _steps(groups.stored, 1):
-                    some = np.flatnonzero(candidates & groups.open)
-                    if some.size:
-                        offset = _halves(low[some] - first * spacing[some], offset_step)
-                        scale = _halves((high[some] - offset.values) / span if not first else spacing[some], scale_step)
-                        groups.attempt(some, scale, offset)
-        if groups.stored != "F32":
-            return  # only what ggml's quantizer makes: the least value is the offset
+        candidates = groups.open if span == most else _even(groups, low, high, span)
+        for first, offset_step, scale_step in product(
+            range(most - span + 1), _steps(groups.stored), _steps(groups.stored, 1)
+        ):
+            some = np.flatnonzero(candidates & groups.open)
+            if not some.size:
+                break
+            offset = _halves(low[some] - first * spacing[some], offset_step)
+            reach = high[some] - offset.values if first == 0 else high[some] - low[some]
+            groups.attempt(some, _halves(reach / span, scale_step), offset)
+        if groups.stored != "F32" or not groups.open.any():
+            return  # of rounded values only what ggml's quantizer makes: the least value is the offset
+
+
+def _even(groups: Repacked, low: np.ndarray, high: np.ndarray, span: int) -> np.ndarray:
+    """Tell which open groups may have their values at even distances, so many from the least to the largest."""
+    candidates = groups.open.copy()
+    some = np.flatnonzero(candidates)
+    least, spacing = low[some, None], ((high - low)[some] / span)[:, None]
+    slack = np.maximum(np.abs(low), np.abs(high))[some, None] * 2.0**-22
+    steps = (groups.values[some] - least) / spacing
+    candidates[some] = (np.abs(steps - np.rint(steps)) * spacing <= slack).all(axis=1)
+    return candidates
 
 
 def _steps(stored: str, least: int = 0) -> Iterator[int]:

@@ -35,7 +35,7 @@ IN_F32 = re.compile(
 SAMPLE = 16
 """Blocks, at equal distances: a type that stands for none of them is given up."""
 
-PIECE_VALUES = 1 << 17
+PIECE_VALUES = 1 << 15
 """Looked at by one thread at a time: what is made of them stays in the cache."""
 
 
@@ -201,6 +201,7 @@ def _tried(file: MappedFile, tensor: Tensor, type: str, stored: str, threads: in
         found = repacked(singles(file, tensor, *span), type, stored)
         held = found.held
         first = None if held.all() else span[0] // size + int(held.argmin())
+        forget(file, tensor, *span)
         return int(found.finer.sum()), int(np.count_nonzero(~held)), first
 
     finer = off = 0
@@ -229,6 +230,7 @@ def _stray_value(file: MappedFile, tensor: Tensor, type: str, exceptions: int) -
         differs = ~is_kept(own_words(file, tensor, first, count), tensor.type, type)
         if differs.any():
             break
+        forget(file, tensor, first, count)
     at = first + int(differs.argmax())
     return Stray(type, at, _value(file, tensor, at), exceptions, tensor.values, "values")
 
@@ -250,6 +252,12 @@ def own_words(file: MappedFile, tensor: Tensor, first: int, count: int) -> np.nd
     item = FLOAT_BYTES[tensor.type]
     words = np.frombuffer(file.data, f"<u{item}", count, tensor.offset + first * item)
     return words if words.flags.aligned else words.copy()
+
+
+def forget(file: MappedFile, tensor: Tensor, first: int, count: int) -> None:
+    """Unmap the pages of values that were read."""
+    start = tensor.offset + first * FLOAT_BYTES[tensor.type]
+    file.forget(start, start + count * FLOAT_BYTES[tensor.type])
 
 
 def singles(file: MappedFile, tensor: Tensor, first: int, count: int) -> np.ndarray:

@@ -38,7 +38,7 @@ from truebits.quantizers.upcasts import repacked, rounded
 from truebits.quantizers.weights import meaning_of
 from truebits.result import Result
 from truebits.rewriting import durable
-from truebits.rewriting.narrowest import Choice, Rules, is_kept, narrowest, own_words, singles, spans
+from truebits.rewriting.narrowest import Choice, Rules, forget, is_kept, narrowest, own_words, singles, spans
 from truebits.rewriting.operation import open_to_rewrite
 from truebits.rewriting.outputs import NewFile, check_output, is_folder, new_model
 from truebits.rewriting.relaid import Relaid, check_layouts, copied, gguf_head, in_layout, safetensors_head, write
@@ -242,7 +242,6 @@ def _relaid(file: MappedFile, tensor: Tensor, choice: Choice | None, threads: in
     def pieces() -> Iterator[np.ndarray]:
         block = BY_NAME[choice.to].values
         yield from in_order(lambda span: _made(file, choice, *span), spans(tensor.values, block), threads)
-        file.forget(tensor.offset, tensor.offset + tensor.nbytes)
 
     return Relaid(tensor.name, choice.to, tensor.shape, choice.nbytes, pieces)
 
@@ -260,7 +259,8 @@ def _made(file: MappedFile, choice: Choice, first: int, count: int) -> np.ndarra
         same = is_kept(own_words(file, tensor, first, count), tensor.type, to)
     if not same.all():
         raise VerificationFailed(f"tensor {tensor.label}: value {first + int(same.argmin()):,} is another one in {to}")
-    return made.reshape(-1).view(np.uint8)
+    forget(file, tensor, first, count)
+    return made if made.dtype == np.uint8 else made.view(np.uint8)
 
 
 def _file_type(model: Model, relaid: Sequence[Relaid]) -> int | None:
