@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import re
 
 import gguf
@@ -218,6 +220,50 @@ def test_a_folder(tmp_path):
     assert mended == {**index, "metadata": {"total_size": 73728}}
 
 
+def test_a_shard_set(tmp_path):
+    writer = gguf.GGUFWriter(tmp_path / "in.gguf", "llama", split_max_tensors=1)
+    tensors = {"a.weight": upcast("Q4_0"), "b.weight": weights(3, 5), "c.weight": upcast("Q8_0", 1)}
+    for name, values in tensors.items():
+        writer.add_tensor(name, values)
+    for step in (writer.write_header_to_file, writer.write_kv_data_to_file, writer.write_tensors_to_file):
+        step()
+    writer.close()
+    (tmp_path / "out").mkdir()
+    name = "in-00001-of-00003.gguf"
+    with pytest.raises(UsageError, match="name the output NAME-00001-of-00003"):
+        tb.shrink(tmp_path / name, tmp_path / "out.gguf")
+    done = tb.shrink(tmp_path / name, tmp_path / "out" / name)
+    assert names(tmp_path / "out") == [f"in-0000{number}-of-00003.gguf" for number in (1, 2, 3)]
+    assert list(types_of(tmp_path / "out" / name).values()) == ["Q4_0", "F32", "Q8_0"]
+    assert tb.diff(tmp_path / name, tmp_path / "out" / name).verdict == "same values"
+    assert done.fingerprint == tb.fingerprint(tmp_path / name).value
+
+
+def test_a_full_disk_leaves_what_was_there(tmp_path, monkeypatch):
+    path = write(tmp_path / "in.gguf", {"a.weight": upcast("Q8_0")})
+    (tmp_path / "out.gguf").write_bytes(b"the old one")
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    for call in ("pwrite", "fsync"):
+        with monkeypatch.context() as patched:
+            patched.setattr(os, call, full)
+            with pytest.raises(OSError, match="No space left"):
+                tb.shrink(path, tmp_path / "out.gguf", force=True)
+        assert names(tmp_path) == ["in.gguf", "out.gguf"]
+        assert (tmp_path / "out.gguf").read_bytes() == b"the old one"
+
+
+def test_what_the_disk_does_not_give_back_is_not_named(tmp_path, monkeypatch):
+    path = write(tmp_path / "in.gguf", {"a.weight": upcast("Q8_0")})
+    write_well = os.pwrite
+    monkeypatch.setattr(os, "pwrite", lambda to, data, at: write_well(to, bytes(len(data)) if at else data, at))
+    with pytest.raises(VerificationFailed, match="what is read back is not what was written"):
+        tb.shrink(path, tmp_path / "out.gguf")
+    assert names(tmp_path) == ["in.gguf"]
+
+
 def test_scales_and_codes_of_a_quantized_checkpoint_stay(tmp_path):
     codes = np.ones((128, 128), ml_dtypes.float8_e4m3fn)
     tensors = {
@@ -321,6 +367,8 @@ def test_the_command_says_what_was_saved_and_proves_it(quantized, tmp_path):
 
 def test_the_shipped_model_shrinks_by_what_scan_says(tmp_path):
     tb.dequantize(data.MODEL_Q8_0, tmp_path / "f32.gguf")
+    tb.shrink(tmp_path / "f32.gguf", tmp_path / "out.gguf")
+    assert (tmp_path / "out.gguf").read_bytes() == data.MODEL_Q8_0.read_bytes()
     for path in (data.MODEL, tmp_path / "f32.gguf"):
         saved = tb.shrink(path, dry_run=True, keep_f32=False).saved
         assert saved >= sum(one.bytes_saved for one in tb.scan(path, blocks=False).tensors.values())

@@ -6,7 +6,7 @@ Metadata is carried over byte for byte, but for what says how the tensors are st
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from hashlib import sha256
 from struct import pack
 from typing import NamedTuple
@@ -74,7 +74,7 @@ def check_layouts(model: Model) -> None:
 
 
 def gguf_head(part: Part, tensors: Iterable[Relaid], file_type: int | None) -> tuple[bytes, list[int]]:
-    """Return a GGUF header and the offset of each tensor in the file.
+    """Return a GGUF header, and where each tensor begins in the file; last, where the file ends.
 
     Parameters
     ----------
@@ -92,11 +92,10 @@ def gguf_head(part: Part, tensors: Iterable[Relaid], file_type: int | None) -> t
         values[FILE_TYPE] = UINT32, pack("<I", file_type)
     head = b"GGUF" + pack("<IQQ", header.version, len(tensors), len(values))
     head += b"".join(_text(key) + pack("<I", kind) + value for key, (kind, value) in values.items())
-    at, relative = 0, []
+    relative = [0]
     for one in tensors:
-        relative.append(at)
-        at = aligned(at + one.nbytes, header.alignment)
-    for one, offset in zip(tensors, relative, strict=True):
+        relative.append(aligned(relative[-1] + one.nbytes, header.alignment))
+    for one, offset in zip(tensors, relative[:-1], strict=True):
         shape = pack(f"<I{len(one.shape)}Q", len(one.shape), *one.shape)
         head += _text(one.name) + shape + pack("<IQ", BY_NAME[one.type].number, offset)
     start = aligned(len(head), header.alignment)
@@ -114,14 +113,12 @@ def in_layout(tensors: Iterable[Relaid]) -> list[Relaid]:
 
 
 def safetensors_head(metadata: dict[str, str], tensors: Iterable[Relaid]) -> tuple[bytes, list[int]]:
-    """Return a safetensors header and the offset of each tensor in the file."""
-    tensors, at = list(tensors), 0
+    """Return a safetensors header, and where each tensor begins in the file; last, where the file ends."""
     entries: dict[str, object] = {"__metadata__": metadata} if metadata else {}
-    relative = []
+    relative = [0]
     for one in tensors:
-        entries[one.name] = {"dtype": one.type, "shape": one.shape, "data_offsets": [at, at + one.nbytes]}
-        relative.append(at)
-        at += one.nbytes
+        relative.append(relative[-1] + one.nbytes)
+        entries[one.name] = {"dtype": one.type, "shape": one.shape, "data_offsets": relative[-2:]}
     text = json.dumps(entries, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)
     head = pack("<Q", len(text)) + text
@@ -129,7 +126,7 @@ def safetensors_head(metadata: dict[str, str], tensors: Iterable[Relaid]) -> tup
 
 
 def write(
-    out: NewFile, head: bytes, tensors: Iterable[Relaid], offsets: Iterable[int], moved: Callable[[int], None]
+    out: NewFile, head: bytes, tensors: Iterable[Relaid], offsets: Sequence[int], moved: Callable[[int], None]
 ) -> None:
     """Write a new file, and read it back.
 
@@ -151,12 +148,13 @@ def write(
         moved(len(view))
 
     put(head)
-    for one, offset in zip(tensors, offsets, strict=True):
+    for one, offset in zip(tensors, offsets[:-1], strict=True):
         put(bytes(offset - at))
         for piece in one.pieces():
             put(piece)
         if at != offset + one.nbytes:
             raise VerificationFailed(f"{out.path}: a tensor has {at - offset} bytes, expected {one.nbytes}")
+    put(bytes(offsets[-1] - at))
     read = sha256()
     with MappedFile(out.opened) as file:
         for start in range(0, file.identity.size, READ_BYTES):
