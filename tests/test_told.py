@@ -71,3 +71,12 @@ def test_verbs_are_those_of_results():
     public = (getattr(tb, name) for name in tb.__all__)
     verbs = {one.verb for one in public if isinstance(one, type) and issubclass(one, Result)}
     assert set(_TOLD) <= verbs
+
+
+def test_a_survey_is_told_by_its_tables(paths, tmp_path):
+    pytest.importorskip("pyarrow")
+    found = tb.survey(paths, out=tmp_path / "tables")
+    got = told(found)
+    assert got.of == "2 models"
+    assert [section.heading for section in got.sections[:2]] == ["By stored as", "By architecture"]
+    assert any("could not be read" in line or line.startswith("Read: 2 models") for _, line in got.lines)

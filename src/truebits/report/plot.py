@@ -141,7 +141,7 @@ def _scatter(found: ExperimentSweep) -> Figure:
     least = min((one.mean for _, _, one in seen if one.mean > 0), default=1e-9) / 10
     points = [(bits, max(one.mean, least)) for _, bits, one in seen]
     for point, (_, _, one) in zip(points, seen, strict=True):
-        axes.errorbar(*point, yerr=one.error, fmt="o", capsize=3)
+        axes.errorbar(*point, yerr=one.error, fmt="o", capsize=3, color="C0")
     axes.margins(0.15)
     axes.set(yscale="log", xlabel="bits per weight of the whole model", ylabel="mean KL divergence, nats per token")
     axes.grid(True, which="both", alpha=0.3)

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from truebits.lineage.traces import Trace
     from truebits.precision.gate import Gate
     from truebits.precision.report import Report
+    from truebits.surveying.answers import Survey
 
 WIDTH, MOST_RUNS = 100, 200
 """Columns of the verdict's lines, and runs of rows that are listed."""
@@ -159,6 +160,14 @@ def _chosen(found: Recipe) -> Told:
     return Told(_name(found.model), _said(matter.kept(found)), matter.chosen(found))
 
 
+def _surveyed(found: Survey) -> Told:
+    from truebits.report import survey
+
+    sections = [Section(f"By {table.columns[0]}", [table]) for table in survey.tables(found)]
+    wrong = Section("What is wrong with some", [line for _, line in survey.examples(found)])
+    return Told(f"{found.models:,} models", list(survey.verdict(found)), [*sections, wrong])
+
+
 _TOLD: dict[str, Callable[[Any], Told]] = {
     "scan": _scanned,
     "check": _checked,
@@ -171,5 +180,6 @@ _TOLD: dict[str, Callable[[Any], Told]] = {
     "eval": _evaluated,
     "sensitivity": _sensitive,
     "recipe": _chosen,
+    "survey": _surveyed,
 }
 """By the result's verb."""
