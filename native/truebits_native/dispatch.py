@@ -42,7 +42,7 @@ COSTS = {
     "histogram.count_single_bins": Costs(1, 40),
     "histogram.count_half_bins": Costs(0.4, 25),
     "difference.count_differing": Costs(0.2, 3000),
-    "difference.measure": Costs(5.5, 20),
+    "difference.measure": Costs(3, 20),
     "rounding.cut_low_bits": Costs(0.2, 120),
     "rounding.round_to_grid": Costs(4, 15),
     "scaling.find_extremes": Costs(0.2, 7),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from truebits_native.jit import fused, inner, kernel
-from truebits_native.types import LANES, ROWS
+from truebits_native.types import LANES, ROUND_CHUNK, ROWS
 
 INFINITY = np.uint32(0x7F800000)
 MAGNITUDE = np.uint32(0x7FFFFFFF)
@@ -131,30 +131,27 @@ def add_up(old, new, sums):
 
 
 @inner
-def measure_usual(old, new, counts, sums):
-    """Measure a chunk without Inf and NaN as `reference.compare` does, but for what changed and saturated."""
-    counts[2], counts[4], counts[3], error, relative = furthest(old, new)
-    sums[0], sums[1] = np.uint32(error).view(np.float32), np.uint32(relative).view(np.float32)
-    add_up(old, new, sums)
-
-
-@inner
 def tally(old, new, counts, sums):
     """Measure a chunk as `reference.compare` does, but for what saturated."""
     counts[0], has_specials = look(old, new)
     if has_specials:
         old, new = old.copy(), new.copy()
         counts[5] = set_specials_aside(old, new)
-    measure_usual(old, new, counts, sums)
+    counts[2], counts[4], counts[3], error, relative = furthest(old, new)
+    sums[0], sums[1] = np.uint32(error).view(np.float32), np.uint32(relative).view(np.float32)
+    add_up(old, new, sums)
 
 
 @kernel
 def measure(before, after, begin, end, counts, sums):
-    """Measure each chunk as `reference.compare` does; writes what `rounding.round_to_grid` does."""
+    """Measure each chunk as `reference.compare` does; writes what `rounding.round_to_grid` does.
+
+    Of copies, which the cache holds: read-only words and the copies that `tally` makes would be two types, and the
+    whole compiled twice.
+    """
+    ours, theirs = np.empty(ROUND_CHUNK, np.uint32), np.empty(ROUND_CHUNK, np.uint32)
     for chunk in range(begin.size):
         old, new = before[begin[chunk] : end[chunk]], after[begin[chunk] : end[chunk]]
-        counts[chunk, 0], has_specials = look(old, new)
-        if not has_specials:
-            measure_usual(old, new, counts[chunk], sums[chunk])
-        else:
-            tally(old.copy(), new.copy(), counts[chunk], sums[chunk])
+        for i in range(np.uint64(old.size)):
+            ours[i], theirs[i] = old[i], new[i]
+        tally(ours[: old.size], theirs[: old.size], counts[chunk], sums[chunk])
