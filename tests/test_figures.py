@@ -9,8 +9,8 @@ from truebits.comparing.diff import Diff, KeyDiff, TensorDiff
 from truebits.comparing.measure import Place
 from truebits.numbers.figures import error_figures
 from truebits.report import figures
-from truebits.rewriting.fakequant import Trial
 from truebits.rewriting.operation import Rewrite, TensorChange
+from truebits.rewriting.trials import Trial
 from truebits_native.reference import Difference
 
 SOME = Difference(values=100, changed=10, max_abs=0.5, max_rel=0.25, max_ulp=7, squared_error=1.0, squares=100.0)

@@ -1,6 +1,7 @@
 """One document per command."""
 
 import json
+from dataclasses import replace
 from math import inf, nan
 
 import numpy as np
@@ -9,8 +10,8 @@ import pytest
 from traced_pair import a_gguf
 from truebits.report import json as documents
 from truebits.report.table import Table
-from truebits.rewriting.fakequant import Trial
 from truebits.rewriting.operation import Rewrite, TensorChange
+from truebits.rewriting.trials import Sweep, Trial
 from truebits_native.reference import Difference
 
 SOME = Difference(values=100, changed=10, max_abs=0.5)
@@ -33,16 +34,17 @@ def test_a_document_is_json_in_ascii(content, expected):
 
 
 def test_rewrites():
-    got = json.loads(documents.rewrite("truncate", "in", None, DONE))
+    got = json.loads(documents.result(replace(DONE, bits=16)))
     assert (got["schema"], got["output"], got["changed"], got["written"]) == ("truebits.truncate/1", None, 10, True)
     assert got["tensors"] == [{"name": r"a\x1b", "values": 100, "changed": 10}]
-    got = json.loads(documents.fakequant("in", "out", DONE, 16.0))
+    got = json.loads(documents.result(replace(DONE, file="in", output="out", bits_per_weight=16.0)))
+    assert (got["schema"], got["file"], got["output"]) == ("truebits.fakequant/1", "in", "out")
     assert got["total"]["bits_per_weight"] == 16.0
     assert got["total"]["max_abs"] == got["tensors"][0]["max_abs"] == 0.5
 
 
 def test_a_sweep():
-    got = json.loads(documents.sweep("in", [Trial("bf16", 16.0, SOME), Trial("q4_k", None, None, "why")]))
+    got = json.loads(documents.result(Sweep("in", (Trial("bf16", 16.0, SOME), Trial("q4_k", None, None, "why")))))
     assert [one["problem"] for one in got["formats"]] == [None, "why"]
     assert [one["changed"] for one in got["formats"]] == [10, None]
     assert set(got["formats"][0]) == set(got["formats"][1])

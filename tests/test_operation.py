@@ -40,7 +40,7 @@ def test_document():
     document = json.loads(json.dumps(rewrite(CHANGE, infinite).content(), allow_nan=False))
     assert document["tensors"][0]["name"] == r"a\x1b"
     assert [one["max_abs"] for one in document["tensors"]] == [0.5, None]
-    assert (document["bits"], document["written"], document["changed"]) == (None, False, 8)
+    assert (document["written"], document["total"]["changed"], document["total"]["bits_per_weight"]) == (False, 8, None)
 
 
 def replace_max(difference, value):

@@ -17,7 +17,7 @@ RESULTS = {
     "diff": lambda folder: tb.diff(data.MODEL, data.MODEL_Q8_0),
     "check": lambda folder: tb.check(data.MODEL),
     "fingerprint": lambda folder: tb.fingerprint(data.MODEL),
-    "rewrite": lambda folder: tb.truncate(data.MODEL, folder / "out.gguf", bits=16),
+    "truncate": lambda folder: tb.truncate(data.MODEL, folder / "out.gguf", bits=16),
     "dequantize": lambda folder: tb.dequantize(data.MODEL_Q8_0, folder / "out.gguf"),
     "trace-siblings": lambda folder: tb.siblings([data.MODEL, data.MODEL_Q8_0]),
 }

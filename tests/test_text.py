@@ -121,16 +121,22 @@ def test_changes_by_group():
 
 
 @pytest.mark.parametrize(
-    ("result", "in_place", "expected"),
+    ("result", "expected"),
     [
-        (Rewrite((), "nothing to cut"), False, "Nothing to cut.\nNothing was written."),
-        (Rewrite(CHANGES, "cut"), False, "Cut.\nNothing was written: this is the plan."),
-        (Rewrite(CHANGES, "cut", 16, True), False, "Cut.\nWritten to out\\x1b; verified; all other bytes are equal."),
-        (Rewrite(CHANGES, "cut", 16, True), True, "Cut.\nWritten in place; verified; all other bytes are equal."),
+        (Rewrite((), "nothing to cut"), "Nothing to cut.\nNothing was written."),
+        (Rewrite(CHANGES, "cut"), "Cut.\nNothing was written: this is the plan."),
+        (
+            Rewrite(CHANGES, "cut", 16, True, file="in", output="out\x1b"),
+            "Cut.\nWritten to out\\x1b; verified; all other bytes are equal.",
+        ),
+        (
+            Rewrite(CHANGES, "cut", 16, True, file="in", output="in"),
+            "Cut.\nWritten in place; verified; all other bytes are equal.",
+        ),
     ],
 )
-def test_rewritten(result, in_place, expected):
-    assert text.rewritten(result, "out\x1b", in_place) == expected
+def test_rewritten(result, expected):
+    assert text.rewritten(result) == expected
 
 
 def test_runs_of_rows(tmp_path):

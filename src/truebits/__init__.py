@@ -73,13 +73,14 @@ if TYPE_CHECKING:
     from truebits.report.progress import progress_bar as progress_bar
     from truebits.rewriting.dequantize import Dequantized as Dequantized
     from truebits.rewriting.dequantize import dequantize as dequantize
-    from truebits.rewriting.fakequant import Trial as Trial
     from truebits.rewriting.fakequant import fakequant as fakequant
-    from truebits.rewriting.fakequant import sweep as sweep
     from truebits.rewriting.operation import Rewrite as Rewrite
     from truebits.rewriting.plan import plan as plan
     from truebits.rewriting.shrink import Shrunk as Shrunk
     from truebits.rewriting.shrink import shrink as shrink
+    from truebits.rewriting.trials import Sweep as Sweep
+    from truebits.rewriting.trials import Trial as Trial
+    from truebits.rewriting.trials import sweep as sweep
     from truebits.rewriting.truncate import truncate as truncate
     from truebits.rewriting.undo import undo as undo
     from truebits.surveying.answers import Survey as Survey
@@ -104,7 +105,8 @@ _NAMES = {
     "rewriting.operation": ("Rewrite",),
     "rewriting.plan": ("plan",),
     "rewriting.truncate": ("truncate",),
-    "rewriting.fakequant": ("fakequant", "sweep", "Trial"),
+    "rewriting.fakequant": ("fakequant",),
+    "rewriting.trials": ("sweep", "Sweep", "Trial"),
     "rewriting.dequantize": ("dequantize", "Dequantized"),
     "rewriting.shrink": ("shrink", "Shrunk"),
     "rewriting.undo": ("undo",),

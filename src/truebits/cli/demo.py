@@ -6,6 +6,7 @@ import hashlib
 import shutil
 from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -21,8 +22,9 @@ from truebits.precision.scan import scan
 from truebits.report import blocks, figures, listing, text
 from truebits.report import siblings as kin
 from truebits.report.table import Table
-from truebits.rewriting.fakequant import fakequant, sweep
+from truebits.rewriting.fakequant import fakequant
 from truebits.rewriting.plan import plan
+from truebits.rewriting.trials import sweep
 from truebits.rewriting.truncate import truncate
 from truebits.rewriting.undo import undo
 
@@ -70,7 +72,7 @@ def _without_effect(say: Say, path: Path, threads: int | None) -> None:
     say(text.bits_view(samples(model, "output_norm.weight", 4), 16).render() + "\n")
     _command(say, f"truncate {path.name} truncated.gguf --bits 16")
     result = truncate(path, path.with_name("truncated.gguf"), bits=16, threads=threads, force=True)
-    say(text.rewritten(result, None, in_place=False) + "\n")
+    say(text.rewritten(result) + "\n")
 
 
 def _with_effect(say: Say, path: Path, threads: int | None) -> None:
@@ -85,10 +87,10 @@ def _with_effect(say: Say, path: Path, threads: int | None) -> None:
     out = path.with_name("bf16.gguf")
     planned = plan(path, bits=16, threads=threads)
     _command(say, f"truncate {path.name} {out.name} --bits 16 --dry-run")
-    say(text.rewritten(planned, None, in_place=False) + "\n")
+    say(text.rewritten(planned) + "\n")
     _command(say, f"truncate {path.name} {out.name} --bits 16")
     done = truncate(path, out, bits=16, threads=threads, force=True)
-    say(text.rewritten(done, out.name, in_place=False) + "\n")
+    say(text.rewritten(replace(done, output=out.name)) + "\n")
     say("The same counts, before and after:\n")
     say(_before_after(before.totals()["F32"], scan(out, threads=threads).totals()["F32"]).render() + "\n")
     again = plan(out, bits=16, threads=threads)

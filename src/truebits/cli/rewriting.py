@@ -70,13 +70,12 @@ def truncate(
             threads=threads,
             progress=progress,
         )
-    output = str(model if in_place else out) if result.written else None
     if as_json:
-        click.echo(json.rewrite("truncate", str(model), output, result))
+        click.echo(json.result(result))
         return
     click.echo(text.changes(result).render(style))
     if style == "text":
-        click.echo(f"\n{text.rewritten(result, output, in_place)}")
+        click.echo(f"\n{text.rewritten(result)}")
 
 
 @click.command()
@@ -171,26 +170,25 @@ def fakequant(
         result = fakequant_model(
             opened, out, to=to, rules=all_rules, dry_run=dry_run, progress=progress, **chosen, **writing
         )
-    output = str(model if in_place else out) if result.written else None
     if as_json:
-        click.echo(json.fakequant(str(model), output, result))
+        click.echo(json.result(result))
         return
     click.echo(figures.rounded(result, by_tensor).render(style))
     if style == "text":
-        click.echo(f"\n{text.rewritten(result, output, in_place)}")
+        click.echo(f"\n{text.rewritten(result)}")
 
 
 def _sweep(model: Path, formats: str, options: dict[str, Any], as_json: bool, style: str) -> None:
     """Print what each of several formats would do to a model."""
     from truebits.report import figures, json, listing
     from truebits.report.progress import progress_bar
-    from truebits.rewriting.fakequant import sweep
+    from truebits.rewriting.trials import sweep
 
     opened = open_model(model)
     with progress_bar("sweep") as progress:
         found = sweep(opened, [name.strip() for name in formats.split(",")], progress=progress, **options)
     if as_json:
-        click.echo(json.sweep(str(model), found))
+        click.echo(json.result(found))
         return
     table = figures.trials(found)
     if style == "text":

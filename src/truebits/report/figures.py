@@ -16,8 +16,8 @@ from truebits_native.reference import Difference, merged
 if TYPE_CHECKING:
     from truebits.comparing.diff import Diff, TensorDiff
     from truebits.files.model import Model
-    from truebits.rewriting.fakequant import Trial
     from truebits.rewriting.operation import Rewrite, TensorChange
+    from truebits.rewriting.trials import Trial
 
 ERRORS = ("flushed", "saturated", "max abs", "max rel", "max ulp", "RMS error", "SNR dB")
 

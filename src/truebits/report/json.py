@@ -9,9 +9,7 @@ import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from truebits.errors import printable
 from truebits.files.model import Model
-from truebits.numbers.figures import error_figures
 from truebits.report.table import Table
 from truebits.result import Result, finite
 
@@ -19,8 +17,6 @@ if TYPE_CHECKING:
     from truebits.comparing.diff import Diff
     from truebits.comparing.verify import Verification
     from truebits.experiments.experiment import Experiment
-    from truebits.rewriting.fakequant import Trial
-    from truebits.rewriting.operation import Rewrite
 
 
 def document(verb: str, content: dict[str, Any]) -> str:
@@ -48,62 +44,6 @@ def bits_view(model: Model, name: str, bits: int, table: Table) -> str:
 
 def verification(found: Verification, manifest: str) -> str:
     return document("verify", {**found.content(), "manifest": manifest})
-
-
-def rewrite(verb: str, source: str, output: str | None, result: Rewrite) -> str:
-    return document(
-        verb,
-        {
-            "file": source,
-            "output": output,
-            "bits": result.bits,
-            "values": result.values,
-            "changed": result.changed,
-            "written": result.written,
-            "reason": result.reason,
-            "tensors": [
-                {"name": printable(change.name), "values": change.values, "changed": change.changed}
-                for change in result.tensors
-            ],
-        },
-    )
-
-
-def fakequant(source: str, output: str | None, result: Rewrite) -> str:
-    total = {
-        "values": result.values,
-        "changed": result.changed,
-        **error_figures(result.difference),
-        "bits_per_weight": result.bits_per_weight,
-    }
-    tensors = [
-        {
-            "name": printable(change.name),
-            "to": change.to,
-            "values": change.values,
-            "changed": change.changed,
-            **error_figures(change.difference),
-        }
-        for change in result.tensors
-    ]
-    about = {"file": source, "output": output, "written": result.written, "reason": result.reason}
-    return document("fakequant", {**about, "tensors": tensors, "total": total})
-
-
-def sweep(source: str, found: Sequence[Trial]) -> str:
-    rows = [
-        {
-            "to": trial.to,
-            "bits_per_weight": trial.bits,
-            "problem": trial.problem,
-            "tensors": trial.tensors,
-            "values": of.values if (of := trial.difference) else None,
-            "changed": of.changed if of else None,
-            **error_figures(of),
-        }
-        for trial in found
-    ]
-    return document("fakequant-sweep", {"file": source, "formats": rows})
 
 
 def diff(found: Diff, failed: Sequence[str]) -> str:

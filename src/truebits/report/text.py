@@ -280,12 +280,12 @@ def _value(word: int, type: str) -> float:
     return float(np.frombuffer(word.to_bytes(item, "little"), f"<f{item}")[0])
 
 
-def rewritten(result: Rewrite, output: str | None, in_place: bool) -> str:
+def rewritten(result: Rewrite) -> str:
     """What a rewrite did, in plain words."""
     reason = result.reason[0].upper() + result.reason[1:]
     if not result.changed:
         return f"{reason}.\nNothing was written."
     if not result.written:
         return f"{reason}.\nNothing was written: this is the plan."
-    where = "in place" if in_place else f"to {printable(str(output))}"
+    where = "in place" if result.output == result.file else f"to {printable(str(result.output))}"
     return f"{reason}.\nWritten {where}; verified; all other bytes are equal."

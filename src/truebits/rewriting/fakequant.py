@@ -11,21 +11,19 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 import truebits_native as native
-from truebits.errors import Refused, UsageError, VerificationFailed
-from truebits.files.model import Model, Regexes
+from truebits.errors import UsageError, VerificationFailed
+from truebits.files.model import Model, Regexes, open_model
 from truebits.files.tensor import Tensor
-from truebits.files.types import FLOAT_BYTES
 from truebits.numbers.formats import Format, Target
 from truebits.numbers.rounding import Quantizer, Rounding, check
-from truebits.numbers.spelling import target
 from truebits.numbers.words import to_singles
 from truebits.precision.batches import Progress
-from truebits.precision.counting import floating, negative_zeros
+from truebits.precision.counting import negative_zeros
 from truebits.precision.scan import scan
 from truebits.quantizers.quantize import quantizer
 from truebits.rewriting.copy import Piece, read_pieces, single_values
@@ -94,10 +92,12 @@ def fakequant(
     request.check()
     if dequantize and in_place:
         raise UsageError("--dequantize makes tensors larger: it goes with an output file, not with --in-place")
-    with as_values(source, dequantize, out) as values:
+    original = source if isinstance(source, Model) else open_model(source)
+    with as_values(original, dequantize, out) as values:
         model = open_to_rewrite(values, bool(select))
         pairs = assign(model, to, rules, select, exclude)
-        return carry_out(FakeQuant(model, pairs, Rounding.of(rounding), dry_run, threads), request)
+        done = carry_out(FakeQuant(model, pairs, Rounding.of(rounding), dry_run, threads), request)
+    return replace(done, file=str(original.path))
 
 
 class FakeQuant:
@@ -226,81 +226,6 @@ def _singles(model: Model, tensor: Tensor) -> Iterator[tuple[int, np.ndarray]]:
     """Go through a tensor's values as F32 words."""
     for piece, words in read_pieces(model.parts[tensor.part], [tensor], single_values):
         yield piece.first, to_singles(words, tensor.type)
-
-
-class Trial(NamedTuple):
-    """What one format would make of a model.
-
-    Attributes
-    ----------
-    to : str
-    bits : float or None
-        Per weight of the whole model, shared scales included.
-    difference : Difference or None
-        None where the format cannot take them.
-    problem : str or None
-        Why it cannot.
-    tensors : int
-        How many it rounds.
-    """
-
-    to: str
-    bits: float | None
-    difference: Difference | None
-    problem: str | None = None
-    tensors: int = 0
-
-
-def sweep(
-    source: Model | str | os.PathLike[str],
-    formats: Iterable[str],
-    select: Regexes = None,
-    exclude: Regexes = None,
-    *,
-    rounding: Rounding | str = "nearest",
-    dequantize: bool = False,
-    threads: int | None = None,
-    progress: Progress | None = None,
-) -> list[Trial]:
-    """Measure what each of several formats would make of a model's tensors; nothing is written.
-
-    Parameters
-    ----------
-    source : Model or path-like
-    formats : iterable of str
-        As `to` of `fakequant`, which has the other parameters, too.
-
-    Returns
-    -------
-    list of Trial
-    """
-    targets = [target(name) for name in formats]
-    if not targets:
-        raise UsageError("give formats to compare: --sweep bf16,fp8_e4m3fn,int8")
-    how = Rounding.of(rounding)
-    for format in targets:
-        check(format, how)
-    with as_values(source, dequantize) as values:
-        model = open_to_rewrite(values, bool(select))
-        tensors = floating(model.select(select, exclude), FLOAT_BYTES, asked=True)
-        return [_tried(model, tensors, format, how, threads, progress) for format in targets]
-
-
-def _tried(
-    model: Model,
-    tensors: list[Tensor],
-    format: Target,
-    rounding: Rounding,
-    threads: int | None,
-    progress: Progress | None,
-) -> Trial:
-    try:
-        pairs = [(tensor, quantizer(format, tensor, model.row(tensor), rounding)) for tensor in tensors]
-        difference = merged(measure(model, pairs, threads, progress).values())
-    except (UsageError, Refused) as error:
-        return Trial(format.name, None, None, str(error))
-    bits = bits_per_weight(model, [(tensor, format) for tensor in tensors])
-    return Trial(format.name, bits, difference, tensors=len(tensors))
 
 
 def _reason(changes: tuple[TensorChange, ...]) -> str:

@@ -48,6 +48,10 @@ class TensorChange(NamedTuple):
     to: str | None = None
     difference: Difference | None = None
 
+    def about(self) -> dict[str, Any]:
+        """Return what every document says of it."""
+        return {"name": printable(self.name), "values": self.values, "changed": self.changed}
+
 
 @dataclass(frozen=True, repr=False)
 class Rewrite(Result):
@@ -65,15 +69,19 @@ class Rewrite(Result):
         False for a plan, and when nothing would change.
     bits_per_weight : float or None
         Of the whole model, if values were stored in the formats that they are rounded to; None for a cut.
+    file : str
+        The model.
+    output : str or None
+        What was written.
     """
-
-    verb = "rewrite"
 
     tensors: tuple[TensorChange, ...] = field(repr=False)
     reason: str
     bits: int | None = None
     written: bool = False
     bits_per_weight: float | None = None
+    file: str = field(default="", compare=False)
+    output: str | None = field(default=None, compare=False)
 
     @property
     def values(self) -> int:
@@ -96,25 +104,20 @@ class Rewrite(Result):
         if changed != self.changed:
             raise VerificationFailed(f"{changed} values were changed, the plan said {self.changed}")
 
+    @property
+    def verb(self) -> str:  # type: ignore[override]
+        """What was done: ``truncate`` or ``fakequant``."""
+        return "fakequant" if self.bits is None else "truncate"
+
     def content(self) -> dict[str, Any]:
         """Return what the JSON document holds, but for its schema."""
-        return {
-            "bits": self.bits,
-            "values": self.values,
-            "changed": self.changed,
-            "written": self.written,
-            "reason": self.reason,
-            "tensors": [
-                {
-                    "name": printable(change.name),
-                    "to": change.to,
-                    "values": change.values,
-                    "changed": change.changed,
-                    **error_figures(change.difference),
-                }
-                for change in self.tensors
-            ],
-        }
+        about = {"file": self.file, "output": self.output, "written": self.written, "reason": self.reason}
+        total: dict[str, Any] = {"values": self.values, "changed": self.changed}
+        if self.bits is not None:
+            return {**about, "bits": self.bits, **total, "tensors": [change.about() for change in self.tensors]}
+        tensors = [{**change.about(), "to": change.to, **error_figures(change.difference)} for change in self.tensors]
+        total |= {**error_figures(self.difference), "bits_per_weight": self.bits_per_weight}
+        return {**about, "tensors": tensors, "total": total}
 
     @property
     def summary(self) -> str:
@@ -224,14 +227,14 @@ def carry_out(operation: Operation, request: Request) -> Rewrite:
     else:
         for part in model.parts:
             check_layout(part, allow)
-    planned = operation.plan(request.progress)
+    planned = replace(operation.plan(request.progress), file=str(model.path))
     unfinished = request.in_place and any(read_marker(part.path) is not None for part in model.parts)
     if request.dry_run or not (planned.changed or unfinished):
         return planned
     step = _stepper(request.progress, model.size)
     if out is not None:
         _write_new(operation, out, planned, request.force, step)
-        return replace(operation.done(planned), written=True)
+        return replace(operation.done(planned), written=True, output=str(out))
 
     def verify(changed: int, paths: list[Path]) -> None:
         planned.check(changed)
@@ -241,7 +244,7 @@ def carry_out(operation: Operation, request: Request) -> Rewrite:
     repeatable, blocks = operation.is_repeatable, operation.blocks
     job = InPlace(model, tensors, operation.record(), undo_file, allow, repeatable, blocks)
     job.write(operation.change, verify, step)
-    return replace(operation.done(planned), written=True)
+    return replace(operation.done(planned), written=True, output=planned.file)
 
 
 def _check_in_place(operation: Operation, request: Request, allow: set[str]) -> None:
