@@ -70,12 +70,6 @@ TESTED_BY = {
         "what reading a checkpoint gives: it has no code to speak of",
     ),
     "truebits/cli/surveying.py": ("test_survey.py", "the command survey"),
-    "truebits/surveying/answers.py": ("test_survey.py", "what the tables of a survey say"),
-    "truebits/surveying/engines.py": ("test_survey_cluster.py", "who does the tasks of a survey"),
-    "truebits/surveying/folder.py": ("test_survey.py", "where a survey is kept"),
-    "truebits/surveying/sources.py": ("test_survey_hub.py", "what a survey is of"),
-    "truebits/surveying/tables.py": ("test_survey.py", "the columns of a survey's tables"),
-    "truebits/surveying/tasks.py": ("test_survey.py", "what a worker of a survey does"),
 }
 """Modules without a test file of their name: the one that tests them, and why."""
 
