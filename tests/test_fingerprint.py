@@ -17,7 +17,6 @@ import pytest
 import gguf_bytes
 import truebits as tb
 from hashed_models import FLOATS, VALUES, Stored, every_type, stored, write
-from running import run
 from truebits.errors import SelectionError
 from truebits.files.mapping import FileChanged
 from truebits.report.json import result as manifest_of
@@ -221,12 +220,12 @@ def test_quantized_tensors_are_in_the_whole_only(tmp_path, tensors):
     assert after.whole == oracle(tensors) != before.whole
 
 
-def test_without_values_there_is_no_fingerprint(tmp_path, tensors):
+def test_without_values_there_is_no_fingerprint(truebits, tmp_path, tensors):
     """A hash of nothing would be the same for all quantized models."""
     path = write(tmp_path / "x.gguf", tensors[4:])
     assert tb.fingerprint(path).value is None
     assert tb.fingerprint(path).whole == oracle(tensors[4:])
-    done = run("scan", path, "--fingerprint")
+    done = truebits("scan", path, "--fingerprint")
     assert (done.returncode, done.stdout[:6]) == (0, "none  ")
 
 
@@ -277,19 +276,19 @@ def manifest(path, tmp_path):
 # --- the command line
 
 
-def test_scan_prints_it(path, tensors):
-    done = run("scan", path, "--fingerprint")
+def test_scan_prints_it(truebits, path, tensors):
+    done = truebits("scan", path, "--fingerprint")
     assert done.returncode == 0
     assert done.stdout == (
         f"{oracle(tensors[:4])}  model.gguf: 216 values of 4 tensors; "
         "not in it: 3 tensors of block-quantized or integer type\n"
     )
-    _, *rows = run("scan", path, "--fingerprint", "-o", "csv", "-l", "norm").stdout.splitlines()
+    _, *rows = truebits("scan", path, "--fingerprint", "-o", "csv", "-l", "norm").stdout.splitlines()
     assert rows == [f"norm.weight,F32,96,96,values,{oracle_tensor(tensors[0]).hex()}"]
 
 
-def test_scan_json_is_the_manifest(path, tensors):
-    done = run("scan", path, "--fingerprint", "--json", "--threads", 1)
+def test_scan_json_is_the_manifest(truebits, path, tensors):
+    done = truebits("scan", path, "--fingerprint", "--json", "--threads", 1)
     document = json.loads(done.stdout)
     rows, coverage = document.pop("tensors"), document.pop("coverage")
     assert coverage["tensors_read"] == coverage["tensors"] == len(tensors)
@@ -313,7 +312,7 @@ def test_scan_json_is_the_manifest(path, tensors):
 @pytest.mark.parametrize(
     "option", [["--bits", "16"], ["--by-tensor"], ["--low-bits-only"], ["--bits-view", "norm.weight"]]
 )
-def test_scan_refuses_what_says_nothing_of_it(option, path):
-    done = run("scan", path, "--fingerprint", *option)
+def test_scan_refuses_what_says_nothing_of_it(truebits, option, path):
+    done = truebits("scan", path, "--fingerprint", *option)
     assert (done.returncode, done.stdout) == (2, "")
     assert option[0] in done.stderr

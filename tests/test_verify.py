@@ -12,7 +12,6 @@ import pytest
 
 import truebits as tb
 from hashed_models import VALUES, Stored, every_type, quantized, stored, write
-from running import run
 from truebits.comparing.manifest import read_manifest
 from truebits.errors import SelectionError
 from truebits.report.json import result as manifest_of
@@ -99,7 +98,7 @@ def test_a_selection_is_of_both_sides(path, manifest, tensors):
 NAMES = ["a", "é\u202e\U0001f600", 'quote"\\\n\x1b[31m', b"\xff\xfe", b"\xc3", b"\xed\xa0\x80", b"", b"a\xffb"]
 
 
-def test_any_name_goes_through_a_manifest(tmp_path):
+def test_any_name_goes_through_a_manifest(truebits, tmp_path):
     tensors = [stored(name, np.full(1, i)) for i, name in enumerate(NAMES)]
     path = write(tmp_path / "x.gguf", tensors)
     file = tmp_path / "manifest.json"
@@ -107,26 +106,26 @@ def test_any_name_goes_through_a_manifest(tmp_path):
     assert file.read_bytes().isascii()
     assert tb.fingerprint(path).value == read_manifest(file).value
     assert tb.verify(path, file).is_same
-    done = run("verify", write(path, tensors[:2]), file)
+    done = truebits("verify", write(path, tensors[:2]), file)
     assert done.returncode == 1
     assert "\x1b" not in done.stdout
 
 
-def test_verify_by_command(path, manifest, tensors):
-    done = run("verify", path, manifest)
+def test_verify_by_command(truebits, path, manifest, tensors):
+    done = truebits("verify", path, manifest)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout == "Same: all 7 tensors are there and hold what they held.\n"
     tensors[2] = stored("embed.weight", VALUES, "F32")
-    done = run("verify", write(path, tensors), manifest)
+    done = truebits("verify", write(path, tensors), manifest)
     assert done.returncode == 0
     assert "1 of them: same values, stored as F32, not BF16." in done.stdout
     del tensors[6]
-    done = run("verify", write(path, tensors), manifest)
+    done = truebits("verify", write(path, tensors), manifest)
     assert done.returncode == 1
     conclusion, table = done.stdout.split("\n\n")
     assert table.splitlines()[1].split()[:3] == ["blk.1.up.weight", "1", "absent"]
     assert conclusion == "Not the same model: of 7 tensors 6 are the same, 1 absent."
-    done = run("verify", path, manifest, "--json")
+    done = truebits("verify", path, manifest, "--json")
     assert done.returncode == 1
     document = json.loads(done.stdout)
     checks = document.pop("tensors")
@@ -148,7 +147,7 @@ def test_verify_by_command(path, manifest, tensors):
     }
 
 
-def test_what_was_requantized_is_not_verified(path, manifest, tensors):
+def test_what_was_requantized_is_not_verified(truebits, path, manifest, tensors):
     tensors[0] = quantized("norm.weight", "Q8_0", 1)._replace(shape=(96,), raw=bytes(3 * 34))
     found = tb.verify(write(path, tensors), manifest)
     assert (found.verdict, found.counts["requantized"]) == ("not verified", 1)
@@ -158,7 +157,7 @@ def test_what_was_requantized_is_not_verified(path, manifest, tensors):
         1,
         "stored as Q8_0, was F32: not comparable by hash",
     )
-    done = run("verify", path, manifest)
+    done = truebits("verify", path, manifest)
     assert done.returncode == 7
     assert "Not verified: of 7 tensors 6 are the same, 1 cannot be compared by hash." in done.stdout
 
@@ -175,8 +174,8 @@ def test_the_manifest_may_be_a_pipe(path):
     ("manifest", "code", "named"),
     [("model.gguf", 3, "E_MANIFEST"), (".", 4, "directory"), ("no\x1bne", 4, "no\\x1bne")],
 )
-def test_verify_says_in_one_line_what_is_wrong(manifest, code, named, path, tmp_path):
-    done = run("verify", path, tmp_path / manifest)
+def test_verify_says_in_one_line_what_is_wrong(truebits, manifest, code, named, path, tmp_path):
+    done = truebits("verify", path, tmp_path / manifest)
     assert (done.returncode, done.stdout) == (code, "")
     assert named in done.stderr
     assert len(done.stderr.splitlines()) == 1
