@@ -11,6 +11,8 @@ import sys
 import time
 from collections import deque
 from concurrent.futures import BrokenExecutor, Future
+from contextlib import suppress
+from pathlib import Path
 
 import pytest
 
@@ -21,6 +23,7 @@ from truebits.surveying import crew, survey
 from truebits.surveying.engines import Engine, Here, engine
 from truebits.surveying.folder import Folder
 from truebits.surveying.sources import Source
+from truebits.surveying.tables import part_of
 from truebits.surveying.tasks import Reading
 
 pq = pytest.importorskip("pyarrow.parquet")
@@ -162,7 +165,7 @@ def test_a_killed_survey_goes_on(models, tmp_path, expected, monkeypatch):
     out = tmp_path / "out"
     done = subprocess.run([sys.executable, "-c", KILLED, models, out], capture_output=True)
     assert done.returncode == -signal.SIGKILL
-    assert len(list((out / "parts").glob("*.parquet"))) == 4
+    assert len(list((out / "parts").glob("*.arrow"))) == 4
     with pytest.raises(UsageError, match="4 models are done, run it again"):
         tb.read_survey(out)
     asked = []
@@ -177,8 +180,8 @@ def test_a_killed_survey_goes_on(models, tmp_path, expected, monkeypatch):
 def test_a_part_that_the_power_cut_off_is_done_again(models, tmp_path, expected):
     out = tmp_path / "out"
     (out / "parts").mkdir(parents=True)
-    for number, content in enumerate((b"", b"PAR1", (models / "1.gguf").read_bytes())):
-        (out / f"parts/{number:032}.parquet").write_bytes(content)
+    for number, content in enumerate((b"", b"ARROW1", part_of({})[:-20], (models / "1.gguf").read_bytes())):
+        (out / f"parts/{number:032}.arrow").write_bytes(content)
     tb.survey(models, out=out)
     assert hashes(out) == expected
 
@@ -191,10 +194,47 @@ def test_a_fold_that_is_killed_between_the_two_names(models, tmp_path, expected,
     monkeypatch.setattr("pathlib.Path.unlink", lambda *_, **__: None)
     tb.survey(models, out=out)
     monkeypatch.undo()
-    assert len(list((out / "parts").glob("*.parquet"))) == 6
+    assert len(list((out / "parts").glob("*.arrow"))) == 6
     (out / "models.parquet").write_bytes(before)
     assert tb.survey(models, out=out).models == 7
     assert hashes(out) == expected
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("cluster", [[], ["--cluster", "local"]])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_nobody_works_on_after_a_signal(tmp_path, number, cluster):
+    if cluster:
+        pytest.importorskip("distributed")
+    folder, out = tmp_path / "models", tmp_path / "out"
+    folder.mkdir()
+    for name in range(400):
+        tb.synth(folder / f"{name}.gguf", size=1 << 15, tensors=20)
+    command = [sys.executable, "-m", "truebits", "survey", str(folder), "--out", str(out), "--jobs", "2", *cluster]
+    process = subprocess.Popen(command, start_new_session=True, stderr=subprocess.PIPE, text=True)
+    while len(list(out.glob("parts/*.arrow"))) < 5 and process.poll() is None:
+        time.sleep(0.05)
+    os.killpg(process.pid, number) if number == signal.SIGINT else process.send_signal(number)
+    _, told = process.communicate(timeout=60)
+    if number == signal.SIGKILL:
+        assert process.returncode == -number
+    else:
+        assert (process.returncode, told) == (130, "\ntruebits: interrupted; nothing is left half done\n")
+        assert (out / "models.parquet").exists()
+    ended = time.monotonic() + 20
+    while _alive(process.pid) and time.monotonic() < ended:
+        time.sleep(0.1)
+    assert not _alive(process.pid)
+
+
+def _alive(group):
+    """Tell whether a process of a group is there: the children of a killed parent are nobody's to wait for."""
+    for status in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            state, _, of = status.read_text().rpartition(")")[2].split()[:3]
+            if int(of) == group and state != "Z":
+                return True
+    return False
 
 
 def test_a_model_that_kills_its_worker_is_a_row(models):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from truebits.errors import UsageError, printable
 from truebits.precision.findings import KINDS, LEVELS
 from truebits.result import Result
-from truebits.surveying.folder import MODELS, PARTS, ROWS, TENSORS
+from truebits.surveying.folder import MODELS, PART, PARTS, ROWS, TENSORS
 from truebits.surveying.tables import schemas
 
 if TYPE_CHECKING:
@@ -115,7 +115,7 @@ def read_survey(folder: str | os.PathLike[str]) -> Survey:
     import pyarrow.parquet as pq
 
     folder = Path(folder)
-    waiting = len(list((folder / PARTS).glob("*.parquet")))
+    waiting = len(list((folder / PARTS).glob(f"*{PART}")))
     try:
         all = pq.read_table(folder / MODELS)
     except FileNotFoundError:

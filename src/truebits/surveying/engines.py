@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor
 from contextlib import contextmanager
+from logging import CRITICAL
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from typing import Any, NamedTuple
@@ -118,6 +119,19 @@ def _end_with_parent(alive: Connection) -> None:
 
 
 @contextmanager
+def _ctrl_c_ignored() -> Iterator[None]:
+    """Start processes that leave Ctrl-C to this one."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@contextmanager
 def _dask(address: str, jobs: int) -> Iterator[Engine]:
     """Give the workers of a cluster; the scheduler gives the work of one that dies to others, three times."""
     try:
@@ -125,10 +139,9 @@ def _dask(address: str, jobs: int) -> Iterator[Engine]:
     except ImportError:
         raise MissingExtra("A survey on a cluster", "distributed") from None
     if address == LOCAL:
-        with (
-            LocalCluster(n_workers=jobs, threads_per_worker=1, processes=True, dashboard_address=None) as cluster,
-            Client(cluster) as client,
-        ):
+        with _ctrl_c_ignored():
+            cluster = LocalCluster(n_workers=jobs, threads_per_worker=1, dashboard_address=None, silence_logs=CRITICAL)
+        with cluster, Client(cluster) as client:
             yield Engine(client.get_executor(pure=False).submit, jobs, (KilledWorker,))
         return
     try:

@@ -21,15 +21,19 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from truebits.errors import Refused, UsageError, printable
 from truebits.rewriting.durable import fcntl, give_name, unnamed, write_all
 from truebits.rewriting.outputs import new_files
-from truebits.surveying.tables import COMPRESSION, MODEL, schemas
+from truebits.surveying.tables import COMPRESSION, read_part, schemas
 
 if TYPE_CHECKING:
     from pyarrow import RecordBatch, Table
 
 MODELS, TENSORS, PARTS, LOCK, ASKED = "models.parquet", "tensors.parquet", "parts", ".lock", "survey.json"
+PART = ".arrow"
 
-ROWS = 1 << 16
+ROWS = 1 << 14
 """Of a table that are written together, and held in memory."""
+
+MOST_PIECES = 64
+"""Of a table that wait to be written: a table of one row takes as much memory as one of many."""
 
 MOST_PARTS = 10_000
 """Parts that are folded into the tables when they are so many."""
@@ -80,7 +84,6 @@ class Folder:
     @contextmanager
     def opened(self) -> Iterator[Folder]:
         """Read what is done, with nobody else writing; what is done meanwhile is in the tables at the end."""
-        import pyarrow as pa
         import pyarrow.parquet as pq
 
         with (self.path / LOCK).open("ab") as lock:
@@ -90,10 +93,10 @@ class Folder:
                 for batch in pq.ParquetFile(self.path / MODELS).iter_batches(ROWS, columns=columns):
                     for source, state, code in zip(*(column.to_pylist() for column in batch.columns), strict=True):
                         self.done[source] = Done(state, code != 0)
-            for path in sorted((self.path / PARTS).glob("*.parquet")):
+            for path in sorted((self.path / PARTS).glob(f"*{PART}")):
                 try:
-                    self._know(path, json.loads(pq.read_schema(path).metadata[MODEL]))
-                except (pa.ArrowInvalid, ValueError, TypeError, KeyError):  # cut off when the power was
+                    self._know(path, read_part(path.read_bytes())[0])
+                except ValueError:  # cut off when the power was
                     path.unlink()
             try:
                 yield self
@@ -102,12 +105,9 @@ class Folder:
 
     def add(self, source: str, part: bytes) -> None:
         """Keep a model's part: no kill loses it. That it reaches the disk is not waited for, but for the tables'."""
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
-        path = self.path / PARTS / f"{sha256(os.fsencode(source)).hexdigest()[:32]}.parquet"
+        path = self.path / PARTS / f"{sha256(os.fsencode(source)).hexdigest()[:32]}{PART}"
         self._put(path, part)
-        self._know(path, json.loads(pq.read_schema(pa.BufferReader(part)).metadata[MODEL]))
+        self._know(path, read_part(part)[0])
         if len(self.parts) >= MOST_PARTS:
             self.fold()
 
@@ -142,12 +142,10 @@ class Folder:
 
     def _unfolded(self) -> Iterator[tuple[str, Table, Iterator[Table]]]:
         import pyarrow as pa
-        import pyarrow.parquet as pq
 
         for source, path in sorted(self.parts.items()):
-            table = pq.ParquetFile(path).read(use_threads=False)
-            model = json.loads(table.schema.metadata[MODEL])
-            yield source, pa.Table.from_pylist([model], schemas()[0]), iter([table.replace_schema_metadata()])
+            model, tensors = read_part(path.read_bytes())
+            yield source, pa.Table.from_pylist([model], schemas()[0]), iter([tensors])
 
     def _folded(self) -> Iterator[tuple[str, Table, Iterator[Table]]]:
         """Yield the models that the tables have and no part has."""
@@ -224,18 +222,25 @@ class _Writer:
     def add(self, rows: Table) -> None:
         self.waiting.append(rows)
         self.rows += rows.num_rows
+        if len(self.waiting) > MOST_PIECES:
+            self.waiting = [_joined(self.waiting)]
         while self.rows >= ROWS:
             self._write(ROWS)
 
     def _write(self, count: int) -> None:
-        import pyarrow as pa
-
-        table = pa.concat_tables(self.waiting)
-        self.writer.write_table(pa.concat_tables([table.slice(0, count)]).combine_chunks(), row_group_size=ROWS)
-        self.waiting, self.rows = [table.slice(count)], self.rows - count
+        whole = _joined(self.waiting)
+        self.writer.write_table(_joined([whole.slice(0, count)]), row_group_size=ROWS)
+        self.waiting, self.rows = [whole.slice(count)], self.rows - count
 
     def close(self) -> None:
         if self.rows:
             self._write(self.rows)
         self.writer.close()
         self.file.close()
+
+
+def _joined(pieces: list[Table]) -> Table:
+    """Return pieces as one: what is one in memory is written alike, however it came."""
+    import pyarrow as pa
+
+    return pa.concat_tables(pieces).combine_chunks()

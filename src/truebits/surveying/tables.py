@@ -1,4 +1,4 @@
-"""The two tables of a survey: what their columns are, and a model's part of them as a Parquet file."""
+"""The two tables of a survey: what their columns are, and a model's part of them."""
 
 from __future__ import annotations
 
@@ -56,11 +56,28 @@ def schemas() -> tuple[pyarrow.Schema, pyarrow.Schema]:
 
 
 def part_of(model: dict[str, Any], tensors: Iterable[dict[str, Any]] = ()) -> bytes:
-    """Return a Parquet file of a model's tensors, which has the model's row in its metadata."""
+    """Return an Arrow file of a model's tensors, which has the model's row in its metadata."""
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     schema = schemas()[1].with_metadata({MODEL: json.dumps(model)})
     file = io.BytesIO()
-    pq.write_table(pa.Table.from_pylist(list(tensors), schema), file, compression=COMPRESSION)
+    with pa.ipc.new_file(file, schema, options=pa.ipc.IpcWriteOptions(compression=COMPRESSION)) as writer:
+        writer.write_table(pa.Table.from_pylist(list(tensors), schema))
     return file.getvalue()
+
+
+def read_part(part: bytes) -> tuple[dict[str, Any], pyarrow.Table]:
+    """Return a model's row and its tensors.
+
+    Raises
+    ------
+    ValueError
+        It is no part, or not a whole one.
+    """
+    import pyarrow as pa
+
+    try:
+        table = pa.ipc.open_file(pa.BufferReader(part)).read_all()
+        return json.loads(table.schema.metadata[MODEL]), table.replace_schema_metadata()
+    except (pa.ArrowInvalid, OSError, TypeError, KeyError) as error:
+        raise ValueError(f"no part of a survey: {error}") from None
