@@ -55,7 +55,7 @@ COSTS = {
     "blocks.count_scales": Costs(0.6, 80),
     "dequantizing.dequantize_blocks": Costs(0.7, 200),
     "dequantizing.dequantize_super_blocks": Costs(1.5, 200),
-    "quantizing.quantize_blocks": Costs(1, 100),
+    "quantizing.quantize_blocks": Costs(2, 120),
 }
 
 WORK = {
