@@ -309,7 +309,7 @@ def test_kernel_is_twin_on_any_grid(kernels, rounding):
 
 @every_format
 @every_rounding
-def test_words_and_counts_are_the_same_where_nothing_is_measured(kernels, name, rounding):
+def test_words_and_counts_are_the_same_where_nothing_is_measured(both, name, rounding):
     words = of_every_kind(name, 9)
     for manner in manners(name, rounding):
         expected, got, how = words.copy(), words.copy(), (grid_for(name, manner), MODES[rounding], 10, 11)

@@ -78,7 +78,7 @@ def round_floats(
     _check_changeable(words)
     name = "rounding.round_to_grid"
     if words.itemsize == 8 or not dispatch.uses_kernel(name, words.size):
-        return reference.round_floats(words, grid, rounding, key, first)
+        return reference.round_floats(words, grid, rounding, key, first, measured=measured)
     plain, begin, end = _in_chunks(words, ROUND_CHUNK)
     counts, sums = np.zeros((begin.size, 6), np.int64), np.zeros((begin.size, 6))
     how = word_grid(grid), np.int64(rounding), np.uint64(key), np.int64(first), measured

@@ -68,7 +68,9 @@ def on_grid(magnitudes: np.ndarray, grid: Grid, rounding: int, random: np.ndarra
     return np.where(rounded < 2.0**grid.least_exponent, 0.0, rounded) if not grid.has_subnormals else rounded
 
 
-def round_floats(words: np.ndarray, grid: Grid, rounding: int = NEAREST, key: int = 0, first: int = 0) -> Difference:
+def round_floats(
+    words: np.ndarray, grid: Grid, rounding: int = NEAREST, key: int = 0, first: int = 0, *, measured: bool = True
+) -> Difference:
     """Round F32 or F64 words to a grid, in place.
 
     Parameters
@@ -80,6 +82,8 @@ def round_floats(words: np.ndarray, grid: Grid, rounding: int = NEAREST, key: in
         `NEAREST`, `TRUNCATE` or `STOCHASTIC`.
     key, first : int
         Of stochastic rounding: the generator's key, and the position of the first word in it.
+    measured : bool
+        False: only count what changed and what was beyond the grid.
 
     Returns
     -------
@@ -102,7 +106,10 @@ def round_floats(words: np.ndarray, grid: Grid, rounding: int = NEAREST, key: in
         sign[new == 0] = 0
     words[:] = new | sign
     lost = beyond | (nan & (grid.nan_bits < 0)) | (inf & (grid.infinity != np.inf))
-    return compare(old, words)._replace(saturated=int(np.count_nonzero(lost)))
+    saturated = int(np.count_nonzero(lost))
+    if not measured:
+        return Difference(words.size, int(np.count_nonzero(old != words)), saturated=saturated)
+    return compare(old, words)._replace(saturated=saturated)
 
 
 def _kept_nan(words: np.ndarray, grid: Grid) -> np.ndarray:

@@ -137,6 +137,7 @@ def dequantize(
     out = Path(out)
     paths = outputs(of.model, out) if of.model.format == "gguf" else _one_file(of.model, out)
     type = TYPES[to]
+    native.expect_work("rounding", 0 if type == "F32" else sum(tensor.values for tensor in quantized))
     with of.model.map() as ours, new_files(paths, force) as files:
         relaid = [_relaid(of, tensor, ours, type, threads) for tensor in of.model.tensors]
         total, done = sum(one.nbytes for one in relaid), 0
@@ -214,9 +215,8 @@ def stored(words: np.ndarray, type: str, threads: int | None = None) -> np.ndarr
     if type == "F32":
         return words
     rounded = words.copy()
-    native.round_floats(
-        rounded, grid_of(find(FLOAT_FORMATS[type]), find("f32"), Rounding()), MODES["nearest"], threads=threads
-    )
+    grid = grid_of(find(FLOAT_FORMATS[type]), find("f32"), Rounding())
+    native.round_floats(rounded, grid, MODES["nearest"], measured=False, threads=threads)
     return native.narrowed(rounded, type, threads)
 
 
