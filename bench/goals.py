@@ -130,5 +130,7 @@ GOALS = {
     "test_truncate_process": Goal(
         "`truebits truncate IN OUT`, 2 GiB, whole process", "`cp --reflink=never` + fsync", "time"
     ),
+    "test_import": Goal("`import truebits`, whole process", "`python -c pass`", "added time", 15.0),
+    "test_show": Goal("`truebits show`, TinyLlama's shape, whole process", "`python -c pass`", "added time", 200.0),
     "test_help": Goal("`truebits --help`, whole process", "`python -c pass`", "added time"),
 }
