@@ -71,6 +71,6 @@ def test_no_tables_at_all(tmp_path):
     with pytest.raises(UsageError, match=r"has no tables of a survey$"):
         read_survey(tmp_path)
     (tmp_path / "parts").mkdir()
-    (tmp_path / "parts" / "x.parquet").touch()
+    (tmp_path / "parts" / "x.arrow").touch()
     with pytest.raises(UsageError, match="1 models are done, run it again to go on"):
         read_survey(tmp_path)

@@ -38,7 +38,7 @@ def test_a_survey_that_was_killed_goes_on(tmp_path):
     keep(tmp_path, model("b"))
     killed = Folder(tmp_path, ASKED)
     killed.add("a", part_of(model("a"), [tensor("a")]))
-    (tmp_path / PARTS / "torn.parquet").write_bytes(b"PAR1 and no more")
+    (tmp_path / PARTS / "torn.arrow").write_bytes(b"ARROW1 and no more")
     assert rows(tmp_path) == [("b", 0)]
     with Folder(tmp_path, ASKED).opened() as again:
         assert set(again.done) == {"a", "b"}

@@ -22,7 +22,9 @@ MODELS = int(os.environ.get("TRUEBITS_SURVEY_MODELS", "300"))
 SURVEY = """
 import os, resource, signal, sys
 import truebits as tb
+import truebits_native as native
 
+native.expect_work("profiles", 1 << 40)  # Numba is loaded at the first model, not in the middle
 folder, out, last = sys.argv[1], sys.argv[2], int(sys.argv[3])
 seen = []
 

@@ -1,25 +1,27 @@
 """The columns of a survey's tables, and a model's part of them."""
 
 import builtins
-import json
 
 import pytest
 
 from surveyed import failed, model, tensor
 from truebits.errors import MissingExtra
 from truebits.surveying import tables
-from truebits.surveying.tables import MODEL, part_of, schemas
+from truebits.surveying.tables import part_of, read_part, schemas
 
 pa = pytest.importorskip("pyarrow")
-pq = pytest.importorskip("pyarrow.parquet")
 
 
 @pytest.mark.parametrize("rows", [[], [tensor("m")], [tensor("m", str(number)) for number in range(50)]])
 def test_a_part_holds_its_tensors_and_its_model(rows):
-    got = pq.read_table(pa.BufferReader(part_of(model("m\x1b"), rows)))
-    assert json.loads(got.schema.metadata[MODEL]) == model("m\x1b")
-    assert [row["tensor"] for row in got.to_pylist()] == [row["tensor"] for row in rows]
-    assert got.schema.names == schemas()[1].names
+    part = part_of(model("m\x1b"), rows)
+    got, tensors = read_part(part)
+    assert got == model("m\x1b")
+    assert [row["tensor"] for row in tensors.to_pylist()] == [row["tensor"] for row in rows]
+    assert tensors.schema == schemas()[1]
+    for cut in (b"", part[:8], part[: len(part) // 2], part[:-1], b"PAR1"):
+        with pytest.raises(ValueError, match="no part of a survey"):
+            read_part(cut)
 
 
 def test_a_model_that_was_not_read_has_a_row_of_the_same_columns():

@@ -1,7 +1,5 @@
 """What a worker of a survey does: a model's part, whatever is wrong with it; of a large one, ranges."""
 
-import json
-
 import numpy as np
 import pytest
 
@@ -11,19 +9,18 @@ from models import TENSORS, write
 from truebits.errors import MissingExtra
 from truebits.surveying import tasks
 from truebits.surveying.sources import Source, state_of
-from truebits.surveying.tables import MODEL
+from truebits.surveying.tables import read_part
 from truebits.surveying.tasks import Ranges, Reading, count_ranges, finish_model, survey_model
 
-pa = pytest.importorskip("pyarrow")
-pq = pytest.importorskip("pyarrow.parquet")
+pytest.importorskip("pyarrow")
 
 READING = Reading([], [], None, 1, None, {})
 
 
 def read(part):
     """Return the model's row, and its tensors' rows."""
-    table = pq.read_table(pa.BufferReader(part))
-    return json.loads(table.schema.metadata[MODEL]), table.to_pylist()
+    model, tensors = read_part(part)
+    return model, tensors.to_pylist()
 
 
 @pytest.fixture
