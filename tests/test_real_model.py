@@ -90,7 +90,8 @@ def test_dequantized_it_says_nearly_the_same_and_can_be_swept(smollm2, plain):
     same = tb.evaluate(smollm2, plain, **QUICK)
     assert 0 < same.divergence.mean < 0.01
     assert abs(same.divergence.log_ratio) < 0.01
-    found = tb.sweep_experiment(plain, ["bf16", "q8_0", "q4_0"], exclude="norm", **QUICK)
+    found = tb.sweep_experiment(smollm2, ["bf16", "q8_0", "q4_0"], exclude="norm", dequantize=True, **QUICK)
+    assert [round(one.bits, 2) for one in found.candidates] == [16.0, 8.51, 4.51]
     bf16, q8_0, q4_0 = (one.evaluation.divergence for one in found.candidates)
     assert 0 < bf16.mean < q8_0.mean < q4_0.mean
     assert all(one.mean > 5 * one.error for one in (bf16, q8_0, q4_0))

@@ -40,7 +40,7 @@ def _why(choice: Choice) -> str:
     """Say why a tensor stays; nothing of one that does not."""
     if choice.changes:
         return ""
-    return "no narrower type" if choice.wanted else "as llama.cpp wants it"
+    return "no type tried holds it" if choice.wanted else "as llama.cpp wants it"
 
 
 def _proof(choices: list[Choice]) -> str:
@@ -66,10 +66,8 @@ def story(found: Shrunk, table: str, is_dry: bool) -> Iterator[str]:
         more = [f"and {len(strays) - MOST_STRAYS:,} more such"] if len(strays) > MOST_STRAYS else []
         yield "\n".join([*lines, *more])
     if found.finer:
-        yield (
-            f"{found.finer:,} values are finer in their blocks than in the file, where they had been rounded once "
-            "more; rounded so again, all are the same."
-        )
+        finer = f"{found.finer:,} values are finer in their blocks than in the file, where they had been rounded"
+        yield fill(f"{finer} once more; rounded so again, all are the same.", terminal_width())
     if found.output is not None:
         where = printable(found.output)
         yield f"Written to {where} and read back: the hash of all values is as it was,\n{found.fingerprint}."
