@@ -26,6 +26,17 @@ def test_shares_and_numbers_stand_to_the_right():
     assert Table(("name",), []).render() == "name"
 
 
+def test_a_long_last_column_goes_on_below_itself():
+    table = Table(("name", "n", "why"), [("a", 1, "one two three four five six"), ("b", 22, "short")])
+    assert table.folded(30) == ("name   n  why\na      1  one two three four\n          five six\nb     22  short")
+    assert max(map(len, table.folded(5).splitlines())) <= 30
+    assert Table(("a", "b"), []).folded(80).split() == ["a", "b"]
+
+
+def test_columns_are_left_out():
+    assert TABLE.without(["n"]).render() == "name       share\na          50 %\nlong name  -\nc          100 %"
+
+
 def test_markdown():
     assert TABLE.render("md").splitlines()[:3] == [
         "| name      |     n | share |",

@@ -179,20 +179,14 @@ def _print_siblings(found: Siblings, style: str) -> None:
 
 def _print_trace(found: Trace, style: str) -> None:
     from truebits.report import trace as traces
+    from truebits.report.table import terminal_width
 
-    if style == "csv":
-        click.echo(traces.tensors(found).render(style))
+    if style != "text":
+        click.echo((traces.tensors(found) if style == "csv" else traces.groups(found)).render(style))
         return
-    if style == "text":
-        click.echo(f"{traces.verdict(found)}\n")
-    click.echo(traces.groups(found).render(style))
-    places = traces.places(found)
-    if places.rows:
-        click.echo(f"\n{places.render(style)}")
-    if style == "text":
-        click.echo()
-        for line in traces.remarks(found):
-            click.echo(line)
+    places, remarks = traces.places(found), "\n".join(traces.remarks(found))
+    parts = [traces.verdict(found), traces.brief(found).folded(terminal_width())]
+    click.echo("\n\n".join([*parts, *([places.render()] if places.rows else []), remarks]))
 
 
 @click.command()

@@ -8,6 +8,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from textwrap import wrap
 
 Cell = str | int | float | None
 
@@ -29,7 +30,7 @@ STYLES = ("text", "md", "csv")
 LONGEST_CELL = 160
 """Characters of a cell, but in CSV: a name may have 65,535."""
 
-MOST_COLUMNS, NARROWEST = 100, 8
+MOST_COLUMNS, NARROWEST, LEAST_FOLDED = 100, 8, 20
 
 
 @dataclass
@@ -76,6 +77,16 @@ class Table:
             return "\n".join(f"| {' | '.join(line)} |" for line in [lines[0], rule, *lines[1:]])
         return "\n".join("  ".join(line).rstrip() for line in lines)
 
+    def folded(self, width: int) -> str:
+        """Return the table as text in which the last column, a text, goes on below itself and is not cut."""
+        used = [max(2, *map(len, column)) for column in zip(self.columns, *self.texts(), strict=True)][:-1]
+        room = max(LEAST_FOLDED, width - sum(used) - 2 * len(used))
+        table = Table(self.columns)
+        for *cells, last in self.rows:
+            first, *more = wrap(_shown(last), room) or [""]
+            table.rows += [(*cells, first), *((*[""] * len(cells), line) for line in more)]
+        return table.render(width=width)
+
     def without(self, names: Sequence[str]) -> Table:
         """Return the table without some of its columns."""
         kept = [i for i, name in enumerate(self.columns) if name not in names]
@@ -88,7 +99,7 @@ class Table:
     def to_right(self) -> list[bool]:
         """Tell for each column whether it stands to the right: all in it are numbers."""
         return [
-            all(isinstance(row[i], int | float | None) or _is_share(row[i]) for row in self.rows)
+            all(isinstance(row[i], int | float | None) or row[i] == "" or _is_share(row[i]) for row in self.rows)
             for i in range(len(self.columns))
         ]
 

@@ -30,6 +30,12 @@ def groups(found: Trace) -> Table:
     return table
 
 
+def brief(found: Trace) -> Table:
+    """The same in the columns that a screen has room for."""
+    nothing = not any(one.changed for one in found.tensors)
+    return groups(found).without(["values", *(["changed"] if nothing else [])])
+
+
 def tensors(found: Trace) -> Table:
     """Every tensor for itself, for CSV."""
     table = Table(
