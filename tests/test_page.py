@@ -42,6 +42,11 @@ document.querySelectorAll("thead button")[2].click();
 probe.descending = numbers();
 const cell = document.querySelector("#heat .cell");
 if (cell) { cell.click(); probe.picture = document.getElementById("picture").width; }
+const line = document.querySelector("#table tbody tr[tabindex]");
+const counts = document.getElementById("counts");
+counts.hidden = true;
+if (line) line.dispatchEvent(new KeyboardEvent("keydown", { key: "Enter" }));
+probe.byKey = !counts.hidden;
 probe.title = document.title;
 probe.points = document.querySelectorAll("#points circle").length;
 probe.labels = [...document.querySelectorAll("#points text")].map(one => one.textContent);
@@ -85,6 +90,7 @@ def test_a_browser_draws_it_without_an_error(tmp_path):
     assert got["ascending"] == sorted(one.values for one in report.values())
     assert got["descending"] == got["ascending"][::-1]
     assert got["picture"] == 240
+    assert got["byKey"]
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="needs chromium")
