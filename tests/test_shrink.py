@@ -294,6 +294,14 @@ def test_nothing_to_save_is_nothing_written(tmp_path):
     assert (told.exit_code, "Nothing to save" in told.output, "Nothing was written" in told.output) == (0, True, True)
 
 
+def test_nothing_to_save_says_why(tmp_path):
+    path = write(tmp_path / "in.gguf", {"a.weight": weights(), "norm.weight": np.ones(4, np.float32)})
+    expected = "no type tried holds the values of 1 tensor, 1 tensor not tried, for llama.cpp"
+    assert expected in tb.shrink(path, dry_run=True).summary
+    path = write(tmp_path / "q.gguf", {"a.weight": (gguf.quants.quantize(weights(), kind("Q8_0")), kind("Q8_0"))})
+    assert tb.shrink(path, dry_run=True).summary == "nothing to save: no tensor is of a floating-point type"
+
+
 def test_what_is_refused(tmp_path):
     half = weights().astype(np.float16).astype(np.float32)
     path = write(tmp_path / "in.gguf", {"a.weight": half})

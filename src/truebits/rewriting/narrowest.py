@@ -35,6 +35,9 @@ IN_F32 = re.compile(
 SAMPLE = 16
 """Blocks, at equal distances: a type that stands for none of them is given up."""
 
+MOST_STRAYS = 0.1
+"""Share of a tensor's values that are named as exceptions, however few values there are."""
+
 PIECE_VALUES = 1 << 15
 """Looked at by one thread at a time: what is made of them stays in the cache."""
 
@@ -162,7 +165,7 @@ def _choice(model: Model, file: MappedFile, counted: TensorPrecision, rules: Rul
             strays += [found] if found else []
     for type in _plain_types(counted, rules) if not plain else ():
         left = counted.values - counted.fits(PLAIN[type])
-        if left <= most_exceptions(counted.values):
+        if left <= min(most_exceptions(counted.values), MOST_STRAYS * counted.values):
             strays.append(_stray_value(file, tensor, type, left))
     nearest = min(strays, key=lambda one: one.exceptions / one.of, default=None)
     return Choice(tensor, plain or tensor.type, stray=nearest)

@@ -29,6 +29,7 @@ from truebits.files.tensor import Tensor
 from truebits.files.types import BY_NAME, FLOAT_BYTES
 from truebits.numbers.words import from_singles
 from truebits.precision.batches import Progress
+from truebits.precision.coverage import count
 from truebits.precision.hashing import TensorFingerprint, fingerprints, together
 from truebits.quantizers.blocks import block_quantized, block_values
 from truebits.quantizers.meaning import Meaning
@@ -96,7 +97,11 @@ class Shrunk(Result):
         """Say it in one line."""
         kinds = Counter((one.tensor.type, one.to) for one in self.changed)
         if not kinds:
-            return f"nothing to save: no narrower type holds the values of the {len(self.tensors):,} tensors looked at"
+            tried = sum(one.wanted for one in self.tensors)
+            kept = len(self.tensors) - tried
+            why = [f"no type tried holds the values of {count(tried, 'tensor')}"] if tried else []
+            why += [f"{count(kept, 'tensor')} not tried, for llama.cpp (--all tries them, too)"] if kept else []
+            return f"nothing to save: {', '.join(why) or 'no tensor is of a floating-point type'}"
         said = ", ".join(f"{number:,} {was} as {to}" for (was, to), number in kinds.items())
         same = f"all but {self.finer:,} values the same" if self.finer else "the same values"
         return f"{said}: {same} in {100 * (1 - self.saved / self.nbytes):.1f} % of the bytes"
