@@ -203,7 +203,7 @@ def _concluded(type: str, of: PrecisionProfile, members: Sequence[TensorPrecisio
         by_format.setdefault(one.origin.format, []).append(one)
     if of.narrowest is not None and not of.nan:
         name = of.narrowest.upper()
-        saved = f"stored as {name} they would take {nbytes(of.bytes_saved)} less and be the same"
+        saved = f"stored as {name} they would take {nbytes(of.bytes_saved)} less and be the same (truebits shrink)"
         yield f"All {of.values:,} {type} values are {name} values already: {saved}."
     if len(by_format) == 1:
         verdict = origin_of(members)
