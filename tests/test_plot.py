@@ -49,6 +49,17 @@ def test_another_figure_is_drawn_where_it_is_asked_for():
         found.plot("RMS")
 
 
+def test_a_picture_of_many_experts_has_bounds(tmp_path):
+    value = np.ones(8, np.float32)
+    names = [f"model.layers.{layer}.mlp.experts.{expert}.w" for layer in range(3) for expert in range(300)]
+    write_safetensors(tmp_path / "m.safetensors", dict.fromkeys(names, value))
+    figure = tb.scan(tmp_path / "m.safetensors").plot()
+    assert max(figure.get_size_inches()) < 30
+    labels = [label.get_text() for label in figure.axes[0].get_xticklabels()]
+    assert (len(labels), labels[:2]) == (60, ["mlp.experts.0.w", "mlp.experts.5.w"])
+    assert cells(figure).shape == (3, 300)
+
+
 def test_tensors_without_layers_are_bars(tmp_path):
     rng = np.random.default_rng(0)
     write_safetensors(tmp_path / "m.safetensors", {name: rng.standard_normal(64).astype(np.float32) for name in "abc"})

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
     from truebits.experiments.experiment import ExperimentSweep
 
-MOST_BARS = 40
-"""Tensors that bars are drawn of, where there are no layers: those with the largest figures."""
+MOST_BARS, MOST_LABELS = 40, 60
+"""Tensors that bars are drawn of, where there are no layers: those with the largest figures; labels of an axis."""
 
 TITLE_COLUMNS = 90
 LONGEST_LABEL = 40
@@ -76,8 +76,9 @@ def _heat_maps(result: Result, found: Tensors, names: Sequence[str]) -> Figure:
     placed = grid(str(row[0]) for row in found.table.rows)
     rows, columns = len(placed.layers), len(placed.roles)
     bars = min(MOST_BARS, len(placed.places))
-    tall = 0.25 * max(rows, 4) if placed.has_layers else 0.25 * bars
-    drawing = _empty((max(6.5, 2.5 + 0.4 * columns) if placed.has_layers else 8, 2.4 + (tall + 0.7) * len(names)))
+    tall = 0.25 * min(max(rows, 4), MOST_LABELS) if placed.has_layers else 0.25 * bars
+    wide = max(6.5, 2.5 + 0.4 * min(columns, MOST_LABELS)) if placed.has_layers else 8
+    drawing = _empty((wide, 2.4 + (tall + 0.7) * len(names)))
     draw = _heat_map if placed.has_layers else _bars
     all_axes = drawing.subplots(len(names), 1, squeeze=False, sharex=placed.has_layers)[:, 0]
     for axes, name in zip(all_axes, names, strict=True):
@@ -102,17 +103,22 @@ def _heat_map(drawing: Figure, axes: Any, figures: dict[str, float | None], plac
     norm = (LogNorm if logarithmic else Normalize)(seen.min(), seen.max())
     axes.set_facecolor("0.93")
     image = axes.imshow(cells, norm=norm, cmap="viridis_r", aspect="auto", interpolation="none")
-    axes.set_xticks(
-        range(len(placed.roles)), map(_plain, placed.roles), rotation=60, ha="right", rotation_mode="anchor"
-    )
-    every = -(-len(placed.layers) // 40)
-    axes.set_yticks(range(0, len(placed.layers), every), map(_plain, placed.layers[::every]))
+    (across, roles), (down, layers) = (_ticks(labels) for labels in (placed.roles, placed.layers))
+    axes.set_xticks(across, roles, rotation=60, ha="right", rotation_mode="anchor")
+    axes.set_yticks(down, layers)
     axes.set_ylabel("layer")
-    axes.set_xticks(np.arange(0.5, len(placed.roles) - 1), minor=True)
-    axes.set_yticks(np.arange(0.5, len(placed.layers) - 1), minor=True)
-    axes.grid(True, which="minor", color="white", linewidth=0.7)
-    axes.tick_params(which="minor", length=0)
+    if max(cells.shape) <= MOST_LABELS:
+        axes.set_xticks(np.arange(0.5, len(placed.roles) - 1), minor=True)
+        axes.set_yticks(np.arange(0.5, len(placed.layers) - 1), minor=True)
+        axes.grid(True, which="minor", color="white", linewidth=0.7)
+        axes.tick_params(which="minor", length=0)
     drawing.colorbar(image, ax=axes, ticks=None if seen.min() < seen.max() else [seen.min()])
+
+
+def _ticks(labels: Sequence[str]) -> tuple[range, list[str]]:
+    """Return where labels stand, and as many of them as there is room for."""
+    places = range(0, len(labels), -(-len(labels) // MOST_LABELS) or 1)
+    return places, [_plain(labels[at]) for at in places]
 
 
 def _bars(drawing: Figure, axes: Any, figures: dict[str, float | None], placed: Grid) -> None:
