@@ -117,18 +117,17 @@ def dequantize_super_blocks(raw, begin, end, singles, packing, strips, values):
             spread_factors(block[factors_at:], factors, scale, offset, scales, offsets)
             for pair in range(np.uint64(strips.shape[0])):
                 strip = strips[pair]
-                low, high = block[strip[0] : strip[0] + STRIP], block[strip[1] : strip[1] + STRIP]
-                first, second = strip[2], strip[3]
+                low_at, high_at, first, second = strip[0], strip[1], strip[2], strip[3]
                 at, other = number * VALUES + first, number * VALUES + second
-                ones, others = values[at : at + STRIP], values[other : other + STRIP]
                 shift_1, high_1 = np.uint32(strip[4] & SMALL), np.uint32(strip[5] & SMALL)
                 shift_2, high_2 = np.uint32(strip[6] & SMALL), np.uint32(strip[7] & SMALL)
                 g, h = first // LANES, second // LANES
                 scale_1, scale_2, scale_3, scale_4 = scales[g], scales[g + ONE], scales[h], scales[h + ONE]
                 off_1, off_2, off_3, off_4 = offsets[g], offsets[g + ONE], offsets[h], offsets[h + ONE]
                 for i in range(STRIP):
-                    is_early, byte, more = i < LANES, np.uint32(low[i]), np.uint32(high[i])
+                    is_early, byte = i < LANES, np.uint32(block[low_at + i])
+                    more = np.uint32(block[high_at + i]) if high_mask else np.uint32(0)
                     code = np.int32(code_at(byte, more, shift_1, high_1, low_mask, high_mask, up) - zero)
-                    ones[i] = scaled(code, scale_1 if is_early else scale_2, off_1 if is_early else off_2)
+                    values[at + i] = scaled(code, scale_1 if is_early else scale_2, off_1 if is_early else off_2)
                     code = np.int32(code_at(byte, more, shift_2, high_2, low_mask, high_mask, up) - zero)
-                    others[i] = scaled(code, scale_3 if is_early else scale_4, off_3 if is_early else off_4)
+                    values[other + i] = scaled(code, scale_3 if is_early else scale_4, off_3 if is_early else off_4)
