@@ -218,6 +218,15 @@ def test_a_folder(tmp_path):
     assert types_of(tmp_path / "out") == {"a.weight": "F16", "b.weight": "F32"}
     mended = json.loads((tmp_path / "out" / "model.safetensors.index.json").read_text())
     assert mended == {**index, "metadata": {"total_size": 73728}}
+    for metadata in ([], "total_size", {}, {"total_size": "many"}):
+        whole = json.dumps({**index, "metadata": metadata})
+        (folder / "model.safetensors.index.json").write_text(whole)
+        (folder / "other.safetensors.index.json").write_text("{")
+        out = tmp_path / f"out{len(names(tmp_path))}"
+        tb.shrink(folder, out)
+        assert (out / "other.safetensors.index.json").read_text() == "{"
+        mended = json.loads((out / "model.safetensors.index.json").read_text())["metadata"]
+        assert mended == ({"total_size": 73728} if "many" in whole else metadata)
 
 
 def test_a_shard_set(tmp_path):

@@ -235,7 +235,7 @@ def _write(
                 head = safetensors_head({key: str(part.value(key)) for key in part.header.keys}, mine)
             write(file, head[0], mine, head[1], moved)
         if is_folder(model):
-            _mend_index(files[0].path.parent, total)
+            _mend_index(files, total)
         return _proved(model, files, changed, threads)
 
 
@@ -284,12 +284,17 @@ def _main_type(tensors: Iterable[tuple[str, tuple[int, ...]]]) -> str:
     return values.most_common(1)[0][0]
 
 
-def _mend_index(folder: Path, nbytes: int) -> None:
-    """Let the index of a new folder say how many bytes its tensors have now."""
+def _mend_index(files: Sequence[NewFile], nbytes: int) -> None:
+    """Let the index of a new folder, if it has one, say how many bytes its tensors have now."""
+    folder, names = files[0].path.parent, {file.path.name for file in files}
     for path in folder.glob(f"*{INDEX_SUFFIX}"):
-        index = json.loads(path.read_text())
-        if "total_size" in index.get("metadata", {}):
-            index["metadata"]["total_size"] = nbytes
+        try:
+            index = json.loads(path.read_text())
+            is_ours = set(index["weight_map"].values()) == names and "total_size" in index["metadata"]
+            index["metadata"] |= {"total_size": nbytes}
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            continue  # of another model, or without a size: as it was
+        if is_ours:
             path.write_text(json.dumps(index, indent=2) + "\n")
             with path.open("rb+") as file:
                 durable.sync(file.fileno())
