@@ -53,6 +53,26 @@ def test_collect(tree, monkeypatch, places, expected):
     assert [path.relative_to(tree) for path in collect(tree / place for place in places)] == collect(places)
 
 
+def test_a_link_to_the_folder_that_it_is_in(tree):
+    (tree / "c/deep/up").symlink_to(tree)
+    (tree / "c/deep/here").symlink_to(".")
+    (tree / "elsewhere").symlink_to(tree / "c/deep")
+    assert collect([tree / "c"]) == [tree / "c/deep/d.gguf"]
+    assert collect([tree / "elsewhere"]) == [tree / "elsewhere/d.gguf"]
+
+
+def test_a_list(tree, monkeypatch):
+    monkeypatch.chdir(tree)
+    (tree / "names").write_text("# all\n\n  c \nabsent.gguf\n@names\n")
+    assert list(map(str, collect(["@names", "a.gguf"]))) == ["c/deep/d.gguf", "absent.gguf", "@names", "a.gguf"]
+    (tree / "@odd.gguf").touch()
+    assert list(map(str, collect(["@odd.gguf"]))) == ["@odd.gguf"]
+    (tree / "binary").write_bytes(b"\xff\xfe\x00")
+    for name, words in (("@absent", "No such file"), ("@binary", "it is no text"), ("@c", "directory")):
+        with pytest.raises(UsageError, match=words):
+            collect([name])
+
+
 def test_a_pattern_that_matches_nothing(tree):
     with pytest.raises(UsageError, match=r"\*\.onnx matches no file"):
         collect([tree / "*.onnx"])

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections import deque
-from concurrent.futures import BrokenExecutor, Future
+from concurrent.futures import BrokenExecutor, CancelledError, Future
 from contextlib import suppress
 from pathlib import Path
 
@@ -255,6 +255,28 @@ def test_a_model_that_kills_its_worker_is_a_row(models):
     assert crew.DIED.encode() in got["bad"]
     assert tried.count("bad") == 2
     assert len(renewed) == 2
+
+
+def test_a_worker_that_others_made_anew_in_vain():
+    """As Dask does, three times."""
+
+    def submit(work, source, *arguments):
+        future: Future = Future()
+        future.set_exception(BrokenExecutor()) if source.name == "bad" else future.set_result(b"good")
+        return future
+
+    todo = deque(Source(name, name) for name in ("a", "bad", "b"))
+    reading = Reading([], [], None, None, None, {})
+    got = {source.name: part for source, part in crew.parts(todo, Engine(submit, 2, (BrokenExecutor,)), reading)}
+    assert (got["a"], got["b"]) == (b"good", b"good")
+    assert crew.DIED.encode() in got["bad"]
+
+
+def test_nobody_is_waited_for_who_is_not_there(monkeypatch):
+    monkeypatch.setattr(crew, "LOOK_AFTER", 0.01)
+    workers = Engine(lambda *_: Future(), 2, is_there=lambda: False)
+    with pytest.raises(CancelledError):
+        list(crew.parts(deque([Source("a", "a")]), workers, Reading([], [], None, None, None, {})))
 
 
 def test_processes_are_made_anew_and_end_with_their_parent():

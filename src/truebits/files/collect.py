@@ -73,11 +73,20 @@ def _models_in(path: Path) -> list[Path]:
     """Return the models of a folder and of those in it, in order of their names; a file is itself."""
     if not path.is_dir() or path.name.startswith(CACHED):
         return [path]
-    entries = sorted(entry for entry in path.iterdir() if not entry.name.startswith("."))
+    try:
+        entries = sorted(entry for entry in path.iterdir() if not entry.name.startswith("."))
+    except OSError:  # who opens it says why
+        return [path]
     if any(entry.suffix == ".safetensors" or entry.name == "config.json" for entry in entries):
         return [path]
     files = [entry for entry in entries if entry.suffix == ".gguf" and entry.is_file() and _stands_for_all(entry)]
-    return [*files, *(model for entry in entries if entry.is_dir() for model in _models_in(entry))]
+    folders = [entry for entry in entries if entry.is_dir() and not _leads_back(entry)]
+    return [*files, *(model for folder in folders for model in _models_in(folder))]
+
+
+def _leads_back(path: Path) -> bool:
+    """Tell whether a folder is a link to one that it is in."""
+    return path.is_symlink() and path.resolve() in path.parent.resolve().joinpath(path.name).parents
 
 
 def _stands_for_all(path: Path) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, wait
+from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, wait
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,9 @@ from truebits.surveying.tasks import Ranges, Reading, count_ranges, finish_model
 
 WAITING = 2
 """Tasks for each of several workers that are given out at once: the next is there when one is done."""
+
+LOOK_AFTER = 10.0
+"""Seconds without a result, after which one looks whether anybody works."""
 
 DIED = "the process that reads it dies, each time"
 
@@ -43,9 +46,12 @@ def parts(todo: deque[Source], workers: Engine, reading: Reading) -> Iterator[tu
     """Survey models; yield each with its part as it is done."""
     crew = Crew(workers, reading)
     while crew.give(todo):
-        for future in wait(crew.running, return_when=FIRST_COMPLETED).done:
-            if future in crew.running and (done := crew.take(future)) is not None:
-                yield done
+        done = wait(crew.running, LOOK_AFTER, FIRST_COMPLETED).done
+        if not done and not workers.is_there():
+            raise CancelledError
+        for future in done:
+            if future in crew.running and (part := crew.take(future)) is not None:
+                yield part
 
 
 class Crew:

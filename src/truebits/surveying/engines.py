@@ -6,11 +6,12 @@ one end of a pipe of which the parent has the other.
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor
+from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future, ProcessPoolExecutor
 from contextlib import contextmanager
 from logging import CRITICAL
 from multiprocessing import get_context
@@ -35,12 +36,15 @@ class Engine(NamedTuple):
         What a future raises where the process that did the work has died, and will not do it again.
     renew : callable or None
         What makes the executor work again after that, where it does not by itself.
+    is_there : callable
+        Tells whether anything is to be expected of it still.
     """
 
     submit: Callable[..., Future[Any]]
     workers: int
     dies: tuple[type[BaseException], ...] = ()
     renew: Callable[[], None] | None = None
+    is_there: Callable[[], bool] = lambda: True
 
 
 class Here(Executor):
@@ -150,4 +154,9 @@ def _dask(address: str, jobs: int) -> Iterator[Engine]:
         raise UsageError(f"no scheduler of Dask's answers at {address}: {error}") from None
     with client:
         workers = sum(client.nthreads().values())
-        yield Engine(client.get_executor(pure=False).submit, max(1, workers), (KilledWorker,))
+        submit = client.get_executor(pure=False).submit
+        try:
+            yield Engine(submit, max(1, workers), (KilledWorker,), is_there=lambda: client.status != "closed")
+        except CancelledError:
+            told = "the scheduler is gone, or was told to stop: run it again, it goes on"
+            raise ConnectionResetError(errno.ECONNRESET, told, address) from None
