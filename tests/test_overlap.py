@@ -55,7 +55,9 @@ def test_one_changed_value_of_a_fine_type_is_enough(tmp_path):
     changed = VALUES.copy()
     changed[3, 7] += 0.03
     got = overlap(tmp_path, stored(VALUES, "F32"), stored(changed, "MXFP4"))
-    assert got.apart >= 1
+    assert got.is_exact
+    assert not got.is_possible
+    assert got.apart == got.wide_apart == 1
 
 
 @pytest.mark.parametrize("type", ["F16", "BF16"])

@@ -1,6 +1,7 @@
 """What was named for a survey, and what tells that a model is still the same."""
 
 import os
+from pathlib import Path
 
 import pytest
 
@@ -98,6 +99,9 @@ def test_a_state_is_of_all_files_of_a_model(tree, monkeypatch):
         "hf": 2,
     }
     os.utime("b-00002-of-00002.gguf", ns=(0, 1))
+    Path("hf/README.md").write_text("no part of what is scanned")
+    Path("hf/old.json").mkdir()
+    assert state_of(Source("hf", "hf")) == before["hf"]
     os.utime("hf/x.safetensors", ns=(0, 1))
     after = {name: state_of(Source(name, name)) for name in before}
     assert [name for name in before if before[name] == after[name]] == ["a.gguf"]
