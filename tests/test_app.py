@@ -125,6 +125,16 @@ def writes_into(process, folder):
     return any(str(folder) in str(file.readlink()) and file.stat().st_size for file in opened if file.is_symlink())
 
 
+@pytest.mark.parametrize("arguments", [["scan", "MODEL"], ["scan", "MODEL", "--json"], ["show", "MODEL"], ["--help"]])
+def test_a_reader_that_is_gone_before_the_first_line_is_no_error(full, arguments):
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [sys.executable, "-m", "truebits", *(str(full) if one == "MODEL" else one for one in arguments)]
+    done = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True, timeout=60)
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_while_writing_leaves_nothing(number, tmp_path):
     out = tmp_path / "big.gguf"

@@ -98,7 +98,7 @@ def main() -> NoReturn:
     except Ended as verdict:
         code = verdict.exit_code
     except SystemExit as end:
-        if not isinstance(end.__context__, BrokenPipeError):  # click ends so where whoever reads stops
+        if end.code != 1:  # click ends so where whoever reads stops; of ours none does
             raise
         code = 0
     except click.ClickException as error:
