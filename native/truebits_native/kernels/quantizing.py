@@ -136,7 +136,7 @@ def quantize_blocks(values, begin, end, packing, raw, is_left):
                 codes[i] = code if code < most else most
             if most > np.uint32(15):
                 fifth = ZERO
-                for i in range(np.uint64(codes.size)):
+                for i in range(np.uint64(piece.size)):
                     fifth = np.uint32(
                         fifth | np.uint32(np.uint32(codes[i] >> np.uint32(4)) << np.uint32(np.uint32(i) & LAST))
                     )
