@@ -202,6 +202,23 @@ def test_the_version(truebits):
     assert truebits("--version")[1] == f"truebits, version {tb.__version__}\n"
 
 
+def test_an_interruption_that_python_drops_comes_again():
+    program = (
+        "import sys, time\n"
+        "from truebits.cli.app import app, main\n"
+        "class Dropping:\n"
+        "    def __del__(self): raise KeyboardInterrupt\n"
+        "@app.command()\n"
+        "def wait():\n"
+        "    Dropping()\n"
+        "    time.sleep(20)\n"
+        "sys.argv = ['truebits', 'wait']\n"
+        "main()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=15)
+    assert (done.returncode, done.stderr.strip()) == (130, "truebits: interrupted; nothing is left half done")
+
+
 def test_what_an_interruption_leaves_is_named(tmp_path, monkeypatch):
     assert cli._what_is_left() == "nothing is left half done"
     left = tmp_path / ".x.truebits"

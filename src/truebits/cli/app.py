@@ -81,9 +81,21 @@ def _terminated(signum: int, frame: object) -> NoReturn:
     raise KeyboardInterrupt
 
 
+def _unraisable(what: sys.UnraisableHookArgs) -> None:
+    """Raise a Ctrl-C again that came where Python drops it: in a finalizer, or in the callback of a weak reference."""
+    if isinstance(what.exc_value, KeyboardInterrupt) and hasattr(signal, "pthread_kill"):
+        from threading import Timer, main_thread
+
+        thread = main_thread().ident
+        Timer(0.02, signal.pthread_kill, (thread, signal.SIGTERM)).start()  # not in here: it would be dropped again
+    else:
+        sys.__unraisablehook__(what)
+
+
 def main() -> NoReturn:
     """Run the command line; the exit code is the error's."""
     gc.set_threshold(50_000)  # imports and headers make many objects and no garbage: a tenth of a short run
+    sys.unraisablehook = _unraisable
     signal.signal(signal.SIGTERM, _terminated)
     if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # nohup ignores it
         signal.signal(signal.SIGHUP, _terminated)
