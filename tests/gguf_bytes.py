@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from struct import pack
 
@@ -78,3 +79,30 @@ def split_keys(number: int, count: int, total: int = 0) -> list[bytes]:
         key_value(b"split.count", U16, scalar(U16, count)),
         key_value(b"split.tensors.count", I32, scalar(I32, total)),
     ]
+
+
+LARGEST = 2**64 - 1
+NEWEST_TYPE = 42
+KEY = key_value(b"k", U8, b"\1")
+VALID = gguf(
+    [
+        key_value(b"general.architecture", STRING, string(b"llama")),
+        key_value(b"u8", U8, scalar(U8, 200)),
+        key_value(b"i8", I8, scalar(I8, -100)),
+        key_value(b"u16", U16, scalar(U16, 60_000)),
+        key_value(b"i16", I16, scalar(I16, -30_000)),
+        key_value(b"u32", U32, scalar(U32, 4_000_000_000)),
+        key_value(b"i32", I32, scalar(I32, -2_000_000_000)),
+        key_value(b"f32", F32, scalar(F32, 1.5)),
+        key_value(b"bool", BOOL, scalar(BOOL, True)),
+        key_value(b"u64", U64, scalar(U64, LARGEST)),
+        key_value(b"i64", I64, scalar(I64, -(2**63))),
+        key_value(b"f64", F64, scalar(F64, math.pi)),
+        key_value(b"words", ARRAY, array(STRING, [string(b""), string(b"token"), string(b"\xff")])),
+        key_value(b"shorts", ARRAY, array(I16, [scalar(I16, -1), scalar(I16, 2)])),
+        key_value(b"nothing", ARRAY, array(F64, [])),
+    ],
+    [tensor(b"scalar", ()), tensor(b"matrix", (32, 3), 8, 32), tensor(b"vector", (8,), 0, 160)],
+    data=bytes(192),
+)
+"""A key of every type, and three tensors."""
