@@ -156,7 +156,9 @@ def read_index(path: Path) -> Index:
                 text.skip()
         text.end()
     if not places:
-        raise errors.BadIndex(path, 0, "no weight_map that names tensors: not an index of safetensors files")
+        raise errors.BadIndex(
+            path, 0, "no weight_map that names tensors: not an index; of a checkpoint give the folder"
+        )
     return Index(path, places)
 
 

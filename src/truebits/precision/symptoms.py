@@ -218,7 +218,7 @@ def _upcast(report: Report, facts: dict[str, Numbers]) -> Iterator[Finding]:
     for name, of in facts.items():
         one = report.tensors[name]
         format = _narrower(one, of) if one.is_plain else None
-        if format is not None and of.nan < one.values:
+        if format is not None and of.nan + of.zero < one.values:
             by_formats.setdefault((one.type, format), []).append(one)
     for (type, format), members in by_formats.items():
         values, whole = (sum(one.values for one in some) for some in (members, by_type[type]))

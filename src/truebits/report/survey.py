@@ -70,11 +70,17 @@ def _uploads(type: str, rows: tuple[dict[str, Any], ...]) -> str:
     """Say of models stored in a type how many carry what, the most first."""
     whole = sum(row["models"] for row in rows)
     told = [
-        f"{row['models']:,} ({percent(row['models'], whole, 1)}) "
-        + ("use all of it" if row["came_from"] == FLOAT_FORMATS[type] else f"carry {came_from(row['came_from'])}")
+        f"{row['models']:,} ({percent(row['models'], whole, 1)}) " + _carried(row, type)
         for row in sorted(rows, key=lambda row: -row["models"])
     ]
     return f"{type}: of {count(whole, 'model')} {', '.join(told)}."
+
+
+def _carried(row: dict[str, Any], type: str) -> str:
+    ending = "s" if row["models"] == 1 else ""
+    if row["came_from"] == FLOAT_FORMATS[type]:
+        return f"use{ending} all of it"
+    return f"{'carries' if ending else 'carry'} {came_from(row['came_from'])}"
 
 
 def came_from(format: str | None) -> str:
