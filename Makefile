@@ -8,13 +8,16 @@ EXTRAS ?= [eval]
 # Processes that tests are shared between, a file each at a time; 0 for none.
 WORKERS ?= auto
 
+# More options of pytest.
+OPTIONS ?=
+
 .PHONY: demo test real docs test-slow test-nojit test-oldest bench lint clean
 
 demo: $(VENV)/.installed
 	$(BIN)/truebits demo
 
 test: $(VENV)/.test
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(OPTIONS)
 
 # The models that the README speaks of, fetched.
 real: $(VENV)/.test

@@ -1,7 +1,6 @@
-"""What tests of several writers stand on; and signals and environment as they are in a terminal.
+"""What tests of several writers stand on; and signals as they are in a terminal.
 
-A runner that was started in the background ignores Ctrl-C, and so would all children of the tests. And options of
-the whole run (a floor of coverage, say) are not for the runs of pytest that a test starts.
+A runner that was started in the background ignores Ctrl-C, and so would all children of the tests.
 """
 
 import os
@@ -27,7 +26,7 @@ from truebits_native import dispatch
 
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
-os.environ.pop("PYTEST_ADDOPTS", None)
+
 
 STARTED = time.monotonic()
 

@@ -672,7 +672,7 @@ def test_the_twins_import_no_numba():
 
 @compiled
 def test_everything_holds_without_the_compiler():
-    got = child(["-m", "pytest", "-q", "-p", "no:cacheprovider", __file__], NUMBA_DISABLE_JIT="1")
+    got = child(["-m", "pytest", "-q", "-p", "no:cacheprovider", __file__], NUMBA_DISABLE_JIT="1", PYTEST_ADDOPTS="")
     assert "passed" in got
     assert "failed" not in got
 
