@@ -444,3 +444,12 @@ def test_more_changes_than_planned_are_found_before_the_end(path, monkeypatch, i
     with pytest.raises((VerificationFailed, Unfinished), match="the plan said"):
         tb.truncate(path, out, bits=16, in_place=in_place)
     assert names(path.parent) == (["model.gguf", marker_path(path).name] if in_place else ["model.gguf"])
+
+
+def test_the_work_is_announced(tmp_path, monkeypatch):
+    """In pieces of a megaword none is worth loading a kernel; all together may be."""
+    announced = []
+    monkeypatch.setattr(native, "expect_work", lambda name, words: announced.append((name, words)))
+    path = tb.synth(tmp_path / "m.gguf", size=1 << 16, precision="f32")
+    tb.plan(path, bits=16)
+    assert ("truncate", tb.open(path).values) in announced

@@ -110,6 +110,7 @@ class Cut:
 
     def plan(self, progress: Progress | None) -> Rewrite:
         """Tell what changes, from counts alone."""
+        native.expect_work("truncate", sum(tensor.values for tensor in self.tensors))
         selected = replace(self.model, tensors=tuple(self.tensors))
         self.before = scan(selected, threads=self.threads, progress=progress)
         changes = tuple(
