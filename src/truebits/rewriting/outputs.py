@@ -20,6 +20,8 @@ from truebits.rewriting import durable
 WEIGHTS = (*PICKLE_SUFFIXES, ".safetensors", ".gguf", ".onnx", ".onnx_data", ".h5", ".msgpack", ".bin.index.json")
 """What else may hold a checkpoint's values: copied, it would hold the old ones."""
 
+IS_INPUT = "is the input: give another name (truncate and fakequant change it with --in-place)"
+
 
 class NewFile(NamedTuple):
     """A file being written, that has no name yet.
@@ -131,7 +133,7 @@ def outputs(model: Model, out: Path) -> list[Path]:
     for part in model.parts:
         for path in paths:
             if path.exists() and os.path.samestat(path.stat(), part.path.stat()):
-                raise UsageError(f"{path} is the input; --in-place changes it")
+                raise UsageError(f"{printable(str(path))} {IS_INPUT}")
     return paths
 
 
@@ -155,7 +157,7 @@ def check_output(model: Model, out: Path, force: bool) -> None:
     if out.suffix in (".gguf", ".safetensors"):
         raise UsageError(f"the model is a folder: name a new folder, not {printable(str(out))}")
     if out.exists() and out.samefile(model.parts[0].path.parent):
-        raise UsageError(f"{printable(str(out))} is the input; --in-place changes it")
+        raise UsageError(f"{printable(str(out))} {IS_INPUT}")
     if os.path.lexists(out):
         raise Refused(f"{printable(str(out))} exists: a folder is never replaced; name another, or remove it")
     check_absent(out, force)
