@@ -42,3 +42,12 @@ def sabotage(monkeypatch, size, at, mask):
 
     monkeypatch.setattr(os, "copy_file_range", lambda *_: 0)
     monkeypatch.setattr(os, "pwrite", pwrite)
+
+
+def raising(number):
+    """Return what a call to the operating system is put in place of, to fail with an errno."""
+
+    def call(*_, **__):
+        raise OSError(number, os.strerror(number))
+
+    return call

@@ -15,6 +15,8 @@ from hypothesis import strategies as st
 import truebits as tb
 from gguf_bytes import U16, key_value, scalar, tensor
 from gguf_bytes import gguf as gguf_bytes
+from models import names
+from stopping import raising
 from truebits.errors import UsageError, VerificationFailed
 from truebits.files.mapping import FileChanged
 from truebits.files.model import open_model
@@ -79,17 +81,6 @@ def copied(path, change=cut_to_top_half):
     with new_files([out]) as (file,):
         changed = write_copy(model.parts[0], file.descriptor, f32(model), change, steps.append)
     return out.read_bytes(), changed, steps
-
-
-def names(folder):
-    return sorted(entry.name for entry in folder.iterdir())
-
-
-def raising(number):
-    def call(*_, **__):
-        raise OSError(number, os.strerror(number))
-
-    return call
 
 
 def test_failed_fsync_while_verifying_is_raised(monkeypatch):

@@ -5,22 +5,13 @@ import os
 
 import pytest
 
+from models import names
+from stopping import raising
 from truebits.errors import Refused
 from truebits.rewriting import durable
 from truebits.rewriting import outputs as outputs_module
 from truebits.rewriting.durable import write_all
 from truebits.rewriting.outputs import new_files
-
-
-def names(folder):
-    return sorted(entry.name for entry in folder.iterdir())
-
-
-def raising(number):
-    def call(*_, **__):
-        raise OSError(number, os.strerror(number))
-
-    return call
 
 
 def test_new_file_has_its_name_only_when_it_is_complete(tmp_path):

@@ -18,6 +18,7 @@ import pytest
 import truebits as tb
 from gguf_bytes import U16, alignment, key_value, scalar, tensor
 from gguf_bytes import gguf as gguf_bytes
+from models import names
 from stopping import SMALL_BLOCK, stopped
 from truebits.errors import Refused, Unfinished, VerificationFailed
 from truebits.files.mapping import FileChanged
@@ -70,10 +71,6 @@ def path(tmp_path):
 
 def truncate(path, **arguments):
     return tb.truncate(path, in_place=True, **{"bits": BITS, **arguments})
-
-
-def names(folder):
-    return sorted(entry.name for entry in folder.iterdir())
 
 
 def assert_same_file(got, expected):
