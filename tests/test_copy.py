@@ -454,9 +454,10 @@ def test_digest_of_others_finds_words_that_changed_places(tmp_path):
 NO_THREADS = """
 import sys, threading
 import truebits as tb
+from truebits_native import pool
 def start(*arguments, **named):
     raise RuntimeError("can't start new thread")
-threading._start_new_thread = start
+threading._start_new_thread = pool.start_new_thread = start
 tb.truncate(sys.argv[1], sys.argv[2], bits=16)
 tb.truncate(sys.argv[1], bits=16, in_place=True, undo_file=sys.argv[3])
 print(tb.fingerprint(sys.argv[1]).whole == tb.fingerprint(sys.argv[2]).whole)

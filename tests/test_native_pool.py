@@ -139,17 +139,68 @@ def test_work_within_work_starts_no_threads(four_cores):
 
 @pytest.mark.parametrize("can_start", [0, 1])
 def test_where_no_thread_can_be_started_the_caller_works(monkeypatch, four_cores, can_start):
-    start, left = threading.Thread.start, [can_start]
+    start, left = pool.start_new_thread, [can_start]
 
-    def limited(thread):
+    def limited(*arguments):
         if not left[0]:
             raise RuntimeError("can't start new thread")
         left[0] -= 1
-        start(thread)
+        return start(*arguments)
 
-    monkeypatch.setattr(threading.Thread, "start", limited)
-    monkeypatch.setattr(pool, "_executor", None)
+    monkeypatch.setattr(pool, "start_new_thread", limited)
+    monkeypatch.setattr(pool, "_idle", [])
     assert list(pool.in_order(abs, range(100))) == list(range(100))
+    assert left == [0]
+
+
+def test_threads_are_traced_as_others_are(monkeypatch, four_cores):
+    """As coverage and debuggers ask of `threading`."""
+    monkeypatch.setattr(pool, "_idle", [])
+    before, traced = threading.gettrace(), set()
+    threading.settrace(lambda frame, *_: traced.add(frame.f_code.co_name))
+    try:
+        list(pool.in_order(abs, range(4)))
+    finally:
+        threading.settrace(before)
+    assert "help" in traced
+
+
+def test_work_beside_the_callers(four_cores):
+    with pool.beside() as begin:
+        started, go_on = threading.Event(), threading.Event()
+        waited = begin(lambda: (started.set(), go_on.wait(5)))
+        failed = begin(lambda: 1 // 0)
+        assert started.wait(5)
+        go_on.set()
+        assert waited() == (None, True)
+        with pytest.raises(ZeroDivisionError):
+            failed()
+
+
+def test_work_beside_the_callers_is_over_when_the_block_is_left(four_cores):
+    done = []
+
+    def leave_early():
+        with pool.beside() as begin:
+            for task in range(3):
+                begin(lambda task=task: (time.sleep(0.02), done.append(task)))
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        leave_early()
+    at_the_end = sorted(done)
+    time.sleep(0.1)
+    assert sorted(done) == at_the_end
+
+
+def test_work_beside_the_callers_where_no_thread_can_be_started(monkeypatch):
+    def start(*_):
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(pool, "start_new_thread", start)
+    monkeypatch.setattr(pool, "_idle", [])
+    with pool.beside() as begin:
+        assert begin(threading.get_ident)() == threading.get_ident()
 
 
 @compiled
@@ -223,7 +274,7 @@ def test_two_thousand_calls_leave_nothing_behind(kernels):
     words = mixed(100_001, 4)
 
     def left():
-        return len(list(Path("/proc/self/fd").iterdir())), threading.active_count()
+        return [len(list(Path("/proc/self", of).iterdir())) for of in ("fd", "task")]
 
     for _ in range(100):
         native.profile(words)
@@ -254,26 +305,44 @@ def test_an_interrupt_is_answered_between_runs(four_cores):
     assert len(done) == count
 
 
-@compiled
-def test_signals_while_kernels_are_compiled_loaded_and_run(tmp_path):
-    """Numba on the main thread answers with SystemError, dies, or loses the signal."""
-    code = """
-import collections, signal, random
-count = 0
+SIGNALS = """
+import collections, random, signal
+count, seen, rng = 0, collections.Counter(), random.Random(1)
 def note(*_):
     global count
     count += 1
     raise KeyboardInterrupt
 signal.signal(signal.SIGALRM, note)
-words, rng, seen = np.arange(1 << 18, dtype=np.uint32), random.Random(1), collections.Counter()
-for work in [native.profile, lambda w: native.low_zero_count(w, 16), lambda w: native.truncate(w.copy(), 9)] * 40:
+def interrupted(work, after):
     try:
-        signal.setitimer(signal.ITIMER_REAL, rng.uniform(1e-4, 4e-3))
-        work(words)
+        signal.setitimer(signal.ITIMER_REAL, rng.uniform(1e-4, after))
+        work()
         signal.setitimer(signal.ITIMER_REAL, 0)
     except KeyboardInterrupt:
         seen["interrupted"] += 1
+"""
+
+
+@compiled
+def test_signals_while_kernels_are_compiled_loaded_and_run(tmp_path):
+    """Numba on the main thread answers with SystemError, dies, or loses the signal."""
+    code = """
+words = np.arange(1 << 18, dtype=np.uint32)
+for work in [native.profile, lambda w: native.low_zero_count(w, 16), lambda w: native.truncate(w.copy(), 9)] * 40:
+    interrupted(lambda: work(words), 4e-3)
 print(seen["interrupted"] == count > 0, native.low_zero_count(words, 16))
 """
     for _ in range(2):
-        assert child(code, NUMBA_CACHE_DIR=str(tmp_path)).split() == ["True", "4"]
+        assert child(SIGNALS + code, NUMBA_CACHE_DIR=str(tmp_path)).split() == ["True", "4"]
+
+
+def test_no_signal_leaves_a_lock_that_threads_wait_for():
+    """As one that comes within `threading.Condition` does, which futures and executors are built on."""
+    code = """
+from truebits_native import pool
+values = np.zeros(20_000)
+while count < 3_000:
+    interrupted(lambda: list(pool.in_order(lambda _: values.sum(), range(30))), 1e-3)
+print(seen["interrupted"] == count, sum(pool.in_order(abs, range(20))))
+"""
+    assert child(SIGNALS + code).split() == ["True", "190"]

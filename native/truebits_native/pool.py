@@ -1,21 +1,26 @@
-"""Who runs kernels: Python threads, which do so at once because a kernel holds no lock of the interpreter's.
+"""Who runs kernels: threads, which do so at once because a kernel holds no lock of the interpreter's.
 
 The caller waits, so that Ctrl-C is answered on the main thread, and no signal meets Numba while it loads or runs a
 kernel. Callers share the threads, each no more than it asks for; none are left after a fork, and new ones are made;
 where none can be started, the caller does the work.
+
+An exception that a signal's handler raises can come after any call in Python code, also after one that has taken a lock
+and before what would release it: whoever needs that lock then waits for ever. So what the caller shares with its
+threads is queues, locks and threads of the interpreter itself, not those of `threading` and `concurrent.futures`, and
+nothing is imported meanwhile.
 """
 
 from __future__ import annotations
 
 import os
+import sys
 import threading
+from _thread import allocate_lock, start_new_thread
 from collections.abc import Callable, Iterable, Iterator
-from functools import cache
+from contextlib import contextmanager
+from functools import cache, partial
 from queue import SimpleQueue
-from typing import TYPE_CHECKING, Any, TypeVar
-
-if TYPE_CHECKING:
-    from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, NamedTuple, TypeVar
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -23,14 +28,31 @@ Result = TypeVar("Result")
 RUNS = 4
 """Runs of chunks for each thread: as many as make up for one that is slow."""
 
-MOST_THREADS = 1 << 12
-"""More than anybody asks for: the pool grows with what is asked."""
-
 LOADING: list[Any] = [threading.RLock()]
 """Locks that are held while kernels are imported and compiled: a child could do neither, had the fork come then."""
 
-_executor: ThreadPoolExecutor | None = None
+_jobs: SimpleQueue[Callable[[], None]] = SimpleQueue()
+_idle: list[bool] = []
+"""An entry for each thread that waits for a job."""
+
 _here = threading.local()
+
+
+class Outcome(NamedTuple):
+    """What came of a task: a result, or what was raised."""
+
+    result: Any
+    error: BaseException | None = None
+
+    def value(self) -> Any:
+        """Return the result, or raise."""
+        if self.error is not None:
+            raise self.error
+        return self.result
+
+
+Slot = SimpleQueue[Outcome]
+"""Where what comes of one task is put."""
 
 
 def cores() -> int:
@@ -81,84 +103,135 @@ def in_order(work: Callable[[Task], Result], tasks: Iterable[Task], threads: int
     if getattr(_here, "is_ours", False) or (count == 1 and threading.current_thread() is not threading.main_thread()):
         yield from map(work, tasks)
         return
-    from concurrent.futures import Future  # 10 ms, which small work does not need
+    slots: SimpleQueue[Slot | None] = SimpleQueue()
+    running, todo = _Running(), iter(tasks)
 
-    todo, slots, running = iter(tasks), SimpleQueue[Future[Any] | None](), set[Future[Any]]()
-    drawing, is_over = threading.Lock(), False
-
-    def draw() -> tuple[Future[Any], Task] | None:
-        nonlocal is_over
-        with drawing:
-            if is_over:
+    def draw() -> tuple[Slot, Task] | None:
+        with running.starting:
+            if running.is_over:
                 return None
-            slot: Future[Any] = Future()
+            slot: Slot = SimpleQueue()
             try:
                 task = next(todo)
             except BaseException as error:
-                is_over = True
+                running.is_over = True
                 if not isinstance(error, StopIteration):
-                    slot.set_exception(error)
+                    slot.put(Outcome(None, error))
                     slots.put(slot)
                 slots.put(None)
                 return None
-            running.add(slot)
+            running.slots.add(slot)
             slots.put(slot)
             return slot, task
 
     def help() -> None:
-        _here.is_ours = True
         while drawn := draw():
             slot, task = drawn
-            try:
-                slot.set_result(work(task))
-            except BaseException as error:
-                slot.set_exception(error)
-            running.discard(slot)
+            running.do(slot, partial(work, task))
 
-    if not _start(help, count):
-        yield from map(work, todo)
-        return
     try:
-        while (slot := slots.get()) is not None:
-            yield slot.result()
+        if _start(help, count):
+            while (slot := slots.get()) is not None:
+                yield slot.get().value()
+        else:
+            yield from map(work, todo)
     finally:
-        with drawing:
-            is_over = True
-        _settle(running)
+        running.end()
+
+
+@contextmanager
+def beside() -> Iterator[Callable[[Callable[[], Any]], Callable[[], Any]]]:
+    """Give a function that begins work beside the caller's; it returns one that waits for the result.
+
+    Where no thread can be started it does the work at once. When the block is left, no work is running any more.
+    """
+    running = _Running()
+
+    def begin(work: Callable[[], Any]) -> Callable[[], Any]:
+        slot: Slot = SimpleQueue()
+
+        def job() -> None:
+            with running.starting:
+                if running.is_over:
+                    return
+                running.slots.add(slot)
+            running.do(slot, work)
+
+        if not _start(job, 1):
+            job()
+        return lambda: slot.get().value()
+
+    try:
+        yield begin
+    finally:
+        running.end()
+
+
+class _Running:
+    """What of one caller's work threads are doing.
+
+    Attributes
+    ----------
+    slots : set of SimpleQueue
+        Those of what is being done.
+    starting : lock
+        Held to begin something.
+    is_over : bool
+        Nothing may begin any more.
+    """
+
+    def __init__(self) -> None:
+        self.slots: set[Slot] = set()
+        self.starting = allocate_lock()
+        self.is_over = False
+
+    def do(self, slot: Slot, work: Callable[[], Any]) -> None:
+        """Do what has begun."""
+        try:
+            outcome = Outcome(work())
+        except BaseException as error:
+            outcome = Outcome(None, error)
+        self.slots.discard(slot)
+        slot.put(outcome)
+
+    def end(self) -> None:
+        """Wait until nothing is running, whatever comes meanwhile: nobody may write on when the caller goes on."""
+        interrupt: BaseException | None = None
+        self.is_over = True
+        while True:
+            try:
+                with self.starting:
+                    pass  # what was about to begin is among the slots now
+                while left := self.slots.copy():
+                    left.pop().get()
+                break
+            except BaseException as error:
+                interrupt = error
+        if interrupt is not None:
+            raise interrupt
 
 
 def _start(help: Callable[[], None], count: int) -> int:
     """Give the work to so many threads, or to as many as can be started; returns how many."""
-    global _executor
-    executor = _executor = _executor or _new_executor()
+    _heed_forks()
     for started in range(count):
         try:
-            executor.submit(help)
-        except RuntimeError:  # no thread to be had, or the interpreter is ending
-            _executor = None  # and with it, work that waits for a thread
-            return started
+            _idle.pop()
+        except IndexError:
+            try:
+                start_new_thread(_work, ())
+            except RuntimeError:  # no thread to be had, or the interpreter is ending
+                return started
+        _jobs.put(help)
     return count
 
 
-def _new_executor() -> ThreadPoolExecutor:
-    from concurrent.futures import ThreadPoolExecutor
-
-    _heed_forks()
-    return ThreadPoolExecutor(MOST_THREADS, "truebits")
-
-
-def _settle(running: set[Future[Any]]) -> None:
-    """Wait until nothing is running, whatever comes meanwhile: nobody may write on when the caller goes on."""
-    from concurrent.futures import wait
-
-    interrupt: BaseException | None = None
-    while running:
-        try:
-            wait(running.copy())
-        except BaseException as error:
-            interrupt = error
-    if interrupt is not None:
-        raise interrupt
+def _work() -> None:
+    sys.settrace(threading.gettrace())
+    _here.is_ours = True
+    while True:
+        _jobs.get()()
+        _idle.append(True)
 
 
 def _before_fork() -> None:
@@ -172,9 +245,10 @@ def _after_fork() -> None:
 
 
 def _in_child() -> None:
-    """Drop the pool: its threads are the parent's."""
-    global _executor, _here
-    _executor, _here = None, threading.local()
+    """Forget the threads: they are the parent's."""
+    global _jobs, _here
+    _jobs, _here = SimpleQueue(), threading.local()
+    _idle.clear()
     _after_fork()
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from math import inf
 
@@ -26,6 +25,7 @@ from truebits.precision.converters import Kind
 from truebits.precision.coverage import NOT_SELECTED, Coverage
 from truebits.quantizers.meaning import Meaning
 from truebits.quantizers.weights import meaning_of
+from truebits_native.pool import in_order
 
 FIRST_VALUES = 1 << 12
 """Looked at of every candidate where names tell nothing."""
@@ -93,10 +93,9 @@ def _ranked(
             return _compared(pair, model, source, ours, theirs)
 
         tensors = []
-        with ThreadPoolExecutor(threads or os.cpu_count()) as pool:
-            for pair, one in zip(pairs, pool.map(compared, pairs), strict=True):
-                tensors.append(one)
-                advance(pair.tensor.nbytes)
+        for pair, one in zip(pairs, in_order(compared, pairs, threads), strict=True):
+            tensors.append(one)
+            advance(pair.tensor.nbytes)
     values, nbytes = (sum(getattr(tensor, key) for tensor in model.tensors) for key in ("values", "nbytes"))
     why = {pair.tensor.name: one.why for pair, one in zip(pairs, tensors, strict=True)}
     coverage = Coverage.merge(

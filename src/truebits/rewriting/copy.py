@@ -9,8 +9,8 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Collection, Iterable, Iterator
-from concurrent.futures import Future
 from contextlib import contextmanager
+from functools import partial
 from threading import Event
 from typing import NamedTuple
 
@@ -24,7 +24,7 @@ from truebits.files.types import FLOAT_BYTES
 from truebits.rewriting import durable
 from truebits.rewriting.durable import start_writeback, write_all
 from truebits.rewriting.outputs import NewFile
-from truebits_native.pool import in_order
+from truebits_native.pool import beside, in_order
 
 BLOCK_BYTES = 4 << 20
 """Written at a time, from one multiple of it in the file to the next: the page cache then keeps
@@ -128,7 +128,7 @@ def write_copy(
 ) -> int:
     """Copy one file of a model, changing the words of some tensors; return how many changed.
 
-    One thread changes words in a buffer while a second writes the buffer before it.
+    Words are changed in one buffer while a thread writes the buffer before it.
 
     Parameters
     ----------
@@ -146,9 +146,9 @@ def write_copy(
     changed = 0
     longest = max((blocks(tensor) * FLOAT_BYTES[tensor.type] for tensor in tensors), default=0)
     buffers = [np.empty(BLOCK_BYTES + longest, np.uint8) for _ in range(2)]
-    writes: list[Future[None] | None] = [None, None]
+    writes: list[Callable[[], None] | None] = [None, None]
     interrupted = Event()
-    with part.map() as source, durable.one_more_thread() as writer, set_on_error(interrupted):
+    with part.map() as source, beside() as begin, set_on_error(interrupted):
         cloned = durable.reserve(source.descriptor, out, source.identity.size)
         at = 0
 
@@ -161,18 +161,18 @@ def write_copy(
 
         for number, piece in enumerate(pieces(tensors, blocks)):
             if (before := writes[number % 2]) is not None:
-                before.result()
+                before()
             buffer = buffers[number % 2][: piece.stop - piece.start]
             buffer[:] = _view(source, piece.start, piece.stop)
             changed_here = change(piece, words_of(piece.tensor, buffer))
-            writes[number % 2] = writer.submit(write, at, piece.start, buffer.data, changed_here)
+            writes[number % 2] = begin(partial(write, at, piece.start, buffer.data, changed_here))
             source.forget(piece.start, piece.stop)
             progress(piece.stop - at)
             changed += changed_here
             at = piece.stop
         for pending in writes:
             if pending is not None:
-                pending.result()
+                pending()
         if not cloned:
             _copy_range(source, out, at, source.identity.size, interrupted)
         progress(source.identity.size - at)
@@ -201,11 +201,15 @@ def _copy_range(source: MappedFile, out: int, start: int, stop: int, interrupted
 
 def flush_and_verify(descriptors: list[int], verify: Callable[[], None]) -> None:
     """Bring the files to disk while `verify` reads them. A failed fsync is final."""
-    with durable.one_more_thread() as thread:
-        flushed = [thread.submit(durable.sync, descriptor) for descriptor in descriptors]
+    with beside() as begin:
+        flushed = begin(partial(_sync, descriptors))
         verify()
-        for one in flushed:
-            one.result()
+        flushed()
+
+
+def _sync(descriptors: list[int]) -> None:
+    for descriptor in descriptors:
+        durable.sync(descriptor)
 
 
 def others(tensors: Iterable[Tensor], size: int) -> Iterator[tuple[int, int]]:

@@ -9,14 +9,12 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-from collections.abc import Callable, Iterator
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from ctypes import CDLL, c_int, c_int64, c_uint
 from functools import cache
 from pathlib import Path
 from threading import Event
-from typing import Any
 
 try:
     import fcntl as fcntl
@@ -60,33 +58,6 @@ def left_behind() -> list[Path]:
 @cache
 def _c() -> CDLL | None:
     return CDLL(None, use_errno=True) if os.name == "posix" else None
-
-
-# --- threads
-
-
-class _Here(Executor):
-    """Does what it is given at once, in the thread that asks."""
-
-    def submit(self, work: Callable[..., Any], /, *arguments: Any, **named: Any) -> Future[Any]:
-        future: Future[Any] = Future()
-        try:
-            future.set_result(work(*arguments, **named))
-        except BaseException as error:
-            future.set_exception(error)
-        return future
-
-
-@contextmanager
-def one_more_thread() -> Iterator[Executor]:
-    """Give a thread that works beside this one; where none can be started, this one does the work."""
-    executor: Executor = ThreadPoolExecutor(1)
-    try:
-        executor.submit(int).result()
-    except RuntimeError:
-        executor = _Here()
-    with executor:
-        yield executor
 
 
 # --- to disk
