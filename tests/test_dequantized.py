@@ -256,6 +256,23 @@ def test_direct_matrices_show_no_sign(tmp_path, kind, type):
         assert got in ("direct", "ambiguous")
 
 
+POSITIONS = np.arange(131072, dtype=np.float32).reshape(256, 512)
+TABLES = {
+    "positions": POSITIONS,
+    "a ramp": np.linspace(-1, 1, 131072, dtype=np.float32).reshape(256, 512),
+    "positions along columns": np.ascontiguousarray(POSITIONS.reshape(512, 256).T),
+    "a mask": np.tril(np.ones((256, 512), np.float32)),
+    "slopes": np.outer(np.ldexp(1.0, -np.minimum(np.arange(256), 20)), np.arange(512)).astype(np.float32),
+}
+
+
+@pytest.mark.parametrize("type", ["BF16", "F16", "F32"])
+@pytest.mark.parametrize("name", TABLES)
+def test_tables_are_on_all_levels_and_prove_none(tmp_path, name, type):
+    got, _ = written(tmp_path, np.minimum(TABLES[name], 65504), type)
+    assert got in ("direct", "ambiguous", "constant")
+
+
 def written(folder, values, type):
     """Store a matrix in a checkpoint; return what it is said to be made from, and whether along its columns."""
     stored = np.ascontiguousarray(values).astype(NARROW[type])
@@ -338,6 +355,7 @@ def test_blocks_with_special_scales_are_left_out():
 def test_values_that_are_not_finite_are_left_out():
     values = through(weights("normal", 5), "MXFP4").reshape(-1, 32).copy()
     values[7, 0], values[8, 1] = np.nan, np.inf
+    values.view(np.uint32)[9, 3] = 0x7F800001  # a signalling NaN: to convert it is an invalid operation
     assert judge_values(values, "F32", 128).format == "mxfp4"
 
 

@@ -17,7 +17,7 @@ from truebits.errors import UsageError
 RANDOM = np.random.default_rng(1)
 PLAIN = RANDOM.normal(0, 0.02, (64, 256)).astype(np.float32)
 BFLOATS = (PLAIN.view(np.uint32) & np.uint32(0xFFFF0000)).view(np.float32)
-Q8_0 = GGMLQuantizationType.Q8_0
+Q8_0, Q4_1 = GGMLQuantizationType.Q8_0, GGMLQuantizationType.Q4_1
 
 
 def write(path, values, type=None):
@@ -42,6 +42,8 @@ def models(tmp_path):
         "zero": write(tmp_path / "zero.gguf", np.zeros_like(PLAIN)),
         "zero_bias": write(tmp_path / "zero_bias.gguf", np.zeros(256, np.float32)),
         "quantized": write(tmp_path / "quantized.gguf", quants.quantize(np.tile(PLAIN, (8, 1)), Q8_0), Q8_0),
+        "untold": write(tmp_path / "untold.gguf", quants.quantize(PLAIN, Q4_1), Q4_1),
+        "numbers": write(tmp_path / "numbers.gguf", np.arange(64)),
         "unread": write(tmp_path / "unread.gguf", np.zeros((64, 66), np.uint8), GGMLQuantizationType.IQ2_XXS),
     }
     cut = tmp_path / "cut.gguf"
@@ -68,6 +70,10 @@ def models(tmp_path):
         ("plain", {"require": "bf16", "fail_on": ()}, "failed"),
         ("plain", {"require": "e8m23"}, "passed"),
         ("quantized", {"require": "bf16"}, "not verified"),
+        ("quantized", {"fail_on": ["requantized"]}, "passed"),
+        ("untold", {}, "passed"),
+        ("untold", {"fail_on": ["requantized"]}, "not verified"),
+        ("numbers", {}, "not verified"),
     ],
 )
 def test_verdicts(models, name, options, expected):
@@ -77,7 +83,7 @@ def test_verdicts(models, name, options, expected):
 def test_what_does_not_fit_is_counted(models):
     (finding,) = tb.check(models["plain"], require="bf16").failed
     outside = int(np.count_nonzero(PLAIN.view(np.uint32) & 0xFFFF))
-    assert finding.message == (f"1 of 1 tensor hold values not exact in BF16; a.weight: {outside:,} of 16,384 values")
+    assert finding.message == (f"1 of 1 tensor holds values not exact in BF16; a.weight: {outside:,} of 16,384 values")
 
 
 @pytest.mark.parametrize("options", [{"fail_on": ["nane"]}, {"require": "bf17"}, {"select": "nothing"}])

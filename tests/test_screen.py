@@ -10,13 +10,16 @@ import sys
 import termios
 
 import gguf
+import ml_dtypes
 import numpy as np
 import pytest
 
 import truebits as tb
+from safetensors_bytes import safetensors
 from truebits import data
 from truebits.report import grouping, screen
 from truebits.report.table import percent
+from truebits.report.text import conclusion
 
 RNG = np.random.default_rng(7)
 PLAIN = RNG.standard_normal((64, 256)).astype(np.float32)
@@ -45,6 +48,43 @@ def mixed(tmp_path):
     tensors |= {"token_embd.weight": (PLAIN, None), "lost.weight": (lost, None)}
     tensors |= {"x" * 60 + "\x1b[31m": (PLAIN, None)}
     return write(tmp_path / "model.gguf", tensors, "n" * 300)
+
+
+FLOATS = {
+    "F8_E4M3": ml_dtypes.float8_e4m3fn,
+    "F8_E5M2": ml_dtypes.float8_e5m2,
+    "F8_E4M3FNUZ": ml_dtypes.float8_e4m3fnuz,
+    "F8_E5M2FNUZ": ml_dtypes.float8_e5m2fnuz,
+}
+
+
+@pytest.mark.parametrize("type", FLOATS)
+def test_small_floats_without_scales_are_what_their_type_says(tmp_path, type):
+    values = PLAIN.astype(FLOATS[type])
+    path = tmp_path / "m.safetensors"
+    path.write_bytes(safetensors({"a.weight": (type, values.shape, values.tobytes())}))
+    report = tb.scan(path)
+    format = FLOATS[type].__name__.replace("float8", "fp8")
+    text = "\n".join(line for _, line in screen.lines(report))
+    assert report["a.weight"].origin.format == format
+    assert f"the {type} tensor: {format.upper()}; the storage type itself" in text
+    assert "scale" not in text
+    assert "scale" not in conclusion(report)
+
+
+def test_what_is_multiplied_by_a_power_of_two_is_said_to_be(tmp_path):
+    for scale, expected in (1, False), (2.0**-9, True):
+        values = PLAIN.astype(ml_dtypes.float8_e4m3fn).astype(np.float32) * np.float32(scale)
+        told = [
+            line for _, line in screen.lines(tb.scan(write(tmp_path / "m.gguf", {"a.weight": (values, None)})), 300)
+        ]
+        assert [("power of two" in line) for line in told if "FP8" in line] == [expected, expected]
+
+
+def test_nothing_is_said_of_what_was_not_read(tmp_path):
+    path = write(tmp_path / "m.gguf", {"a.weight": (np.arange(64), None)})
+    assert screen.calm(tb.scan(path)) == "nothing of it was read: nothing can be said of its weights"
+    assert screen.calm(tb.scan(write(tmp_path / "vocabulary.gguf", {}))) == ""
 
 
 def scan(*arguments, **environment):

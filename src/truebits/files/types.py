@@ -81,6 +81,9 @@ FLOAT_BYTES = {name: BY_NAME[name].nbytes for name in FLOAT_FORMATS}
 FP8_FORMATS = {type.name: type.format for type in STORAGE_TYPES if type.format and type.bits == 8}
 """The formats of safetensors' FP8 dtypes."""
 
+SMALL_FLOATS = {**FP8_FORMATS, "F8_E8M0": "e8m0", "F4": "fp4_e2m1fn"}
+"""What a value of those, of powers of two and of 4 bits is, where no scale belongs to it."""
+
 WHOLE_NUMBERS = ("I64", "U64", "BOOL")
 """Types that no quantizer packs codes into: positions, counters, masks."""
 

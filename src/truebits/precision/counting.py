@@ -13,6 +13,7 @@ import truebits_native as native
 from truebits import errors
 from truebits.files.model import Model, Regexes, open_model
 from truebits.files.tensor import Tensor
+from truebits.files.types import SMALL_FLOATS
 from truebits.precision.batches import Batch, Progress, batches, over_batches
 from truebits.precision.bins import APART, FLOAT_LAYOUTS
 from truebits.precision.profile import PrecisionProfile
@@ -62,6 +63,11 @@ class TensorPrecision(PrecisionProfile):
     def is_plain(self) -> bool:
         """The values stand in the file as they are counted."""
         return self.tensor.type == self.type
+
+    @property
+    def is_scaled(self) -> bool:
+        """Each value is a code times a scale, or more: it has no precision of its own."""
+        return not self.is_plain and self.stored not in SMALL_FLOATS
 
     @property
     def narrowest(self) -> str | None:

@@ -104,6 +104,11 @@ class Coverage:
         """All that was asked for was read whole."""
         return not self.undecided
 
+    @property
+    def is_blind(self) -> bool:
+        """Not one tensor was read, whole or in part: there may be none."""
+        return not self.tensors_read and not self.values_read
+
     def to_dict(self) -> dict[str, Any]:
         """Return what stands in a JSON document under ``coverage``."""
         return asdict(self)

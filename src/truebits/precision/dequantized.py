@@ -138,7 +138,8 @@ def judge_values(values: np.ndarray, type: str, row: int) -> Origin:
     Origin
         ``direct``, the name of a format, ``scaled fp8_e4m3fn``, ``constant``, or ``ambiguous``.
     """
-    values = values.astype(np.float64)
+    with np.errstate(invalid="ignore"):  # a signalling NaN
+        values = values.astype(np.float64)
     sizes = tuple(size for size in SIZES if row % size == 0 and values.size % size == 0)
     longest = sizes[0] if sizes else 32
     runs = values.reshape(-1, longest)
@@ -146,6 +147,8 @@ def judge_values(values: np.ndarray, type: str, row: int) -> Origin:
     blocks = runs.reshape(-1, 32)
     blocks = blocks[(blocks != 0).any(axis=1)]
     used = min(_bits_in_use(runs), FLOAT_LAYOUTS[type].mantissa_bits)
+    if _is_table(blocks):
+        return Origin("ambiguous", 0.0, "neighbours rise or fall throughout: positions or another table, no weights")
     candidates = [levels for levels in LATTICES if levels.size <= longest]
     found = _of_values(blocks, runs, type, used, candidates, exact=True)
     if found.format == "direct" and used < FLOAT_LAYOUTS[type].mantissa_bits:
@@ -157,6 +160,13 @@ def judge_values(values: np.ndarray, type: str, row: int) -> Origin:
     if found.format in ("direct", "ambiguous") and row % (32 * EIGHTHS_BLOCKS) == 0 and longest == 128:
         return _scaled_fp8(runs, type) or found
     return found
+
+
+def _is_table(blocks: np.ndarray) -> bool:
+    """Tell whether all blocks rise or fall, as no weights do: at even distances they are on any format's levels."""
+    distances = np.diff(blocks, axis=1)
+    in_order = (distances >= 0).all(axis=1) | (distances <= 0).all(axis=1)
+    return bool(distances.any() and np.count_nonzero(in_order) >= SHARE_WANTED * in_order.size)
 
 
 def _of_values(

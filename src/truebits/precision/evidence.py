@@ -10,8 +10,9 @@ Evidence adds up: tensor to tensor, as the counts do.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import cache
 from itertools import combinations
 
@@ -86,6 +87,8 @@ class Evidence:
         Values that are not whole numbers.
     whole_bits : int
         Bits after the point that the others have in BF16 (in FP8, if it holds them all), and that are zero.
+    scaled : dict of str to int
+        By format: values that were held against it times a power of two, as `at_scale` has it.
     """
 
     type: str
@@ -104,6 +107,7 @@ class Evidence:
     last_bits_set: int = 0
     fractions: int = 0
     whole_bits: int = 0
+    scaled: dict[str, int] = field(default_factory=dict)
 
     @classmethod
     def of(cls, profile: PrecisionProfile) -> Evidence:
@@ -121,7 +125,9 @@ class Evidence:
         in_fp8, in_bf16 = sums.pop("whole_bits_fp8"), sums.pop("whole_bits")
         sums["whole_bits"] = in_bf16 if outside["fp8_e4m3fn"] else in_fp8
         nan = profile.nan
-        return cls(type, profile.values - nan, outside, bits, kinds, magnitude=profile.magnitude, nan=nan, **sums)
+        values = profile.values - nan
+        scaled = {name: values for name, of in zip(names, formats, strict=True) if of.bias != find(name).bias}
+        return cls(type, values, outside, bits, kinds, magnitude=profile.magnitude, nan=nan, scaled=scaled, **sums)
 
     @classmethod
     def merge(cls, parts: Iterable[Evidence]) -> Evidence:
@@ -145,6 +151,7 @@ class Evidence:
             outside={name: sum(part.outside[name] for part in parts) for name in parts[0].outside},
             bits={pair: sum(part.bits[pair] for part in parts) for pair in parts[0].bits},
             kinds={pair: sum(part.kinds[pair] for part in parts) for pair in parts[0].kinds},
+            scaled=dict(sum((Counter(part.scaled) for part in parts), Counter())),
             magnitude=magnitudes.pop() if len(magnitudes) == 1 else None,
             **{name: sum(getattr(part, name) for part in parts) for name in added},
         )

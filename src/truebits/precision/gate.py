@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -133,7 +133,7 @@ def check(
             raise
         return Gate(os.fspath(source.path if isinstance(source, Model) else source), kinds, require, (_broken(error),))
     unmet = tuple(_unmet(report, format)) if format else ()
-    unproved = tuple(_unproved(report, format)) if format else ()
+    unproved = tuple(_unproved(report, format, kinds))
     return Gate(str(model.path), kinds, require, (*_odd(model), *unmet, *report.findings), report.coverage, unproved)
 
 
@@ -162,7 +162,8 @@ def _unmet(report: Report, format: Format) -> Iterator[Finding]:
     outside = {name: number for name, one in report.tensors.items() if (number := _outside(one, format))}
     if outside:
         first = next(iter(outside))
-        of = f"{len(outside):,} of {count(len(report), 'tensor')} hold values not exact in {format.name.upper()}"
+        hold = "holds" if len(outside) == 1 else "hold"
+        of = f"{len(outside):,} of {count(len(report), 'tensor')} {hold} values not exact in {format.name.upper()}"
         values = f"{outside[first]:,} of {count(report[first].values, 'value')}"
         yield Finding("require", "error", tuple(outside), f"{of}; {printable(first)}: {values}")
 
@@ -174,9 +175,15 @@ def _outside(one: TensorPrecision, format: Format) -> int:
     return one.values - one.fits(format)
 
 
-def _unproved(report: Report, format: Format) -> Iterator[str]:
-    """Say which tensors are quantized: whether their values are exact was not looked at."""
+def _unproved(report: Report, format: Format | None, kinds: Collection[str]) -> Iterator[str]:
+    """Say what was asked and cannot be told: exact values of quantized tensors, what their codes were before."""
+    if report.model.tensors and report.coverage.is_blind:
+        yield "no tensor was read"
     types = sorted({one.type for one in report.blocks.values()})
-    if types:
+    untold = [one.type for one in report.blocks.values() if one.made_from.format == "ambiguous"]
+    if untold and "requantized" in kinds:
+        of = f"{count(len(untold), 'quantized tensor')} ({', '.join(sorted({*untold}))})"
+        yield f"whether {of} {'was' if len(untold) == 1 else 'were'} quantized coarser before cannot be told"
+    if types and format is not None:
         of = f"{count(len(report.blocks), 'quantized tensor')} ({', '.join(types)})"
         yield f"whether the values of {of} are exact in {format.name.upper()} was not looked at"

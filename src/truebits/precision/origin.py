@@ -12,7 +12,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from truebits.files.types import FLOAT_FORMATS
+from truebits.files.types import FLOAT_FORMATS, SMALL_FLOATS
 from truebits.numbers.spelling import title_of
 from truebits.precision.evidence import Evidence, ladder, most_exceptions
 from truebits.precision.profile import PrecisionProfile
@@ -21,6 +21,9 @@ ODDS_WANTED = 1e-6
 """A verdict with a greater chance of being false is called ambiguous."""
 
 BITS_WANTED = -math.log2(ODDS_WANTED)
+
+NO_FLOATS = ("nan", "inf", "constant", "integer")
+"""Verdicts that say more than a small float's type."""
 
 LAST_BIT_SET = 0.45
 """How often FP16 values set their last bit, at least: half of the time, less where ties were rounded to even."""
@@ -37,7 +40,7 @@ class Origin:
     ----------
     format : str
         ``fp8_e5m2``, ``fp8_e4m3fn``, ``bf16``, ``fp16``, ``tf32``, ``f32``, ``f64``, ``constant``, ``integer``,
-        ``nan``, ``inf``, ``made`` or ``ambiguous``.
+        ``nan``, ``inf``, ``made`` or ``ambiguous``; what is stored as a small float is what its type says.
     confidence : float
         One minus the chance that values of the next wider format look like this.
     reason : str
@@ -111,7 +114,11 @@ def origin_of(members: Sequence[PrecisionProfile]) -> Origin:
     plain = [member for member, evidence in zip(own, undone, strict=True) if evidence is None]
     if plain:
         parts.append(Evidence.of(PrecisionProfile.merge(plain)))
-    return judge(Evidence.merge(parts))
+    found = judge(Evidence.merge(parts))
+    stored = {getattr(member, "stored", member.type) for member in own}
+    if stored <= SMALL_FLOATS.keys() and len(stored) == 1 and found.format not in NO_FLOATS:
+        return Origin(SMALL_FLOATS[stored.pop()], 1.0, "the storage type itself")
+    return found
 
 
 def _narrowest(evidence: Evidence, fitting: list[str]) -> Origin | None:
@@ -120,7 +127,7 @@ def _narrowest(evidence: Evidence, fitting: list[str]) -> Origin | None:
         wider = min(fitting[at:], key=lambda wider: evidence.bits[name, wider])
         bits = evidence.bits[name, wider]
         odds = 2.0**-bits
-        exact = f"all {evidence.values:,} values are exact in {title_of(name)}"
+        exact = f"all {evidence.values:,} values are exact in {_title(evidence, name)}"
         if bits < BITS_WANTED:
             few = f"{exact}, but only {evidence.telling:,} have enough bits to tell it from {title_of(wider)}"
             return Origin("ambiguous", 1 - odds, few, fitting[0], fitting[0])
@@ -199,7 +206,7 @@ def _own(evidence: Evidence) -> Origin:
         bits = _bits_of_most(evidence, name, own)
         if bits >= BITS_WANTED:
             few = evidence.outside[name]
-            most = f"{values - few:,} of {values:,} values are exact in {title_of(name)}, {_by_chance(bits)}"
+            most = f"{values - few:,} of {values:,} values are exact in {_title(evidence, name)}, {_by_chance(bits)}"
             return Origin(own, 1.0, f"{most}; {few:,} are not{_before(evidence)}", own, name, few)
     narrower = [name for name in ladder(evidence.type)[:-1] if name in FLOAT_FORMATS.values()]
     missed = ", ".join(f"{evidence.outside[name]:,} do not fit {title_of(name)}" for name in narrower)
@@ -214,6 +221,10 @@ def _bits_of_most(evidence: Evidence, name: str, wider: str) -> int:
         return 0
     choices = few * math.log2(math.e * evidence.values / few)
     return max(0, int(evidence.bits[name, wider] - choices))
+
+
+def _title(evidence: Evidence, name: str) -> str:
+    return f"{title_of(name)}{' times a power of two' if evidence.scaled.get(name) else ''}"
 
 
 def _by_chance(bits: int) -> str:

@@ -13,6 +13,7 @@ from truebits.files.model import Model
 from truebits.files.tensor import Tensor
 from truebits.files.types import FLOAT_BYTES
 from truebits.numbers.spelling import find, title_of
+from truebits.precision.batches import batches
 from truebits.precision.bins import FLOAT_LAYOUTS
 from truebits.precision.coverage import Coverage, count, share
 from truebits.precision.evidence import Evidence
@@ -150,9 +151,27 @@ def _all_zero(report: Report, facts: dict[str, Numbers]) -> Iterator[Finding]:
 
 
 def _constant(report: Report, facts: dict[str, Numbers]) -> Iterator[Finding]:
-    same = _matrices(report, facts, lambda one, of: one.magnitude is not None and not of.zero)
+    def is_constant(one: TensorPrecision, of: Numbers) -> bool:
+        if one.magnitude is not None:
+            return not of.zero
+        is_likely = one.is_plain and one.bins.size == 1 and not (of.nan or of.inf)
+        return is_likely and _has_one_magnitude(report.model, one.tensor)
+
+    same = _matrices(report, facts, is_constant)
     if same:
         yield Finding("constant", "warning", tuple(same), f"{_named(same)}: every value has the same magnitude")
+
+
+def _has_one_magnitude(model: Model, tensor: Tensor) -> bool:
+    """Read a tensor until a word differs from its first in more than the sign."""
+    first = None
+    for batch in batches(model, [tensor]):
+        words = batch.words & batch.words.dtype.type((1 << (8 * batch.words.itemsize - 1)) - 1)
+        for start, stop in zip(batch.starts, batch.stops, strict=True):
+            first = words[start] if first is None else first
+            if (words[start:stop] != first).any():
+                return False
+    return True
 
 
 def _matrices(
@@ -173,7 +192,8 @@ def _requantized(report: Report) -> Iterator[Finding]:
         if verdict.format not in NO_VERDICT:
             by_format.setdefault(verdict.format, []).append(name)
     for format, names in by_format.items():
-        of = f"{len(names):,} of {count(len(verdicts), 'tensor')} hold values of {format.upper()}"
+        hold = "holds" if len(names) == 1 else "hold"
+        of = f"{len(names):,} of {count(len(verdicts), 'tensor')} {hold} values of {format.upper()}"
         reason = f"{printable(names[0])}: {verdicts[names[0]].reason}"
         yield Finding("requantized", "warning", tuple(names), f"{of}; {reason}")
 
@@ -225,6 +245,8 @@ def _upcast(report: Report, facts: dict[str, Numbers]) -> Iterator[Finding]:
         is_much = sum(one.values for one in members) * FLOAT_BYTES[type] > MUCH * report.model.size
         of_type = f"{len(members):,} of {count(len(by_type[type]), f'{type} tensor')}, {share(values, whole)}"
         scales = " (of a checkpoint, without its scales?)" if format.startswith("fp8") else ""
+        if any(one.fits(format) < one.values for one in members):
+            scales = f", times a power of two{scales}"
         message = f"{of_type}, {'holds' if len(members) == 1 else 'hold'} {title_of(format)} values only{scales}"
         yield Finding("upcast", "warning" if is_much else "note", tuple(one.tensor.name for one in members), message)
 

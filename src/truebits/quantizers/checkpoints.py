@@ -12,14 +12,14 @@ from dataclasses import replace
 from truebits.errors import shortened
 from truebits.files.model import Model
 from truebits.files.tensor import Tensor
-from truebits.files.types import BY_NAME, FLOAT_BYTES, FP8_FORMATS, WHOLE_NUMBERS
+from truebits.files.types import BY_NAME, FLOAT_BYTES, FP8_FORMATS, SMALL_FLOATS, WHOLE_NUMBERS
 from truebits.quantizers.forms import FORMS, FP8_METHODS, Form
 from truebits.quantizers.meaning import Meaning
 from truebits.quantizers.method import Method, method_of
 from truebits.quantizers.quantized import Peek, Quantized, Unread
 from truebits.quantizers.small_floats import plain
 
-PLAIN = (*FP8_FORMATS, "F4", "F8_E8M0")
+PLAIN = tuple(SMALL_FLOATS)
 """Types that are values by themselves, where they have no scale."""
 
 LARGEST_PEEK = 16 << 20

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from truebits.errors import printable
 from truebits.files.tensor import Tensor
-from truebits.files.types import FLOAT_FORMATS
+from truebits.files.types import FLOAT_FORMATS, SMALL_FLOATS
 from truebits.precision.counting import TensorPrecision
 from truebits.precision.coverage import NOT_SELECTED
 from truebits.precision.origin import Origin
@@ -86,7 +86,7 @@ def _label(report: Report, members: Sequence[TensorPrecision]) -> str:
     coarser = {report.made_from[one.tensor.name].format for one in members if one.tensor.name in report.made_from}
     if len(coarser) == 1 and not coarser & {"direct", *UNTOLD}:
         return coarser.pop()
-    if not members[0].is_plain:
+    if members[0].is_scaled:
         return AS_STORED
     return str(origin_of(members)) + (" (undone)" if any(one.before is not None for one in members) else "")
 
@@ -154,7 +154,7 @@ def _is_news(group: Group) -> bool:
         "nan",
         AS_STORED,
         *UNTOLD,
-        FLOAT_FORMATS.get(group.type),
+        (FLOAT_FORMATS | SMALL_FLOATS).get(group.type),
     )
 
 

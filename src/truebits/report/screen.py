@@ -100,7 +100,7 @@ def verdict(report: Report) -> Iterator[str]:
         yield quiet
     by_type = report.by_type()
     for type, members in by_type.items():
-        if any(one.values for one in members) and not members[0].is_plain:
+        if any(one.values for one in members) and members[0].is_scaled:
             yield f"{count(len(members), f'{type} tensor')} read as the values that codes and scales stand for"
         elif any(one.values for one in members):
             yield from _came_from(type, members)
@@ -115,6 +115,8 @@ def _is_new(finding: Finding) -> bool:
 
 def calm(report: Report) -> str:
     """Say what was not found, and where it was looked for."""
+    if report.coverage.is_blind:
+        return "nothing of it was read: nothing can be said of its weights" if report.model.tensors else ""
     kinds = {finding.kind for finding in report.findings}
     told = [title for kind, title in CALM.items() if kind not in kinds]
     where = "" if report.coverage.is_complete else " in what was read"
@@ -128,7 +130,8 @@ def _requantized(report: Report) -> Iterator[str]:
     unknown = {one.type for one in report.blocks.values() if one.made_from.format == "ambiguous"}
     known = {one.type for one in report.blocks.values()} - unknown
     if not known:
-        yield f"whether {' and '.join(sorted(unknown))} were quantized coarser before cannot be told"
+        were = "was" if len(unknown) == 1 else "were"
+        yield f"whether {' and '.join(sorted(unknown))} {were} quantized coarser before cannot be told"
         return
     others = f" ({', '.join(sorted(unknown))}: cannot be told)" if unknown else ""
     yield f"no sign of a coarser quantization before{others}"

@@ -194,21 +194,22 @@ def _exceptions(report: Report, limit: int = 5) -> list[str]:
 
 def _concluded(type: str, of: PrecisionProfile, members: Sequence[TensorPrecision]) -> Iterator[str]:
     """Say what the values of a storage type are: how many tensors, what share of the values, and why."""
-    if not members[0].is_plain:
+    if members[0].is_scaled:
         read = f"{how_many(len(members), f'{type} tensor')} read as the {how_many(of.values, 'value')}"
         yield f"{read} that codes and scales stand for, in F32."
         return
     by_format: dict[str, list[TensorPrecision]] = {}
     for one in members:
         by_format.setdefault(one.origin.format, []).append(one)
-    if of.narrowest is not None and not of.nan:
-        name = of.narrowest.upper()
+    narrowest = of.narrowest if members[0].is_plain else None
+    if narrowest is not None and not of.nan:
+        name = narrowest.upper()
         saved = f"stored as {name} they would take {nbytes(of.bytes_saved)} less and be the same (truebits shrink)"
         yield f"All {of.values:,} {type} values are {name} values already: {saved}."
     if len(by_format) == 1:
         verdict = origin_of(members)
-        whose = "Origin" if of.narrowest is not None else f"Origin of the {type} values:"
-        yield f"{whose} {verdict.format}{':' if of.narrowest is not None else ';'} {verdict.reason}."
+        whose = "Origin" if narrowest is not None else f"Origin of the {type} values:"
+        yield f"{whose} {verdict.format}{':' if narrowest is not None else ';'} {verdict.reason}."
         return
     whole = f"{len(members):,} {type} tensors"
     for format, some in _joined(by_format):
