@@ -20,8 +20,9 @@ ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "PYT
 """An installed package has its bytecode."""
 
 
-def run(*command: str | Path) -> str:
-    done = subprocess.run(command, env=ENVIRONMENT, stdout=subprocess.PIPE, text=True, check=True)
+def run(*command: str | Path, code: int = 0) -> str:
+    done = subprocess.run(command, env=ENVIRONMENT, stdout=subprocess.PIPE, text=True)
+    assert done.returncode == code, f"{command} ended with {done.returncode}"
     return done.stdout
 
 
@@ -48,3 +49,17 @@ def expected_low_zero(path: Path) -> dict[str, int]:
 def low_zero(words: np.ndarray) -> int:
     blocks = (words[at : at + BLOCK_WORDS] for at in range(0, words.size, BLOCK_WORDS))
     return sum(int(np.count_nonzero(block & MASK == 0)) for block in blocks)
+
+
+def packed(path: Path, sizes: dict[str, int]) -> Path:
+    """Write a tensor of random bytes of each block type."""
+    writer, random = gguf.GGUFWriter(path, "llama"), np.random.default_rng(2)
+    for name, size in sizes.items():
+        type = gguf.GGMLQuantizationType[name]
+        _, nbytes = gguf.GGML_QUANT_SIZES[type]
+        writer.add_tensor(name, random.integers(0, 256, (max(1, size // nbytes), nbytes), np.uint8), raw_dtype=type)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path

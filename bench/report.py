@@ -32,12 +32,12 @@ def report(results: dict) -> str:
     absent = {name: results["not_measured"].get(name, "not run") for name in GOALS if name not in measured}
     with_goal = [name for name, goal in GOALS.items() if goal.wanted is not None]
     others = [name for name in GOALS if name not in with_goal]
-    met = sum(name in measured and is_met(measured[name]) for name in with_goal)
+    count = sum(name in measured and is_met(measured[name]) for name in with_goal)
     return "\n".join(
         [
             machine(results),
             "",
-            f"{met} of {len(with_goal)} yardsticks met:",
+            f"{count} of {len(with_goal)} yardsticks met:",
             "",
             *table(with_goal, measured, absent),
             "",
@@ -81,13 +81,20 @@ def row(info: dict) -> list[str]:
         quantity(info["theirs"], measure.unit),
         f"{measure.label.format(info['ratio'])} ({number.format(low)} to {number.format(high)})",
         wanted(info),
-        "–" if info["wanted"] is None else "yes" if is_met(info) else "**no**",
+        met(info),
         f"{info['result']}{EQUALITY[info['equal']]}",
     ]
 
 
 def absent_row(goal: Goal, reason: str) -> list[str]:
     return [goal.what, "–", goal.against, "–", "–", wanted(goal._asdict()), "not measured", reason]
+
+
+def met(info: dict) -> str:
+    """Say whether a goal is met, and if not, what keeps it from being met."""
+    if info["wanted"] is None:
+        return "–"
+    return "yes" if is_met(info) else ": ".join(filter(None, ("**no**", info["bound"])))
 
 
 def is_met(info: dict) -> bool:

@@ -10,6 +10,7 @@ import truebits
 import yardstick
 from compare import alternate, record
 from conftest import GIB, make
+from files import TRUEBITS, packed, run
 
 
 @pytest.fixture(scope="module")
@@ -61,3 +62,22 @@ def test_diff_numpy(benchmark, pair, threads):
     sums = total.squared_error, total.squares, total.products, total.other_squares
     equal = exact and bool(np.allclose(sums, expected[4:], rtol=1e-9))
     record(benchmark, ours.seconds, theirs.seconds, f"{found.changed:,} of {found.values:,} differ", equal)
+
+
+def test_diff_one_bit(benchmark, folder, scale):
+    """As a process: bytes are compared before any is taken for a value."""
+    a, b = folder / "one.gguf", folder / "other.gguf"
+    packed(a, dict.fromkeys(("Q4_0", "Q8_0", "Q4_K", "Q6_K"), int(62.5e6 * scale)))
+    data = bytearray(a.read_bytes())
+    data[-100] ^= 1
+    b.write_bytes(data)
+    ours, theirs = alternate(
+        benchmark, lambda: run(*TRUEBITS, "diff", a, b, code=1), lambda: run("cmp", "-l", a, b, code=1), rounds=5
+    )
+    record(benchmark, ours.seconds, theirs.seconds, theirs.results[-1].strip(), equal=None)
+
+
+def test_trace(benchmark, pair, threads):
+    ours, theirs = alternate(benchmark, lambda: truebits.trace(*pair), lambda: truebits.diff(*pair), rounds=5)
+    tensors = ours.results[-1].tensors
+    record(benchmark, ours.seconds, theirs.seconds, f"{len(tensors)} tensors", equal=None)

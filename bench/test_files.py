@@ -8,18 +8,16 @@ import sys
 from pathlib import Path
 
 import gguf
-import numpy as np
 import pytest
 
 import truebits
 import truebits_native
 from compare import alternate, record
-from files import BITS, TRUEBITS, drop_from_cache, expected_low_zero, read_with_dd, run
+from files import BITS, TRUEBITS, drop_from_cache, expected_low_zero, packed, read_with_dd, run
 from first_use import first_and_second, processor_seconds
 
 REPORTS_WAY = """
 import sys
-import numpy as np
 from gguf import GGUFReader, GGMLQuantizationType
 
 tensors = [t for t in GGUFReader(sys.argv[1]).tensors if t.tensor_type == GGMLQuantizationType.F32]
@@ -105,20 +103,6 @@ def test_first_scan_blocks(benchmark, folder, scale):
         *(benchmark, processor_seconds(ours), processor_seconds(theirs), f"{path.stat().st_size:,} bytes"),
         result == theirs.results[-1].partition("processor")[0],
     )
-
-
-def packed(path: Path, sizes: dict[str, int]) -> Path:
-    """Write a tensor of random bytes of each block type."""
-    writer, random = gguf.GGUFWriter(path, "llama"), np.random.default_rng(2)
-    for name, size in sizes.items():
-        type = gguf.GGMLQuantizationType[name]
-        _, nbytes = gguf.GGML_QUANT_SIZES[type]
-        writer.add_tensor(name, random.integers(0, 256, (max(1, size // nbytes), nbytes), np.uint8), raw_dtype=type)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return path
 
 
 def test_low_bits_cold(benchmark, threads, cold_file):

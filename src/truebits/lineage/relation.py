@@ -15,6 +15,7 @@ from truebits.lineage.overlap import CellOverlap, has_cells
 from truebits.lineage.ways import BF16, CLIPPED, CLIPPED_TEXT, FP16, Cast, same
 from truebits.precision.undone import Change
 from truebits.quantizers.blocks import has_values
+from truebits_native.pool import in_order
 
 WAYS = (
     (FP16, "FP16"),
@@ -89,37 +90,41 @@ def _rounded(first: Side, other: Side, change: Change | None, threads: int | Non
     if all(same(a, b).all() for a, b in _pieces(first, other, "F32")):
         return Relation(Kin.SAME)
     left = [(kin, cast, detail) for kin in (Kin.ROUNDED, Kin.FINER) for cast, detail in WAYS]
-    differing, in_range = 0, 0
-    for a, b in _pieces(first, other, "F32"):
-        left = [
-            (kin, cast, detail)
-            for kin, cast, detail in left
-            if _explains(cast, *((a, b) if kin is Kin.ROUNDED else (b, a)), change, threads)
-        ]
+    values = first.tensor.values
+    differing, in_range, is_natural = 0, 0, values <= FEW
+
+    def look(pair: tuple[np.ndarray, np.ndarray]) -> tuple[list[tuple[Kin, Cast, str]], int, int]:
+        explain = [way for way in left if _explains(way[1], *(pair if way[0] is Kin.ROUNDED else pair[::-1]), change)]
+        return explain, *((0, 0) if is_natural else _differing(*pair))
+
+    for explain, differ, inside in in_order(look, _pieces(first, other, "F32"), threads):
+        left = [way for way in left if way in explain]
         if not left:
             return Relation(Kin.OTHER_VALUES)
-        differs = ~same(a, b)
-        differing += int(np.count_nonzero(differs))
-        magnitude = np.abs(a[differs].view("<f4"))
-        in_range += int(np.count_nonzero((magnitude >= SMALLEST_FP16) & (magnitude <= LARGEST_FP16)))
+        differing, in_range = differing + differ, in_range + inside
+        is_natural = is_natural or differing > max(1, CHANGED_BY_ROUNDING * values)
     kin, cast, detail = left[0]
-    values = first.tensor.values
-    is_natural = values <= FEW or differing > max(1, CHANGED_BY_ROUNDING * values)
     if is_natural or (cast.format == "fp16" and not in_range):
         return Relation(kin, detail)
     return Relation(Kin.OTHER_VALUES, f"{differing:,} of {values:,} differ")
 
 
-def _explains(cast: Cast, fine: np.ndarray, coarse: np.ndarray, change: Change | None, threads: int | None) -> bool:
+def _differing(a: np.ndarray, b: np.ndarray) -> tuple[int, int]:
+    """Count what differs, and what of it is within FP16's range."""
+    magnitude = np.abs(a[~same(a, b)].view("<f4"))
+    return magnitude.size, int(np.count_nonzero((magnitude >= SMALLEST_FP16) & (magnitude <= LARGEST_FP16)))
+
+
+def _explains(cast: Cast, fine: np.ndarray, coarse: np.ndarray, change: Change | None) -> bool:
     """Tell whether F32 words are others, rounded: as they stand, or before a converter changed them."""
     rounded = fine.copy()
-    cast.apply(rounded, threads)
+    cast.apply(rounded, 1)
     if same(rounded, coarse).all():
         return True
-    return change is not None and _explains_before(cast, fine, coarse, change, threads)
+    return change is not None and _explains_before(cast, fine, coarse, change)
 
 
-def _explains_before(cast: Cast, fine: np.ndarray, coarse: np.ndarray, change: Change, threads: int | None) -> bool:
+def _explains_before(cast: Cast, fine: np.ndarray, coarse: np.ndarray, change: Change) -> bool:
     """Tell whether values were rounded before a converter changed them, which hides their last bits."""
     stored = fine.view("<f4")
     found = np.zeros(fine.size, bool)
@@ -127,7 +132,7 @@ def _explains_before(cast: Cast, fine: np.ndarray, coarse: np.ndarray, change: C
         with np.errstate(all="ignore"):  # what no converter can have written
             hidden = stored.astype(np.float64) + step * np.spacing(np.abs(stored)).astype(np.float64)
             source = change.back(hidden).astype("<f4").view(np.uint32)
-            cast.apply(source, threads)
+            cast.apply(source, 1)
             again = change.forth(source.view("<f4")).astype("<f4").view(np.uint32)
         found |= same(again, coarse)
     return bool(found.all())
