@@ -8,7 +8,8 @@ from models import TENSORS, assert_found, write, write_raw
 from truebits.errors import SelectionError
 from truebits.files.model import open_model
 from truebits.files.tensor import Tensor
-from truebits.precision.counting import TensorPrecision, floating, joined, low_bits, negative_zeros, special
+from truebits.precision.batches import Batch
+from truebits.precision.counting import TensorPrecision, count_batch, floating, joined, low_bits, negative_zeros
 from truebits.precision.scan import scan
 from words import TYPES, mixed, words_in
 
@@ -104,8 +105,10 @@ def test_negative_zeros(tmp_path, type):
     ],
 )
 def test_where_special_values_stand(values, before, expected):
-    words = words_of(*values)
-    assert special("F32", np.unique(native.bins_of(words, "F32")), words, before) == expected
+    words = np.concatenate([words_of(0.5, np.nan), words_of(*values)])
+    ends = np.array([2]), np.array([words.size])
+    got = count_batch(Batch((tensor(),), words, *ends, np.array([before]), None, []))
+    assert got.first.get("a", {}) == expected
 
 
 def tensor(name="a", type="F32", values=4):

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from truebits.errors import UsageError
 from truebits.numbers.spelling import find
 from truebits.precision.bins import FLOAT_LAYOUTS
-from truebits.precision.profile import PrecisionProfile
+from truebits.precision.profile import PrecisionProfile, Questions
 from truebits_native import profiles, reference
 from words import (
     DTYPE,
@@ -330,6 +330,15 @@ def test_equality():
     assert profile != profile_of(words[1:], "F16")
     assert profile != PrecisionProfile("BF16", profile.bins, profile.counts)
     assert profile != "profile"
+
+
+@EVERY_TYPE
+def test_questions_of_many_profiles_are_those_of_each(type):
+    layout = FLOAT_LAYOUTS[type]
+    masks = [layout.is_zero, layout.is_nan, ~layout.fits(find("bf16")), np.ones(layout.bins, bool)]
+    some = [random_profile(type, seed, size)[1] for seed, size in enumerate((1, 0, 300, 7))]
+    expected = [[one.count(mask) for one in some] for mask in masks]
+    assert Questions(masks).of(some).tolist() == expected
 
 
 def test_of_takes_bins_in_any_order_and_drops_those_that_cancel_out():

@@ -1,17 +1,31 @@
 """Words whose bytes stand in the wrong order."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 
 import truebits_native as native
-from truebits.precision.swapped import FEWEST, is_swapped
+from truebits.precision.swapped import FEWEST, is_swapped, perhaps_swapped
 from words import words_in
 
 WEIGHTS = np.random.default_rng(0).normal(0, 0.02, 4_096)
 
 
 def judged(words, type):
-    return is_swapped(words, type, np.unique(native.bins_of(words, type)))
+    """Judge words that stand between weights in a batch."""
+    around = words_in(WEIGHTS, type)
+    all, borders = np.concatenate([around, words, around]), np.cumsum([0, around.size, words.size, around.size])
+    bins, counts, splits = native.profiles(all, borders[:-1], borders[1:], type)
+    before, got, after = (
+        perhaps and is_swapped(all[a:b], type, bins[c:d], counts[c:d])
+        for perhaps, (a, b), (c, d) in zip(
+            perhaps_swapped(type, bins, splits), pairwise(borders), pairwise(splits), strict=True
+        )
+    )
+    assert not before
+    assert not after
+    return got
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import mmap
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from itertools import islice, repeat
+from itertools import chain, islice, repeat
 from pathlib import Path
 from struct import Struct
 from typing import ClassVar
@@ -131,7 +131,8 @@ class Header:
         end, looked_at = self.header_bytes, 0
         odd: list[int] = []
         unseen: list[int] = []
-        for offset, nbytes in [*((one.offset, one.nbytes) for one in self.tensors if one.nbytes), (None, 0)]:
+        ranges = ((one.offset, one.nbytes) for one in self.tensors if one.nbytes)
+        for offset, nbytes in chain(ranges, [(None, 0)]):
             start = min(aligned(end, self.alignment), self.size)
             if offset not in (None, start):
                 message = f"the tensor at {offset} is expected at {start}: a gap, or another order than the header's"

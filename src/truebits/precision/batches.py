@@ -52,6 +52,8 @@ class Batch:
         Read-only view of the mapping, in words of the type's size.
     starts, stops : ndarray of int64
         In words.
+    firsts : ndarray of int64
+        Words that come before each range in its tensor.
     file : MappedFile
     runs : list of (int, int)
         The bytes of the file that are read.
@@ -61,6 +63,7 @@ class Batch:
     words: np.ndarray
     starts: np.ndarray
     stops: np.ndarray
+    firsts: np.ndarray
     file: MappedFile
     runs: list[tuple[int, int]]
 
@@ -147,7 +150,8 @@ def _batches_of_type(file: MappedFile, tensors: list[Tensor], item: int, unit: i
         for start, stop in runs:
             file.expect(start, stop)
         owners = tuple(tensors[i] for i in owner[which].tolist())
-        yield Batch(owners, *_words(file, begin[which], end[which], item), file, runs)
+        firsts = (begin[which] - starts[owner[which]]) // item
+        yield Batch(owners, *_words(file, begin[which], end[which], item), firsts, file, runs)
 
 
 def _words(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,7 +18,7 @@ from truebits.files.types import SMALL_FLOATS
 from truebits.precision.batches import Batch, Progress, batches, over_batches
 from truebits.precision.bins import APART, FLOAT_LAYOUTS
 from truebits.precision.profile import PrecisionProfile
-from truebits.precision.swapped import is_swapped
+from truebits.precision.swapped import is_swapped, perhaps_swapped
 
 if TYPE_CHECKING:
     from truebits.precision.evidence import Evidence
@@ -98,9 +99,9 @@ class Counts:
     Attributes
     ----------
     pieces : dict of str to list of (ndarray, ndarray)
-        By tensor: bins and counts, of one part of it or several.
+        By tensor that has values: bins and counts, of one part of it or several.
     first : dict of str to dict of str to int
-        By tensor, where the first ``nan`` and ``inf`` stand.
+        By tensor that has any, where the first ``nan`` and ``inf`` stand.
     swapped : set of str
         Tensors whose first words make weights if their bytes are swapped.
     """
@@ -116,7 +117,8 @@ class Counts:
         for part in parts:
             for name, pieces in part.pieces.items():
                 whole.pieces.setdefault(name, []).extend(pieces)
-                whole.first[name] = part.first[name] | whole.first.get(name, {})
+            for name, places in part.first.items():
+                whole.first[name] = places | whole.first.get(name, {})
             whole.swapped.update(part.swapped)
         return whole
 
@@ -131,9 +133,11 @@ def profiles(
 ) -> dict[str, TensorPrecision]:
     """Count each of a model's floating-point tensors, in the order given, unless they are counted already."""
     counts = counts or count_words(model, tensors, threads, progress)
-    found = {tensor.name: joined(tensor, tensor.type, counts.pieces[tensor.name]) for tensor in tensors}
-    for name, precision in found.items():
-        precision.first, precision.is_swapped = counts.first[name], name in counts.swapped
+    found = {tensor.name: joined(tensor, tensor.type, counts.pieces.get(tensor.name, [])) for tensor in tensors}
+    for name in found.keys() & counts.first.keys():
+        found[name].first = counts.first[name]
+    for name in found.keys() & counts.swapped:
+        found[name].is_swapped = True
     _undo_conversion(model, found, architecture)
     return found
 
@@ -143,32 +147,7 @@ def count_words(
 ) -> Counts:
     """Count the words of tensors, or of ranges of them: no more than one of each."""
     is_large = native.expect_work("profiles", sum(tensor.values for tensor in tensors))
-    pieces: dict[str, list[Piece]] = {tensor.name: [] for tensor in tensors}
-    first: dict[str, dict[str, int]] = {tensor.name: {} for tensor in tensors}
-    seen, swapped = dict.fromkeys(pieces, 0), set[str]()
-    for batch, counted in over_batches(
-        lambda of: list(counted_ranges(of)), model, tensors, threads, progress, is_large
-    ):
-        for tensor, piece in counted:
-            pieces[tensor.name].append(piece)
-        for (tensor, (bins, _)), start, stop in zip(counted, batch.starts.tolist(), batch.stops.tolist(), strict=False):
-            words = batch.words[start:stop]
-            first[tensor.name] = special(tensor.type, bins, words, seen[tensor.name]) | first[tensor.name]
-            if not seen[tensor.name] and is_swapped(words, tensor.type, bins):
-                swapped.add(tensor.name)
-            seen[tensor.name] += stop - start
-    return Counts(pieces, first, swapped)
-
-
-def special(type: str, bins: np.ndarray, words: np.ndarray, before: int) -> dict[str, int]:
-    """Return where in a tensor the first NaN and Inf of a range stand, `before` values after its start."""
-    layout = FLOAT_LAYOUTS[type]
-    masks = {"nan": layout.is_nan, "inf": layout.is_inf}
-    return {
-        kind: before + int(mask[native.bins_of(words, type)].argmax())
-        for kind, mask in masks.items()
-        if mask[bins].any()
-    }
+    return Counts.merge(counts for _, counts in over_batches(count_batch, model, tensors, threads, progress, is_large))
 
 
 def _undo_conversion(model: Model, found: dict[str, TensorPrecision], architecture: str | None) -> None:
@@ -260,23 +239,59 @@ def floating(tensors: Iterable[Tensor], types: Iterable[str], asked: bool) -> li
     return kept
 
 
-def counted_ranges(batch: Batch) -> Iterator[tuple[Tensor, Piece]]:
-    """Count each range of a batch; further pieces move values that are counted apart to their own bins."""
+def count_batch(batch: Batch) -> Counts:
+    """Count each range of a batch."""
+    bins, counts, splits = native.profiles(batch.words, batch.starts, batch.stops, batch.tensors[0].type)
+    pieces: dict[str, list[Piece]] = {}
+    for tensor, (a, b) in zip(batch.tensors, pairwise(splits.tolist()), strict=True):
+        pieces.setdefault(tensor.name, []).append((bins[a:b], counts[a:b]))
+    for owner, piece in _moved(batch, bins, splits):
+        pieces[batch.tensors[owner].name].append(piece)
+    return Counts(pieces, _special(batch, bins, splits), _swapped(batch, bins, counts, splits))
+
+
+def _moved(batch: Batch, bins: np.ndarray, splits: np.ndarray) -> Iterator[tuple[int, Piece]]:
+    """Move values that are counted apart to their own bins."""
     type = batch.tensors[0].type
     layout = FLOAT_LAYOUTS[type]
-    bins, counts, splits = native.profiles(batch.words, batch.starts, batch.stops, type)
-    borders = splits.tolist()
-    for tensor, a, b in zip(batch.tensors, borders, borders[1:], strict=False):
-        yield tensor, (bins[a:b], counts[a:b])
     for magnitude, word in WORDS_APART[type].items():
         suspect, own = layout.bin_of(*APART[magnitude]), layout.bin_apart(magnitude)
-        owners = np.searchsorted(splits, np.flatnonzero(bins == suspect), "right") - 1
+        owners = _owners(bins == suspect, splits)
         if owners.size:
             without_sign = (1 << (layout.word_bits - 1)) - 1
             ranges = batch.starts[owners], batch.stops[owners]
             found = native.matching_counts(batch.words, *ranges, without_sign, word)
             for owner, count in zip(owners.tolist(), found.tolist(), strict=True):
-                yield batch.tensors[owner], (np.array([suspect, own]), np.array([-count, count]))
+                yield owner, (np.array([suspect, own]), np.array([-count, count]))
+
+
+def _special(batch: Batch, bins: np.ndarray, splits: np.ndarray) -> dict[str, dict[str, int]]:
+    """Find where in its tensor the first NaN and Inf of each range stand."""
+    type = batch.tensors[0].type
+    layout = FLOAT_LAYOUTS[type]
+    first: dict[str, dict[str, int]] = {}
+    for kind, mask in {"nan": layout.is_nan, "inf": layout.is_inf}.items():
+        for owner in reversed(_owners(mask[bins], splits).tolist()):
+            words = batch.words[batch.starts[owner] : batch.stops[owner]]
+            at = int(batch.firsts[owner]) + int(mask[native.bins_of(words, type)].argmax())
+            first.setdefault(batch.tensors[owner].name, {})[kind] = at
+    return first
+
+
+def _swapped(batch: Batch, bins: np.ndarray, counts: np.ndarray, splits: np.ndarray) -> set[str]:
+    """Name the tensors whose first words are swapped."""
+    type = batch.tensors[0].type
+    swapped = set()
+    for i in np.flatnonzero(perhaps_swapped(type, bins, splits) & (batch.firsts == 0)).tolist():
+        words, own = batch.words[batch.starts[i] : batch.stops[i]], slice(splits[i], splits[i + 1])
+        if is_swapped(words, type, bins[own], counts[own]):
+            swapped.add(batch.tensors[i].name)
+    return swapped
+
+
+def _owners(mask: np.ndarray, splits: np.ndarray) -> np.ndarray:
+    """Return the ranges in which `mask` is True for any bin that occurs."""
+    return np.unique(np.searchsorted(splits, np.flatnonzero(mask), "right") - 1)
 
 
 def joined(tensor: Tensor, type: str, pieces: list[Piece]) -> TensorPrecision:

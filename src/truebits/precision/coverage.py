@@ -66,9 +66,15 @@ class Coverage:
         """Return the coverage of one tensor: read whole, or (for a reason) not, or only so many bytes of it."""
         values, size = tensor.values, tensor.nbytes
         if why is None:
-            return cls(1, 1, values, values, size, size)
+            return cls.of_whole([tensor])
         read = values * bytes_read // size if size else 0
         return cls(1, 0, values, read, size, bytes_read, (NotRead(tensor.type, 1, values - read, why),))
+
+    @classmethod
+    def of_whole(cls, tensors: Collection[Tensor]) -> Coverage:
+        """Return the coverage of tensors that were read whole."""
+        values, size = (sum(getattr(tensor, name) for tensor in tensors) for name in ("values", "nbytes"))
+        return cls(len(tensors), len(tensors), values, values, size, size)
 
     @classmethod
     def of(cls, tensors: Iterable[Tensor], not_read: Mapping[str, str], selected: Collection[str]) -> Coverage:

@@ -9,7 +9,7 @@ import numpy as np
 import truebits_native as native
 from truebits.files.model import Model
 from truebits.precision.batches import Batch, Progress
-from truebits.precision.counting import Piece, TensorPrecision, counted_ranges, joined, special
+from truebits.precision.counting import Counts, TensorPrecision, count_batch, joined
 from truebits.quantizers.quantized import PIECE_VALUES, Quantized
 from truebits_native.pool import in_order
 
@@ -29,23 +29,18 @@ def meant_profiles(
     total, done = sum(one.tensor.nbytes for one in tensors), 0
     with model.map() as files:
 
-        def counted(job: tuple[Quantized, int, int]) -> tuple[list[Piece], dict[str, int]]:
+        def counted(job: tuple[Quantized, int, int]) -> Counts:
             one, first, count = job
             words = one.words(files, first, count)
             one.forget(files)
             plain = one.tensor._replace(type="F32")
-            ends = np.array([0]), np.array([words.size])
-            pieces = [piece for _, piece in counted_ranges(Batch((plain,), words, *ends, files[plain.part], []))]
-            return pieces, special("F32", pieces[0][0], words, first)
+            range_ = np.array([0]), np.array([words.size]), np.array([first])
+            return count_batch(Batch((plain,), words, *range_, files[plain.part], []))
 
         for one in tensors:
-            pieces: list[Piece] = []
-            where: dict[str, int] = {}
-            for some, seen in in_order(counted, _jobs(one), threads):
-                pieces += some
-                where = seen | where
-            found[one.tensor.name] = joined(one.tensor, "F32", pieces)
-            found[one.tensor.name].first = where
+            name, counts = one.tensor.name, Counts.merge(in_order(counted, _jobs(one), threads))
+            found[name] = joined(one.tensor, "F32", counts.pieces.get(name, []))
+            found[name].first = counts.first.get(name, {})
             done += one.tensor.nbytes
             if progress is not None:
                 progress(done, total)

@@ -12,7 +12,7 @@ where clipped values stand; 511 others look like it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -40,6 +40,29 @@ def _reported(type: str) -> np.ndarray:
     masks += [layout.fits(find(name)) for name in REPORTED_FORMATS]
     masks += [layout.is_nan, layout.is_inf, layout.is_zero, layout.is_subnormal]
     return np.stack(masks, axis=1).astype(np.int64)
+
+
+class Questions:
+    """Questions asked of many profiles of a storage type at once.
+
+    Parameters
+    ----------
+    masks : sequence of ndarray of bool
+        Of each question, the bins whose values are counted. Bins with the same answers are of one kind.
+    """
+
+    def __init__(self, masks: Sequence[np.ndarray]):
+        numbers = np.arange(len(masks))
+        kinds, self.kind = np.unique((np.stack(masks, 1) << numbers).sum(axis=1), return_inverse=True)
+        self.answers = kinds[:, None] >> numbers & 1
+
+    def of(self, profiles: Sequence[PrecisionProfile]) -> np.ndarray:
+        """Count the values of each profile; int64 of shape (questions, profiles)."""
+        owners = np.repeat(np.arange(len(profiles)), [one.bins.size for one in profiles])
+        places = owners * len(self.answers) + self.kind[np.concatenate([one.bins for one in profiles])]
+        counts = np.zeros(len(profiles) * len(self.answers), np.int64)
+        np.add.at(counts, places, np.concatenate([one.counts for one in profiles]))
+        return (counts.reshape(len(profiles), -1) @ self.answers).T
 
 
 @dataclass(eq=False, slots=True)

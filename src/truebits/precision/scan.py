@@ -111,15 +111,19 @@ def _stages(progress: Progress | None, *stages: Sequence[Tensor]) -> list[Progre
 def _coverage(report: Report, selected: Sequence[Tensor], not_read: Mapping[str, str]) -> Coverage:
     """Say what a scan has read, and why not the rest."""
     names = {tensor.name for tensor in selected}
+    others = (tensor for tensor in report.model.tensors if tensor.name not in report.tensors)
     return Coverage.merge(
-        _read(report, tensor, not_read) if tensor.name in names else Coverage.of_tensor(tensor, NOT_SELECTED)
-        for tensor in report.model.tensors
+        [
+            Coverage.of_whole([one.tensor for one in report.tensors.values()]),
+            *(
+                _read(report, tensor, not_read) if tensor.name in names else Coverage.of_tensor(tensor, NOT_SELECTED)
+                for tensor in others
+            ),
+        ]
     )
 
 
 def _read(report: Report, tensor: Tensor, not_read: Mapping[str, str]) -> Coverage:
-    if tensor.name in report.tensors:
-        return Coverage.of_tensor(tensor)
     if tensor.name in report.blocks:
         return report.blocks[tensor.name].coverage
     return Coverage.of_tensor(tensor, not_read.get(tensor.name) or _why_not(tensor))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -18,9 +19,11 @@ from truebits.precision.bins import FLOAT_LAYOUTS
 from truebits.precision.coverage import Coverage, count, share
 from truebits.precision.evidence import Evidence
 from truebits.precision.findings import Finding, header_findings, worst_first
+from truebits.precision.profile import Questions
 from truebits.precision.swapped import FEWEST
 
 if TYPE_CHECKING:
+    from truebits.precision.blocks import BlockPrecision
     from truebits.precision.counting import TensorPrecision
     from truebits.precision.report import Report
 
@@ -38,43 +41,62 @@ NARROWER = ("bf16", "fp16", "f32")
 
 
 class Numbers(NamedTuple):
-    """Numbers of a tensor's values: those that are something, and those that a format does not hold."""
+    """Of each tensor the numbers of its values: all, those that are something, and those that a format does not hold.
 
-    nan: int
-    inf: int
-    zero: int
-    subnormal: int
-    fractions: int
-    finer_than_fp8: int
-    misfits: tuple[int, ...]
+    All but the first are arrays of shape (tensors,).
+    """
+
+    tensors: list[TensorPrecision]
+    types: np.ndarray
+    is_plain: np.ndarray
+    is_matrix: np.ndarray
+    values: np.ndarray
+    nan: np.ndarray
+    inf: np.ndarray
+    zero: np.ndarray
+    subnormal: np.ndarray
+    fractions: np.ndarray
+    finer_than_fp8: np.ndarray
+    not_bf16: np.ndarray
+    not_fp16: np.ndarray
+    not_f32: np.ndarray
+
+    def where(self, mask: np.ndarray) -> list[TensorPrecision]:
+        """Return the tensors for which `mask` is True."""
+        return [self.tensors[i] for i in np.flatnonzero(mask).tolist()]
+
+    @classmethod
+    def of(cls, tensors: list[TensorPrecision]) -> Numbers:
+        """Count the values of tensors, which have some."""
+        types = np.array([one.type for one in tensors], object)
+        are_plain = np.array([one.is_plain for one in tensors], bool)
+        are_matrices = np.array([is_matrix(one.tensor) for one in tensors], bool)
+        numbers = np.zeros((len(cls._fields[4:]), len(tensors)), np.int64)
+        for type in {*types}:
+            numbers[:, types == type] = _questions(type).of([one for one in tensors if one.type == type])
+        return cls(tensors, types, are_plain, are_matrices, *numbers)
 
 
 @cache
-def _questions(type: str) -> np.ndarray:
-    """What each bin adds to `Numbers`; int64 of shape (bins, numbers)."""
+def _questions(type: str) -> Questions:
+    """What each bin adds to `Numbers`."""
     layout = FLOAT_LAYOUTS[type]
     usual = ~(layout.is_special | layout.is_zero)
     kinds = [layout.is_nan, layout.is_inf, layout.is_zero, layout.is_subnormal, usual & (layout.lowest < 0)]
     finer = usual & (layout.trailing < layout.table_bits - 3)
-    columns = [*kinds, finer, *(~layout.fits(find(name)) for name in NARROWER)]
-    return np.stack(columns, axis=1).astype(np.int64)
-
-
-def _facts(one: TensorPrecision) -> Numbers:
-    numbers = (one.counts @ _questions(one.type)[one.bins]).tolist()
-    return Numbers._make([*numbers[:6], tuple(numbers[6:])])
+    return Questions([np.ones_like(usual), *kinds, finer, *(~layout.fits(find(name)) for name in NARROWER)])
 
 
 def findings_of(report: Report) -> tuple[Finding, ...]:
     """Find what is wrong with a scanned model."""
-    facts = {name: _facts(one) for name, one in report.tensors.items() if one.values}
+    facts = Numbers.of([one for one in report.tensors.values() if one.counts.size])
     found = [
         *header_findings(report.model),
-        *_special(report, "nan", "NaN", {name: of.nan for name, of in facts.items() if of.nan}),
-        *_special(report, "inf", "Inf", {name: of.inf for name, of in facts.items() if of.inf}),
+        *_special(report, "nan", "NaN", facts, facts.nan),
+        *_special(report, "inf", "Inf", facts, facts.inf),
         *_lost_blocks(report),
-        *_swapped(report, facts),
-        *_codes(report, facts),
+        *_swapped(facts),
+        *_codes(facts),
         *_all_zero(report, facts),
         *_constant(report, facts),
         *_requantized(report),
@@ -87,18 +109,18 @@ def findings_of(report: Report) -> tuple[Finding, ...]:
 
 def is_matrix(tensor: Tensor) -> bool:
     """Tell whether a tensor has more than one dimension that counts: no bias, norm or scale."""
-    return sum(size > 1 for size in tensor.shape) > 1
+    return len([size for size in tensor.shape if size > 1]) > 1
 
 
-def _special(report: Report, kind: str, title: str, numbers: dict[str, int]) -> Iterator[Finding]:
+def _special(report: Report, kind: str, title: str, facts: Numbers, numbers: np.ndarray) -> Iterator[Finding]:
     """NaN or Inf, how many and where."""
+    hit = facts.where(numbers > 0)
     told = []
-    for name in list(numbers)[:MOST_NAMED]:
-        one = report.tensors[name]
+    for one, number in zip(hit[:MOST_NAMED], numbers[numbers > 0].tolist(), strict=False):
         place = _place(report.model, one.tensor, one.first[kind])
-        told.append(f"{one.tensor.label}: {numbers[name]:,} {title}, the first at {place}")
-    if numbers:
-        yield Finding(kind, "error", tuple(numbers), _and_more(told, len(numbers)))
+        told.append(f"{one.tensor.label}: {number:,} {title}, the first at {place}")
+    if hit:
+        yield Finding(kind, "error", _names(hit), _and_more(told, len(hit)))
 
 
 def _place(model: Model, tensor: Tensor, at: int) -> str:
@@ -115,74 +137,61 @@ def _lost_blocks(report: Report) -> Iterator[Finding]:
         yield Finding("nan", "error", tuple(hit), message)
 
 
-def _swapped(report: Report, facts: dict[str, Numbers]) -> Iterator[Finding]:
-    def is_odd(one: TensorPrecision, of: Numbers) -> bool:
-        return one.type != "F16" and one.values >= FEWEST and 0 < of.subnormal == one.values - of.zero
-
-    swapped = [name for name, one in report.tensors.items() if one.is_swapped]
+def _swapped(facts: Numbers) -> Iterator[Finding]:
+    swapped = [one for one in facts.tensors if one.is_swapped]
     if swapped:
         message = f"{_named(swapped)}: the bytes of each word are swapped, the values are no weights as they stand"
-        yield Finding("swapped_bytes", "error", tuple(swapped), message)
-    odd = [name for name, of in facts.items() if is_odd(report.tensors[name], of) and name not in swapped]
+        yield Finding("swapped_bytes", "error", _names(swapped), message)
+    are_subnormal = (facts.subnormal > 0) & (facts.subnormal == facts.values - facts.zero) & (facts.values >= FEWEST)
+    odd = [one for one in facts.where(are_subnormal) if one.type != "F16" and not one.is_swapped]
     if odd:
         message = f"{_named(odd)}: all values are subnormal: words of another type, or bytes swapped?"
-        yield Finding("swapped_bytes", "warning", tuple(odd), message)
+        yield Finding("swapped_bytes", "warning", _names(odd), message)
 
 
-def _codes(report: Report, facts: dict[str, Numbers]) -> Iterator[Finding]:
+def _codes(facts: Numbers) -> Iterator[Finding]:
     """Matrices of whole numbers of at most 8 bits."""
 
-    def is_codes(one: TensorPrecision, of: Numbers) -> bool:
-        reach = one.exponent_range if not of.fractions else None
+    def are_codes(one: TensorPrecision) -> bool:
+        reach = one.exponent_range
         return reach is not None and reach[1] < 8 and one.origin.format == "integer"
 
-    codes = _matrices(report, facts, is_codes)
+    codes = [one for one in facts.where(facts.is_matrix & (facts.fractions == 0)) if are_codes(one)]
     if codes:
         message = f"{_named(codes)}: all values are whole numbers below 256: codes that lack their scales, no weights"
-        yield Finding("codes_as_values", "error", tuple(codes), message)
+        yield Finding("codes_as_values", "error", _names(codes), message)
 
 
-def _all_zero(report: Report, facts: dict[str, Numbers]) -> Iterator[Finding]:
-    zero = _matrices(report, facts, lambda one, of: of.zero == one.values)
-    zero += [name for name, one in report.blocks.items() if is_matrix(one.tensor) and one.is_zero]
+def _all_zero(report: Report, facts: Numbers) -> Iterator[Finding]:
+    packed = [one for one in report.blocks.values() if is_matrix(one.tensor) and one.is_zero]
+    plain = facts.where(facts.is_matrix & (facts.zero == facts.values))
+    zero: list[TensorPrecision | BlockPrecision] = [*plain, *packed]
     if zero:
-        sampled = " looked at" if any(name in report.blocks and report.blocks[name].is_sampled for name in zero) else ""
-        yield Finding("all_zero", "error", tuple(zero), f"{_named(zero)}: every value{sampled} is zero")
+        sampled = " looked at" if any(one.is_sampled for one in packed) else ""
+        yield Finding("all_zero", "error", _names(zero), f"{_named(zero)}: every value{sampled} is zero")
 
 
-def _constant(report: Report, facts: dict[str, Numbers]) -> Iterator[Finding]:
-    def is_constant(one: TensorPrecision, of: Numbers) -> bool:
-        if one.magnitude is not None:
-            return not of.zero
-        is_likely = one.is_plain and one.bins.size == 1 and not (of.nan or of.inf)
-        return is_likely and _has_one_magnitude(report.model, one.tensor)
+def _constant(report: Report, facts: Numbers) -> Iterator[Finding]:
+    def is_constant(one: TensorPrecision) -> bool:
+        return one.magnitude is not None or (one.is_plain and _has_one_magnitude(report.model, one.tensor))
 
-    same = _matrices(report, facts, is_constant)
+    usual = facts.where(facts.is_matrix & (facts.zero + facts.nan + facts.inf == 0))
+    same = [one for one in usual if one.bins.size == 1 and is_constant(one)]
     if same:
-        yield Finding("constant", "warning", tuple(same), f"{_named(same)}: every value has the same magnitude")
+        yield Finding("constant", "warning", _names(same), f"{_named(same)}: every value has the same magnitude")
 
 
 def _has_one_magnitude(model: Model, tensor: Tensor) -> bool:
     """Read a tensor until a word differs from its first in more than the sign."""
     first = None
     for batch in batches(model, [tensor]):
-        words = batch.words & batch.words.dtype.type((1 << (8 * batch.words.itemsize - 1)) - 1)
+        without_sign = batch.words.dtype.type((1 << (8 * batch.words.itemsize - 1)) - 1)
         for start, stop in zip(batch.starts, batch.stops, strict=True):
-            first = words[start] if first is None else first
-            if (words[start:stop] != first).any():
+            words = batch.words[start:stop] & without_sign
+            first = words[0] if first is None else first
+            if (words != first).any():
                 return False
     return True
-
-
-def _matrices(
-    report: Report, facts: dict[str, Numbers], wanted: Callable[[TensorPrecision, Numbers], bool]
-) -> list[str]:
-    """Name the matrices that are as wanted."""
-    return [
-        name
-        for name, of in facts.items()
-        if is_matrix(report.tensors[name].tensor) and wanted(report.tensors[name], of)
-    ]
 
 
 def _requantized(report: Report) -> Iterator[Finding]:
@@ -198,7 +207,7 @@ def _requantized(report: Report) -> Iterator[Finding]:
         yield Finding("requantized", "warning", tuple(names), f"{of}; {reason}")
 
 
-def _mixed_rows(report: Report, facts: dict[str, Numbers]) -> Iterator[Finding]:
+def _mixed_rows(report: Report, facts: Numbers) -> Iterator[Finding]:
     """Tensors with rows of several formats; where rows were not looked at, those whose counts suggest it."""
     if report.rows is not None:
         for name, of in report.rows.items():
@@ -213,51 +222,53 @@ def _mixed_rows(report: Report, facts: dict[str, Numbers]) -> Iterator[Finding]:
             message = f"{printable(name)}: {', '.join(exact)}, first {where}; {perhaps}"
             yield Finding("mixed_rows", "note", (name,), message)
         return
-    some = [name for name, of in facts.items() if report.tensors[name].is_plain and _may_have_rows(report, name, of)]
+    in_fp16 = facts.values - facts.not_fp16 - facts.zero
+    perhaps_some = facts.is_matrix & (facts.not_bf16 > 0) & (facts.not_fp16 > 0) & (in_fp16 > 0)
+    perhaps_these = zip(facts.where(perhaps_some), in_fp16[perhaps_some].tolist(), strict=True)
+    some = [one for one, held in perhaps_these if held >= report.model.row(one.tensor) and _may_have_rows(one)]
     if some:
         message = f"{_named(some)}: more values are exact in FP16 than chance allows: --rows tells which rows"
-        yield Finding("mixed_rows", "note", tuple(some), message)
+        yield Finding("mixed_rows", "note", _names(some), message)
 
 
-def _may_have_rows(report: Report, name: str, of: Numbers) -> bool:
-    """Tell whether FP16 holds a row's worth of a tensor's values, not all, and more than chance explains."""
-    one = report.tensors[name]
-    bf16, fp16, _ = of.misfits
-    if one.type != "F32" or not is_matrix(one.tensor) or not bf16 or not fp16:
-        return False
-    if one.values - fp16 - of.zero < report.model.row(one.tensor):
+def _may_have_rows(one: TensorPrecision) -> bool:
+    """Tell whether FP16 holds more of a tensor's values than chance explains."""
+    if one.type != "F32" or not one.is_plain:
         return False
     evidence = Evidence.of(one)
     return evidence.bits["fp16", "f32"] > 13 * max(64, evidence.telling * MUCH)
 
 
-def _upcast(report: Report, facts: dict[str, Numbers]) -> Iterator[Finding]:
+def _upcast(report: Report, facts: Numbers) -> Iterator[Finding]:
     """Tensors stored wider than what they came from."""
-    by_type = report.by_type()
-    by_formats: dict[tuple[str, str], list[TensorPrecision]] = {}
-    for name, of in facts.items():
-        one = report.tensors[name]
-        format = _narrower(one, of) if one.is_plain else None
-        if format is not None and of.nan + of.zero < one.values:
-            by_formats.setdefault((one.type, format), []).append(one)
-    for (type, format), members in by_formats.items():
-        values, whole = (sum(one.values for one in some) for some in (members, by_type[type]))
-        is_much = sum(one.values for one in members) * FLOAT_BYTES[type] > MUCH * report.model.size
-        of_type = f"{len(members):,} of {count(len(by_type[type]), f'{type} tensor')}, {share(values, whole)}"
+    formats = _narrower(facts)
+    of_types = Counter(one.stored for one in report.tensors.values())
+    for type, format in dict.fromkeys((facts.tensors[i].type, formats[i]) for i in np.flatnonzero(formats).tolist()):
+        stored = facts.is_plain & (facts.types == type)
+        members = stored & (formats == format)
+        values, whole = (int(facts.values[some].sum()) for some in (members, stored))
+        is_much = values * FLOAT_BYTES[type] > MUCH * report.model.size
+        one, *more = facts.where(members)
+        of_type = f"{1 + len(more):,} of {count(of_types[type], f'{type} tensor')}, {share(values, whole)}"
         scales = " (of a checkpoint, without its scales?)" if format.startswith("fp8") else ""
-        if any(one.fits(format) < one.values for one in members):
+        if scales and any(one.fits(format) < one.values for one in [one, *more]):
             scales = f", times a power of two{scales}"
-        message = f"{of_type}, {'holds' if len(members) == 1 else 'hold'} {title_of(format)} values only{scales}"
-        yield Finding("upcast", "warning" if is_much else "note", tuple(one.tensor.name for one in members), message)
+        message = f"{of_type}, {'hold' if more else 'holds'} {title_of(format)} values only{scales}"
+        yield Finding("upcast", "warning" if is_much else "note", _names([one, *more]), message)
 
 
-def _narrower(one: TensorPrecision, of: Numbers) -> str | None:
-    """Name the narrower format that all values of a tensor have; FP8 only where it is proved."""
-    if not of.finer_than_fp8 and one.magnitude is None and (format := one.origin.format).startswith("fp8"):
-        return format
-    bits = one.layout.word_bits
-    fitting = (name for name, no in zip(NARROWER, of.misfits, strict=True) if not no and find(name).bits < bits)
-    return next(fitting, None)
+def _narrower(facts: Numbers) -> np.ndarray:
+    """Name the narrower format that all values of each tensor have, or None; FP8 only where it is proved."""
+    formats = np.full(len(facts.tensors), None)
+    tell = facts.is_plain & (facts.nan + facts.zero < facts.values)
+    for name, misfits in zip(reversed(NARROWER), (facts.not_f32, facts.not_fp16, facts.not_bf16), strict=True):
+        wider = [type for type, size in FLOAT_BYTES.items() if 8 * size > find(name).bits]
+        formats[tell & (misfits == 0) & np.isin(facts.types, wider)] = name
+    for i in np.flatnonzero(tell & (facts.finer_than_fp8 == 0)).tolist():
+        one = facts.tensors[i]
+        if one.magnitude is None and one.origin.format.startswith("fp8"):
+            formats[i] = one.origin.format
+    return formats
 
 
 def _not_read(coverage: Coverage) -> Iterator[Finding]:
@@ -265,8 +276,12 @@ def _not_read(coverage: Coverage) -> Iterator[Finding]:
         yield Finding("not_read", "note", (), str(coverage).removesuffix("."))
 
 
-def _named(names: Sequence[str]) -> str:
-    return _and_more([printable(name) for name in names[:MOST_NAMED]], len(names))
+def _names(some: Iterable[TensorPrecision | BlockPrecision]) -> tuple[str, ...]:
+    return tuple(one.tensor.name for one in some)
+
+
+def _named(some: Sequence[TensorPrecision | BlockPrecision]) -> str:
+    return _and_more([one.tensor.label for one in some[:MOST_NAMED]], len(some))
 
 
 def _and_more(told: list[str], all: int) -> str:

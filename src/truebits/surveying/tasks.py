@@ -102,7 +102,7 @@ def count_ranges(
         counts = count_words(_same(source, state), tensors, reading.threads)
         first, begun = {}, set()
         for tensor, start in zip(tensors, starts, strict=True):
-            first[tensor.name] = {kind: start + at for kind, at in counts.first[tensor.name].items()}
+            first[tensor.name] = {kind: start + at for kind, at in counts.first.get(tensor.name, {}).items()}
             begun |= set() if start else {tensor.name}
         return Counts(counts.pieces, first, counts.swapped & begun)
     except Exception as error:
