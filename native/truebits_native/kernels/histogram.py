@@ -37,7 +37,7 @@ def add_to_copies(table, block, size):
 
 @inner
 def gather(table, least, most, slot, bins, counts):
-    """Add up the copies' bins from `least` to `most` and write those that occur.
+    """Add up the copies' bins from `least` to `most`, write those that occur, and clear them for the next chunk.
 
     They are written ascending from ``bins[slot]`` on; returns how many.
     """
@@ -48,6 +48,8 @@ def gather(table, least, most, slot, bins, counts):
             bins[slot + met] = i
             counts[slot + met] = count
             met += 1
+    for copy in range(4):
+        table[copy * COPY + least : copy * COPY + most + 1] = 0
     return met
 
 
@@ -57,9 +59,9 @@ def count_single_bins(words, begin, end, slot, bins, counts, met):
 
     Returns how many bins each chunk met.
     """
+    table = np.zeros(4 * COPY, np.uint32)
+    block = np.empty(BLOCK, np.uint16)
     for chunk in range(begin.size):
-        table = np.zeros(4 * COPY, np.uint32)
-        block = np.empty(BLOCK, np.uint16)
         least, most = np.uint32(BINS), np.uint32(0)
         for low in range(begin[chunk], end[chunk], BLOCK):
             piece = words[low : min(low + BLOCK, end[chunk])]
@@ -80,9 +82,9 @@ def count_single_bins(words, begin, end, slot, bins, counts, met):
 @kernel
 def count_half_bins(words, begin, end, lookup, slot, bins, counts, met):
     """Count 16-bit words by the bin that `lookup` gives each pattern; otherwise as above."""
+    table = np.zeros(4 * COPY, np.uint32)
+    block = np.empty(BLOCK, np.uint16)
     for chunk in range(begin.size):
-        table = np.zeros(4 * COPY, np.uint32)
-        block = np.empty(BLOCK, np.uint16)
         least, most = np.uint32(BINS), np.uint32(0)
         for low in range(begin[chunk], end[chunk], BLOCK):
             piece = words[low : min(low + BLOCK, end[chunk])]

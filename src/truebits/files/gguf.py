@@ -260,9 +260,10 @@ class _Walk:
             if n_dims > MOST_DIMENSIONS:
                 message = f"{n_dims} dimensions, allowed are {MOST_DIMENSIONS}"
                 self.fail(errors.TooManyDimensions, self.at - 4, message)
-            *shape, type_id, relative = self.record(SHAPE_TYPE_OFFSET[n_dims])
+            fields = self.record(SHAPE_TYPE_OFFSET[n_dims])
+            shape = fields[:n_dims]
             if max(shape, default=0) >= TOO_LARGE:
                 message = f"a dimension of {max(shape)}, allowed is less than 2^63"
                 self.fail(errors.BadDimension, start, message)
-            infos.append(Info(start, name, tuple(shape), type_id, relative))
+            infos.append(Info(start, name, shape, *fields[n_dims:]))
         return infos

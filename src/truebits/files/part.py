@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from truebits import errors
 from truebits.files import gguf
+from truebits.files.garbage import uncollected
 from truebits.files.gguf import Limits
 from truebits.files.header import STRING, U64, Header
 from truebits.files.mapping import Identity, MappedFile, map_file
@@ -79,8 +80,9 @@ def read_part(path: Path, number: int, limits: Limits, format: str) -> Part:
         found = format_of(file.data[:HEAD_BYTES], path)
         if found != format:
             raise errors.BadShardSet(path, 0, f"a file of format {found} among {format} files")
-        header = _read_header(file, number, limits, format)
-        return Part(header, file.identity, tuple(header.findings(file.data)))
+        with uncollected():
+            header = _read_header(file, number, limits, format)
+            return Part(header, file.identity, tuple(header.findings(file.data)))
 
 
 def _read_header(file: MappedFile, number: int, limits: Limits, format: str) -> Header | SafetensorsHeader:

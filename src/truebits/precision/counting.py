@@ -12,6 +12,7 @@ import numpy as np
 
 import truebits_native as native
 from truebits import errors
+from truebits.files.garbage import uncollected
 from truebits.files.model import Model, Regexes, open_model
 from truebits.files.tensor import Tensor
 from truebits.files.types import SMALL_FLOATS
@@ -133,7 +134,8 @@ def profiles(
 ) -> dict[str, TensorPrecision]:
     """Count each of a model's floating-point tensors, in the order given, unless they are counted already."""
     counts = counts or count_words(model, tensors, threads, progress)
-    found = {tensor.name: joined(tensor, tensor.type, counts.pieces.get(tensor.name, [])) for tensor in tensors}
+    with uncollected():
+        found = {tensor.name: joined(tensor, tensor.type, counts.pieces.get(tensor.name, [])) for tensor in tensors}
     for name in found.keys() & counts.first.keys():
         found[name].first = counts.first[name]
     for name in found.keys() & counts.swapped:
