@@ -15,10 +15,31 @@ TREE = (
     "hf/config.json",
     "hf/model.gguf",
     "st/x.safetensors",
+    "st/more/y.gguf",
+    "both/config.json",
+    "both/model.safetensors",
+    "both/model.gguf",
+    "both/1_Pooling/config.json",
+    "loras/a.safetensors",
+    "loras/b.safetensors",
+    "loras/c.gguf",
+    "shards/x-00001-of-00002.safetensors",
+    "shards/x-00002-of-00002.safetensors",
+    "named/x.safetensors",
+    "named/y.safetensors",
+    "named/model.safetensors.index.json",
+    "pickled/config.json",
+    "pickled/pytorch_model.bin",
     "empty/README.md",
     "models--o--r/refs/main",
     ".cache/e.gguf",
 )
+
+ALL = [
+    *("a.gguf", "b-00001-of-00002.gguf", "both", "both/model.gguf", "c/deep/d.gguf", "hf/model.gguf"),
+    *("loras/a.safetensors", "loras/b.safetensors", "loras/c.gguf", "models--o--r", "named", "pickled"),
+    *("shards", "st", "st/more/y.gguf"),
+]
 
 
 @pytest.fixture
@@ -38,13 +59,18 @@ def tree(tmp_path):
         (["absent.gguf"], ["absent.gguf"]),
         (["a.gguf", "c/deep/d.gguf", "a.gguf"], ["a.gguf", "c/deep/d.gguf"]),
         (["c"], ["c/deep/d.gguf"]),
-        (["hf"], ["hf"]),
-        (["st"], ["st"]),
+        (["hf"], ["hf/model.gguf"]),
+        (["st"], ["st", "st/more/y.gguf"]),
+        (["both"], ["both", "both/model.gguf"]),
+        (["loras"], ["loras/a.safetensors", "loras/b.safetensors", "loras/c.gguf"]),
+        (["shards"], ["shards"]),
+        (["named"], ["named"]),
+        (["pickled"], ["pickled"]),
         (["empty"], ["empty"]),
         (["models--o--r"], ["models--o--r"]),
         (["*.gguf"], ["a.gguf", "b-00001-of-00002.gguf", "b-00002-of-00002.gguf"]),
         (["**/d.gguf", "[ac]*"], ["c/deep/d.gguf", "a.gguf"]),
-        (["."], ["a.gguf", "b-00001-of-00002.gguf", "c/deep/d.gguf", "hf", "models--o--r", "st"]),
+        (["."], ALL),
     ],
 )
 def test_collect(tree, monkeypatch, places, expected):

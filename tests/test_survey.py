@@ -15,9 +15,12 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 import truebits as tb
+from safetensors_bytes import safetensors
 from truebits import data
+from truebits.cli.app import app
 from truebits.errors import Refused, UsageError
 from truebits.surveying import crew, survey
 from truebits.surveying.engines import Engine, Here, engine
@@ -344,6 +347,29 @@ def test_a_folder_of_something_else_and_one_that_is_written(models, tmp_path):
         tb.survey(models, out=out)
     with pytest.raises(UsageError, match="has no tables"):
         tb.read_survey(tmp_path)
+
+
+def test_where_none_can_be_read_the_exit_code_says_so(models, tmp_path):
+    broken = tmp_path / "broken.gguf"
+    broken.write_bytes(b"GGUF")
+    for number, (names, expected) in enumerate(
+        [([broken], 3), ([tmp_path / "absent.gguf", broken], 4), ([broken, models], 0)]
+    ):
+        command = ["survey", *map(str, names), "--out", str(tmp_path / str(number)), "--jobs", "1"]
+        done = CliRunner().invoke(app, command)
+        assert getattr(done.exception, "exit_code", 0) == expected, done.output
+        assert "not read:" in done.output
+        assert ("came from" in done.output) is (expected == 0)
+
+
+def test_what_was_read_and_what_was_not_is_told_apart(tmp_path):
+    checkpoints = Path(__file__).parent / "data" / "checkpoints"
+    numbers = tmp_path / "numbers.safetensors"
+    numbers.write_bytes(safetensors({"a": ("I32", (4,), bytes(16)), "b": ("I32", (4,), bytes(16))}))
+    found = tb.survey([checkpoints / "fp8-blocks.safetensors", numbers], out=tmp_path / "out")
+    assert ("F8_E4M3 x scale", "scaled") in {(row["type"], row["came_from"]) for row in found.tensors}
+    assert ("I32", None) in {(row["stored"], row["came_from"]) for row in found.uploads}
+    assert [(row["kind"], row["tensors"]) for row in found.findings] == [("not_read", 2)]
 
 
 def test_on_the_command_line(models, tmp_path):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from truebits.cli.options import CACHES, HTML, JSON, SELECTION, options
-from truebits.cli.shared import echo_lines, write_asked
+from truebits.cli.shared import Ended, echo_lines, write_asked
 
 if TYPE_CHECKING:
     from truebits.surveying.answers import Survey
@@ -59,7 +59,10 @@ def run(
     retry: bool,
     as_json: bool,
 ) -> None:
-    """Scan models, keep what was found in tables, and print what all of it says."""
+    """Scan models, keep what was found in tables, and print what all of it says.
+
+    A model that cannot be read is a row. Where none can, the exit code is theirs: 3 or 4.
+    """
     from truebits.report.progress import progress_bar
     from truebits.surveying.survey import survey as survey_models
     from truebits_native.pool import cores
@@ -68,6 +71,8 @@ def run(
         chosen: dict[str, Any] = {"cluster": cluster, "jobs": jobs or cores(), "blocks": blocks, "threads": threads}
         found = survey_models(sources, include, exclude, out=out, retry=retry, progress=progress, **chosen)
     _print(found, as_json)
+    if found.failed == found.models:
+        raise Ended.of(max(row["exit_code"] for row in found.problems))
 
 
 @survey.command()

@@ -7,6 +7,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from truebits.errors import UsageError, printable
+from truebits.files.checkpoint import INDEX_SUFFIX
+from truebits.files.checkpoint import SHARD_NAME as OF_A_CHECKPOINT
 from truebits.files.locate import URL
 from truebits.files.shards import SHARD_NAME
 
@@ -20,8 +22,9 @@ LONGEST_LIST = 256 << 20
 def collect(places: Iterable[str | os.PathLike[str]]) -> list[Path]:
     """Return the models that files, folders and patterns stand for, in the order given and each once.
 
-    A folder of GGUF files stands for each of them (a shard set is one), and so do the folders in it; a folder with
-    safetensors files, or a ``config.json``, is one model. A pattern (``*.gguf``) that the shell left alone stands for
+    A folder of GGUF files stands for each of them (a shard set is one), and so do the folders in it; a checkpoint
+    (``config.json``, an index, the shards of one, or a single safetensors file) is one model, what lies in folders of
+    it is not; other safetensors files are a model each. A pattern (``*.gguf``) that the shell left alone stands for
     what it matches. ``@FILE`` stands for the names in a file, one a line. Anything else stands for itself.
 
     Raises
@@ -77,11 +80,16 @@ def _models_in(path: Path) -> list[Path]:
         entries = sorted(entry for entry in path.iterdir() if not entry.name.startswith("."))
     except OSError:  # who opens it says why
         return [path]
-    if any(entry.suffix == ".safetensors" or entry.name == "config.json" for entry in entries):
-        return [path]
-    files = [entry for entry in entries if entry.suffix == ".gguf" and entry.is_file() and _stands_for_all(entry)]
+    files = [entry for entry in entries if entry.is_file()]
+    ggufs = [file for file in files if file.suffix == ".gguf" and _stands_for_all(file)]
+    safetensors = [file for file in files if file.suffix == ".safetensors"]
+    has_config = any(file.name == "config.json" or file.name.endswith(INDEX_SUFFIX) for file in files)
+    if has_config and (safetensors or not ggufs):
+        return [path, *ggufs]
+    is_one = len(safetensors) == 1 or any(OF_A_CHECKPOINT.fullmatch(file.name) for file in safetensors)
     folders = [entry for entry in entries if entry.is_dir() and not _leads_back(entry)]
-    return [*files, *(model for folder in folders for model in _models_in(folder))]
+    deeper = [model for folder in folders for model in _models_in(folder)]
+    return [*([path] if is_one else safetensors), *ggufs, *deeper]
 
 
 def _leads_back(path: Path) -> bool:

@@ -21,7 +21,7 @@ ASKED = ("F32", "F16", "BF16")
 
 IN_WORDS: dict[str | None, str] = {
     **{"ambiguous": "too little to tell", "constant": "constants", "integer": "whole numbers", "made": "settings"},
-    **{"direct": "nothing coarser", None: "not read"},
+    **{"direct": "nothing coarser", "scaled": "codes x scales", None: "not read"},
 }
 """What is no format, of what values came from."""
 
@@ -101,7 +101,8 @@ def tables(found: Survey) -> Iterator[Table]:
     for row in found.uploads:
         sums = row["models"], Amount(row["values"]), Bytes(row["bytes"]), Bytes(row["bytes_saved"])
         table.rows.append((row["stored"] or "-", came_from(row["came_from"]), *sums))
-    yield table
+    if table.rows:
+        yield table
     if found.findings:
         table = Table(("finding", "level", "models", "tensors"))
         table.rows = [(row["kind"], row["level"], row["models"], row["tensors"]) for row in found.findings]

@@ -17,11 +17,15 @@ from truebits.files.types import FLOAT_FORMATS
 from truebits.numbers.spelling import find
 from truebits.precision.counting import TensorPrecision
 from truebits.precision.evidence import LADDER
+from truebits.precision.findings import Finding
 from truebits.precision.report import Report, by_format
 from truebits.surveying.sources import HUB
 
 IN_A_CACHE = "models--"
 PUBLISHED_BY = ("general.quantized_by", "general.organization", "general.author")
+
+SCALED = "scaled"
+"""What the values of a quantized checkpoint came from: codes times scales."""
 
 LONGEST = 200
 """Characters of a text of a file's that a row keeps."""
@@ -55,7 +59,7 @@ def model_row(source: str, state: str, report: Report) -> dict[str, Any]:
         "is_upcast": is_narrower(first["came_from"], stored),
         "origins": origins,
         "findings": [
-            {"kind": one.kind, "level": one.level, "tensors": len(one.tensors), "message": one.message}
+            {"kind": one.kind, "level": one.level, "tensors": _concerned(one, report), "message": one.message}
             for one in report.findings
         ],
         "tensors_read": coverage.tensors_read,
@@ -66,6 +70,13 @@ def model_row(source: str, state: str, report: Report) -> dict[str, Any]:
         "exit_code": 0,
         "error": None,
     }
+
+
+def _concerned(finding: Finding, report: Report) -> int:
+    """Count the tensors that a finding is about; 0 where it is about the file."""
+    if finding.kind == "not_read":
+        return sum(one.tensors for one in report.coverage.undecided)
+    return len(finding.tensors)
 
 
 def failed_row(source: str, state: str, error: BaseException | str) -> dict[str, Any]:
@@ -104,7 +115,7 @@ def _figures(one: TensorPrecision) -> dict[str, Any]:
     origin, reach = one.origin, one.exponent_range or (None, None)
     return {
         "read": "all",
-        "came_from": origin.format if one.is_plain else None,
+        "came_from": SCALED if one.is_scaled else origin.format,
         "confidence": origin.confidence,
         "holds_most": origin.holds_most,
         "exceptions": origin.exceptions,
@@ -128,7 +139,7 @@ def _origins(report: Report) -> Iterator[dict[str, Any]]:
     """Yield what the tensors of each storage type came from, as many rows as there are verdicts."""
     for type, members in report.by_type().items():
         for format, some in by_format(members):
-            came_from = format if some[0].is_plain else None
+            came_from = SCALED if some[0].is_scaled else format
             yield _sums(type, came_from, [one.tensor for one in some])
     packed: dict[tuple[str, str], list[Tensor]] = {}
     for one in report.blocks.values():
