@@ -293,7 +293,7 @@ def _swapped(batch: Batch, bins: np.ndarray, counts: np.ndarray, splits: np.ndar
 
 def _owners(mask: np.ndarray, splits: np.ndarray) -> np.ndarray:
     """Return the ranges in which `mask` is True for any bin that occurs."""
-    return np.unique(np.searchsorted(splits, np.flatnonzero(mask), "right") - 1)
+    return np.flatnonzero(np.logical_or.reduceat(mask, splits[:-1]))
 
 
 def joined(tensor: Tensor, type: str, pieces: list[Piece]) -> TensorPrecision:
