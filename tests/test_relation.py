@@ -78,6 +78,18 @@ def test_what_was_dequantized_is_the_same(tmp_path):
     assert found(tmp_path, (type, blocks), of(values)).kin is Kin.SAME
 
 
+@pytest.mark.parametrize("type", ["F32", "BF16", "F16"])
+@pytest.mark.parametrize("through", ["Q8_0", "Q4_0", "Q5_1", "MXFP4"])
+def test_what_went_through_blocks_is_rounded(tmp_path, through, type):
+    blocks = GGMLQuantizationType[through]
+    values = quants.dequantize(quants.quantize(VALUES, blocks), blocks)
+    assert found(tmp_path, of(VALUES), of(values, type)) == (Kin.ROUNDED, through)
+    assert found(tmp_path, of(values, type), of(VALUES)) == (Kin.FINER, through)
+    other = values * np.float32(0.5) if type == "F32" else OTHER
+    for spoiled in (changed(values, (2000, 9.0)), other):
+        assert found(tmp_path, of(VALUES), of(spoiled, type)).kin is Kin.OTHER_VALUES
+
+
 def test_what_no_quantizer_is_known_for_is_not_judged(tmp_path):
     blocks = np.random.default_rng(2).integers(0, 100, (8, 66), np.uint8)
     got = found(tmp_path, of(VALUES), ("IQ2_XXS", blocks))

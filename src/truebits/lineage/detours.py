@@ -42,8 +42,13 @@ def casts(of: Comparison) -> Iterator[Detour]:
 def requantizations(of: Comparison) -> Iterator[Detour]:
     """Yield the block types whose rows the tensor has, by their reference quantizers."""
     row = of.side.tensor.shape[0] if of.side.tensor.shape else 1
+    return (detour for detour in through_blocks(row) if detour.name != of.type)
+
+
+def through_blocks(row: int) -> Iterator[Detour]:
+    """Yield the block types that rows of so many values can be, by their reference quantizers."""
     for format in BLOCK_TYPES.values():
-        if row % format.block or format.type == of.type:
+        if row % format.block:
             continue
         trip = round_trip(format)
         try:

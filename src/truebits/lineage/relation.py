@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack
+from itertools import chain, product
 
 import numpy as np
 
 from truebits.comparing.measure import Both
 from truebits.comparing.sides import PIECE_VALUES, Side, spans
 from truebits.files.types import FLOAT_BYTES
+from truebits.lineage.detours import Detour, through_blocks
 from truebits.lineage.kin import Kin, Relation
 from truebits.lineage.overlap import CellOverlap, has_cells
 from truebits.lineage.ways import BF16, CLIPPED, CLIPPED_TEXT, FP16, Cast, same
@@ -33,6 +35,12 @@ many that do, were changed one by one."""
 FEW = 4
 """So few values tell nothing of it."""
 
+FIRST_LOOK = 1024
+"""Values of which most quantizations are known not to be what became of a tensor."""
+
+FAR = 0.5
+"""Squared errors over squares: no quantization is as far off, and what is unrelated is farther."""
+
 SMALLEST_FP16, LARGEST_FP16 = 2.0**-14, 65504.0
 """Outside of these FP16 does not have all BF16 values: there few values may be rounded, the rest not."""
 
@@ -45,7 +53,8 @@ def relation(first: Side, other: Side, change: Change | None, threads: int | Non
             return Relation(Kin.SAME)
     plain = [type in FLOAT_BYTES for type in types]
     if all(plain):
-        return _rounded(first, other, change, threads)
+        found = _rounded(first, other, change, threads)
+        return _through_blocks(first, other, threads) or found if found.kin is Kin.OTHER_VALUES else found
     if not all(type in FLOAT_BYTES or has_values(type) for type in types):
         return Relation(Kin.UNCOMPARED, f"of {' and '.join(sorted(set(types)))} no values are known")
     if all(same(a, b).all() for a, b in _pieces(first, other, "F32")):
@@ -113,6 +122,30 @@ def _differing(a: np.ndarray, b: np.ndarray) -> tuple[int, int]:
     """Count what differs, and what of it is within FP16's range."""
     magnitude = np.abs(a[~same(a, b)].view("<f4"))
     return magnitude.size, int(np.count_nonzero((magnitude >= SMALLEST_FP16) & (magnitude <= LARGEST_FP16)))
+
+
+def _through_blocks(first: Side, other: Side, threads: int | None) -> Relation | None:
+    """Tell whether one of two tensors is the other, quantized by a reference quantizer and dequantized again."""
+    shape = first.tensor.shape
+    if len(shape) < 2 or not first.tensor.values or "F64" in (first.tensor.type, other.tensor.type):
+        return None
+    a, b = (words[:FIRST_LOOK] for words in next(_pieces(first, other, "F32")))
+    values, differences = a.view("<f4").astype(np.float64), a.view("<f4").astype(np.float64) - b.view("<f4")
+    if not np.square(differences).sum() < FAR * np.square(values).sum():
+        return None
+    for detour, kin, cast in product(through_blocks(shape[0]), (Kin.ROUNDED, Kin.FINER), (None, FP16, BF16)):
+        fine, coarse = (first, other) if kin is Kin.ROUNDED else (other, first)
+        start = (a, b) if kin is Kin.ROUNDED else (b, a)
+        if all(_is_detoured(detour, cast, *pair, threads) for pair in chain([start], _pieces(fine, coarse, "F32"))):
+            return Relation(kin, detour.name)
+    return None
+
+
+def _is_detoured(detour: Detour, cast: Cast | None, fine: np.ndarray, coarse: np.ndarray, threads: int | None) -> bool:
+    words = detour.apply(fine.view("<f4")).view("<u4")
+    if cast is not None:
+        cast.apply(words, threads)
+    return bool(same(words, coarse).all())
 
 
 def _explains(cast: Cast, fine: np.ndarray, coarse: np.ndarray, change: Change | None) -> bool:
