@@ -315,9 +315,9 @@ def test_array_length_of_strings(refused, count):
 def test_array_of_2_to_the_63_in_49_bytes_is_answered_at_once(refused, kind, count):
     data = gguf_bytes([key_value(b"k", ARRAY, array(kind, [], count))])
     assert len(data) == 49
-    start = time.perf_counter()
+    start = time.process_time()
     refused(data, errors.BadArrayLength, "E_ARRLEN", 41, count, 0)
-    assert time.perf_counter() - start < 0.1
+    assert time.process_time() - start < 0.1
 
 
 @pytest.mark.parametrize("value", [0, 3, 48, LARGEST >> 32])
