@@ -1,7 +1,5 @@
 """The files of one model."""
 
-from pathlib import Path
-
 import gguf
 import numpy as np
 import pytest
@@ -9,7 +7,7 @@ import pytest
 from gguf_bytes import STRING, key_value, named_tensors, split_keys, string
 from truebits import errors
 from truebits.files.model import open_model
-from truebits.files.shards import is_shard, shard_path
+from truebits.files.shards import shard_names
 
 NAMES = ("token_embd.weight", "blk.0.attn_norm.weight", "blk.0.attn_q.weight", "blk.1.attn_norm.weight")
 
@@ -207,16 +205,15 @@ def test_empty_shard_is_named(tmp_path):
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
-        ("m-00001-of-00002.gguf", True),
-        ("m-00001-of-00001.gguf", False),
-        ("m-00001-of-00000.gguf", False),
-        ("m-1-of-2.gguf", False),
-        ("m-00001-of-00002.gguf.bak", False),
-        ("-00001-of-00002.gguf", True),
-        ("m.gguf", False),
+        ("m-00001-of-00002.gguf", ["m-00001-of-00002.gguf", "m-00002-of-00002.gguf"]),
+        ("m-00002-of-00002.gguf", ["m-00001-of-00002.gguf", "m-00002-of-00002.gguf"]),
+        ("m-00001-of-00001.gguf", ["m-00001-of-00001.gguf"]),
+        ("m-00001-of-00000.gguf", []),
+        ("m-1-of-2.gguf", ["m-1-of-2.gguf"]),
+        ("m-00001-of-00002.gguf.bak", ["m-00001-of-00002.gguf.bak"]),
+        ("-00001-of-00002.gguf", ["-00001-of-00002.gguf", "-00002-of-00002.gguf"]),
+        ("m.gguf", ["m.gguf"]),
     ],
 )
 def test_names_of_shards(name, expected):
-    assert is_shard(Path("folder", name)) == expected
-    if expected:
-        assert shard_path(Path("folder", name), 1) == Path("folder", name.replace("00001", "00002", 1))
+    assert shard_names(name) == expected

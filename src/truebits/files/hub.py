@@ -17,6 +17,7 @@ from urllib.parse import quote
 
 from truebits.errors import UsageError, shortened
 from truebits.files.checkpoint import CONFIGS
+from truebits.files.shards import SHARD_NAME, shard_names
 from truebits.files.transport import PIECE, RemoteError, ask
 
 if TYPE_CHECKING:
@@ -28,8 +29,6 @@ PLAIN = re.compile(r"\w[\w.+ ()-]{0,200}")
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
 LONGEST_ANSWER = 64 << 20
-SHARD = re.compile(r"(.*)-\d{5}-of-\d{5}\.gguf")
-SHARD_OF = re.compile(r"(?P<stem>.*)-\d{5}-of-(?P<count>\d{5})\.gguf")
 MOST_SHARDS = 999
 CHECKPOINT = (".safetensors", ".safetensors.index.json")
 OWNER = re.compile(r"[\w-][\w.-]*")
@@ -145,9 +144,8 @@ def models_of(repository: Repository) -> list[str]:
 
 
 def _ggufs(repository: Repository) -> list[str]:
-    return sorted(
-        {SHARD.sub(r"\1", file): file for file in reversed(repository.files) if file.endswith(".gguf")}.values()
-    )
+    ggufs = (file for file in reversed(repository.files) if file.endswith(".gguf"))
+    return sorted({SHARD_NAME.sub(r"\g<stem>", file): file for file in ggufs}.values())
 
 
 def _check_there(repository: Repository, file: str) -> None:
@@ -160,20 +158,17 @@ def _known(name: str, revision: str, file: str) -> Repository | None:
     """Return what need not be asked: where a GGUF is that is named with its commit, and its shards."""
     if not COMMIT.fullmatch(revision) or not file.endswith(".gguf") or not is_plain(file):
         return None
-    match = SHARD_OF.fullmatch(file)
-    count = int(match["count"]) if match else 1
-    if match is None or not 1 <= count <= MOST_SHARDS:
-        return Repository(name, revision, (file,))
-    files = (f"{match['stem']}-{number + 1:05d}-of-{match['count']}.gguf" for number in range(count))
-    return Repository(name, revision, (*files,))
+    files = shard_names(file)
+    return Repository(name, revision, tuple(files) if 1 <= len(files) <= MOST_SHARDS else (file,))
 
 
 def _with_shards(repository: Repository, file: str) -> tuple[str, ...]:
     """Return a file, or all of its shard set."""
-    match = SHARD.fullmatch(file)
+    match = SHARD_NAME.fullmatch(file)
     if match is None:
         return (file,)
-    return tuple(sorted(one for one in repository.files if (m := SHARD.fullmatch(one)) and m[1] == match[1])) or (file,)
+    found = ((one, SHARD_NAME.fullmatch(one)) for one in repository.files)
+    return tuple(sorted(one for one, of in found if of and of["stem"] == match["stem"])) or (file,)
 
 
 def repositories(pool: PoolManager, owner: str) -> Iterator[Repository]:

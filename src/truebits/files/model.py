@@ -17,7 +17,7 @@ from truebits.files.gguf import Limits
 from truebits.files.locate import locate, shown
 from truebits.files.mapping import REMOTE, Files, map_file
 from truebits.files.part import Part, read_part
-from truebits.files.shards import check_unique, is_shard, open_shards
+from truebits.files.shards import check_unique, open_shards, shard_names
 from truebits.files.sniff import HEAD_BYTES, format_of
 from truebits.files.tensor import Tensor
 
@@ -287,7 +287,7 @@ def _file_parts(path: Path, limits: Limits) -> tuple[Part, ...]:
     if format == "index":
         return _indexed_parts(path, limits)
     first = read_part(path, 0, limits, format)
-    is_split = format == "gguf" and ("split.count" in first.header.keys or is_shard(path))
+    is_split = format == "gguf" and ("split.count" in first.header.keys or len(shard_names(path.name)) > 1)
     parts = open_shards(first, limits) if is_split else (first,)
     check_unique(parts)
     return parts

@@ -24,6 +24,7 @@ from truebits.files import hub
 from truebits.files.at_once import at_once
 from truebits.files.mapping import REMOTE, FileChanged, Identity, MappedFile
 from truebits.files.ranges import Range, length, missing, requests, union
+from truebits.files.shards import shard_names
 from truebits.files.transport import FileState, FsspecFile, HttpFile, Transport, pool
 
 FIRST_BYTES = 1 << 20
@@ -33,8 +34,6 @@ GAP = 1 << 20
 LONGEST_REQUEST = 16 << 20
 Piece = tuple[int, bytes]
 """Bytes, and their place in a file."""
-
-SHARD_NAME = re.compile(r"(?P<stem>.*)-\d{5}-of-(?P<count>\d{5})\.gguf")
 
 
 @dataclass
@@ -266,7 +265,10 @@ def _transports(url: str) -> tuple[str, dict[str, Transport]]:
     name = unquote(urlsplit(url).path.rsplit("/", 1)[-1])
     if not hub.PLAIN.fullmatch(name):
         raise UsageError(f"{shortened(url)} names no file: a URL ends in NAME.gguf or NAME.safetensors")
-    addresses = {one: url if one == name else url.replace(name, one) for one in _shard_names(name)}
+    names = shard_names(name)
+    if len(names) > hub.MOST_SHARDS:
+        raise UsageError(f"{shortened(name)} is one of {len(names)} files, at most {hub.MOST_SHARDS} are opened by URL")
+    addresses = {one: url if one == name else url.replace(name, one) for one in names}
     if not url.startswith(("http:", "https:")):
         return name, {one: FsspecFile(address) for one, address in addresses.items()}
     connections = pool(SETTINGS.connections)
@@ -312,14 +314,6 @@ def _begin(transports: Mapping[str, Transport]) -> Path:
 
 def _hash(text: str) -> str:
     return sha256(text.encode()).hexdigest()[:16]
-
-
-def _shard_names(name: str) -> list[str]:
-    match = SHARD_NAME.fullmatch(name)
-    count = int(match["count"]) if match else 1
-    if count > 999:
-        raise UsageError(f"{shortened(name)} is one of {count} files, at most 999 are opened by URL")
-    return [f"{match['stem']}-{i + 1:05d}-of-{match['count']}.gguf" for i in range(count)] if match else [name]
 
 
 def _folder(name: str) -> Path:

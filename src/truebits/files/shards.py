@@ -13,23 +13,19 @@ from truebits.files.part import Part, read_part
 SHARD_NAME = re.compile(r"(?P<stem>.*)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf")
 
 
-def is_shard(path: Path) -> bool:
-    match = SHARD_NAME.fullmatch(path.name)
-    return match is not None and int(match["count"]) > 1
-
-
-def shard_path(path: Path, number: int) -> Path:
-    """Return the path of the shard `number` (from 0) of the set that `path` belongs to."""
-    match = SHARD_NAME.fullmatch(path.name)
-    assert match is not None
-    return path.with_name(f"{match['stem']}-{number + 1:05d}-of-{match['count']}.gguf")
+def shard_names(name: str) -> list[str]:
+    """Return the names of all files of the set that a name belongs to; itself, where it belongs to none."""
+    match = SHARD_NAME.fullmatch(name)
+    if match is None:
+        return [name]
+    return [f"{match['stem']}-{number:05d}-of-{match['count']}.gguf" for number in range(1, int(match["count"]) + 1)]
 
 
 def open_shards(opened: Part, limits: Limits) -> tuple[Part, ...]:
     """Open all files of the set that `opened` is one of and check that they belong together."""
     path = opened.path
     count = opened.value("split.count")
-    if count is not None and count in (0, 1) and not is_shard(path):
+    if count is not None and count in (0, 1) and len(shard_names(path.name)) < 2:
         return (opened,)
     match = SHARD_NAME.fullmatch(path.name)
     if match is None or int(match["count"]) != count:
@@ -40,8 +36,8 @@ def open_shards(opened: Part, limits: Limits) -> tuple[Part, ...]:
         message = f"its name says number {int(match['number'])}, allowed are 1 to {count}"
         raise errors.BadShardSet(path, 0, message)
     parts = []
-    for number in range(int(match["count"])):
-        shard = shard_path(path, number)
+    for number, name in enumerate(shard_names(path.name)):
+        shard = path.with_name(name)
         if not shard.exists():
             message = f"shard {number + 1} of {count} is missing: expected {printable(shard.name)} beside it"
             raise errors.BadShardSet(path, 0, message)

@@ -13,7 +13,7 @@ from typing import NamedTuple
 from truebits.errors import Refused, UsageError, printable
 from truebits.files.checkpoint import INDEX_SUFFIX
 from truebits.files.model import Model
-from truebits.files.shards import SHARD_NAME, shard_path
+from truebits.files.shards import shard_names
 from truebits.files.sniff import PICKLE_SUFFIXES
 from truebits.rewriting import durable
 
@@ -125,11 +125,9 @@ def outputs(model: Model, out: Path) -> list[Path]:
             raise UsageError(f"{printable(str(out))}: the model is {model.format}, and stays so")
         paths = [out]
     else:
-        match = SHARD_NAME.fullmatch(out.name)
-        count = len(model.parts)
-        if match is None or int(match["count"]) != count:
+        paths, count = [out.with_name(name) for name in shard_names(out.name)], len(model.parts)
+        if len(paths) != count:
             raise UsageError(f"the model is {count} files: name the output NAME-00001-of-{count:05d}.gguf")
-        paths = [shard_path(out, number) for number in range(count)]
     for part in model.parts:
         for path in paths:
             if path.exists() and os.path.samestat(path.stat(), part.path.stat()):
