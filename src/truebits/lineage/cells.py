@@ -11,7 +11,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from truebits.precision.codebooks import IQ4_NL
 from truebits.quantizers.blocks import block_values
+from truebits_native.types import FLOAT_POINT_FOUR
 
 
 class Codes(NamedTuple):
@@ -48,8 +50,7 @@ def _whole(first: int, last: int) -> tuple[int, ...]:
     return tuple(range(first, last + 1))
 
 
-NONLINEAR = (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113)
-FP4 = (-12, -8, -6, -4, -3, -2, -1, 0, 1, 2, 3, 4, 6, 8, 12)
+FP4 = tuple(sorted({*FLOAT_POINT_FOUR.tolist()}))
 
 TYPES = {
     "Q8_0": Codes(32, 34, 2, 34, _whole(-127, 127), 0.04, (0x00, 0x7F), (127, 254)),
@@ -62,8 +63,8 @@ TYPES = {
     "Q4_K": Codes(256, 144, 16, 144, _whole(0, 15)),
     "Q5_K": Codes(256, 176, 16, 176, _whole(0, 31)),
     "Q6_K": Codes(256, 210, 0, 192, _whole(-32, 31)),
-    "IQ4_NL": Codes(32, 18, 2, 18, NONLINEAR, 0.003),
-    "IQ4_XS": Codes(256, 136, 8, 136, NONLINEAR, 0.006),
+    "IQ4_NL": Codes(32, 18, 2, 18, IQ4_NL, 0.003),
+    "IQ4_XS": Codes(256, 136, 8, 136, IQ4_NL, 0.006),
     "MXFP4": Codes(32, 17, 1, 17, FP4, 0, (0x00, 0x77), (7, 14)),
     "TQ2_0": Codes(256, 66, 0, 64, (-1, 0, 1), 0, (0x00, 0xAA)),
 }

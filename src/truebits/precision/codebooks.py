@@ -16,6 +16,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from truebits.precision.levels import IQ2, IQ3_S, IQ3_XXS
+from truebits_native.types import FLOAT_POINT_FOUR
+
 SIZES = (128, 64, 32)
 """Values that may share a codebook, along a row or a column."""
 
@@ -47,11 +50,11 @@ def _both(*magnitudes: float) -> tuple[float, ...]:
 GRIDS = {
     "nf4": NF4,
     "fp4": _both(0, 1 / 192, 1 / 6, 1 / 4, 1 / 3, 1 / 2, 2 / 3, 1),
-    "mxfp4 or nvfp4": _both(0, 0.5, 1, 1.5, 2, 3, 4, 6),
+    "mxfp4 or nvfp4": _both(*FLOAT_POINT_FOUR.tolist()),
     "iq4_nl or iq4_xs": IQ4_NL,
-    "iq3_s": _both(*range(1, 16, 2)),
-    "iq3_xxs": _both(4, 12, 20, 28, 36, 44, 52, 62),
-    "iq2": _both(8, 25, 43),
+    "iq3_s": _both(*IQ3_S),
+    "iq3_xxs": _both(*IQ3_XXS),
+    "iq2": _both(*IQ2),
     "iq1": (-1.125, -0.125, 0.875),
 }
 """Codebooks by name: bitsandbytes' (``fp4`` has the steps of its ``dDequantizeFP4Tree``), OCP's, and ggml's grids."""

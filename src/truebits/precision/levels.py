@@ -12,12 +12,16 @@ about with a chance of at most 2^-B. A block may choose among K sets of levels: 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import log2
 from typing import NamedTuple
 
 import numpy as np
 
-FP4_STEPS = np.array([0, 1, 2, 3, 4, 6, 8, 12])
+from truebits_native.types import FLOAT_POINT_FOUR
+
+IQ2, IQ3_S, IQ3_XXS = (8, 25, 43), tuple(range(1, 16, 2)), (4, 12, 20, 28, 36, 44, 52, 62)
+"""Magnitudes of ``iq2xxs_grid``, ``iq3s_grid`` and ``iq3xxs_grid`` in ggml-common.h; zero is none of them."""
 
 
 class Levels(NamedTuple):
@@ -50,20 +54,19 @@ def _even(first: int, last: int) -> tuple[np.ndarray, ...]:
     return tuple(np.arange(most + 1) for most in range(first, last + 1))
 
 
-FP4 = tuple(FP4_STEPS[: most + 1] for most in range(1, FP4_STEPS.size))
+def _of(magnitudes: Sequence[int], fewest: int) -> tuple[np.ndarray, ...]:
+    return tuple(np.array([0, *magnitudes[:count]]) for count in range(fewest, len(magnitudes) + 1))
 
-IQ2 = (np.array([0, 8, 25, 43]),)
-IQ3_S = tuple(np.array([0, *range(1, most + 1, 2)]) for most in range(5, 16, 2))
-IQ3_XXS = tuple(np.array([0, 4, 12, 20, 28, 36, 44, 52, 62][: most + 1]) for most in range(3, 9))
-"""Magnitudes of ``iq2xxs_grid``, ``iq3s_grid`` and ``iq3xxs_grid`` in ggml-common.h; zero is none of them."""
+
+FP4 = _of(FLOAT_POINT_FOUR[1:8].tolist(), 1)
 
 LATTICES = (
     Levels("ternary", _even(1, 1)),
     Levels("q4_0", _even(2, 8)),
     Levels("mxfp4", FP4),
-    Levels("iq2", IQ2),
-    Levels("iq3_s", IQ3_S),
-    Levels("iq3_xxs", IQ3_XXS),
+    Levels("iq2", _of(IQ2, 3)),
+    Levels("iq3_s", _of(IQ3_S, 3)),
+    Levels("iq3_xxs", _of(IQ3_XXS, 3)),
     Levels("q5_0", _even(9, 16)),
     Levels("q2_k", _even(1, 3), size=16, has_offset=True),
     Levels("q3_k", _even(1, 4), size=16),

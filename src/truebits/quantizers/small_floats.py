@@ -17,9 +17,7 @@ from truebits.files.tensor import Tensor, shape_text
 from truebits.quantizers.method import Method
 from truebits.quantizers.quantized import Arrays, Peek, Quantized, Stored, Unread, meant, need
 from truebits.quantizers.unpacking import e8m0_table, nibbles
-
-FP4_VALUES = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6], np.float32)
-"""E2M1 (OCP Microscaling Formats, table 5) without the sign, which is the fourth bit."""
+from truebits_native.types import FLOAT_POINT_FOUR
 
 USUAL_BLOCK = (128, 128)
 """DeepSeek-V3's, where no config.json says it."""
@@ -31,8 +29,9 @@ E8M0 = ("U8", "F8_E8M0")
 
 @cache
 def fp4_table() -> np.ndarray:
-    """Return the value of each of the 16 codes."""
-    return np.concatenate([FP4_VALUES, -FP4_VALUES])
+    """Return the value of each of the 16 codes of E2M1 (OCP Microscaling Formats, table 5)."""
+    magnitudes = FLOAT_POINT_FOUR[:8].astype(np.float32) / 2
+    return np.concatenate([magnitudes, -magnitudes])
 
 
 def scales_of(stored: Stored, words: np.ndarray) -> np.ndarray:
