@@ -122,3 +122,11 @@ def test_no_tensors(path):
     model = open_model(path)
     assert list(batches_module.batches(model, [])) == []
     assert list(batches_module.over_batches(len, model, [], None, None, False)) == []
+
+
+def test_steps_are_counted():
+    seen = []
+    step = batches_module.stepper(lambda *one: seen.append(one), 5)
+    step(), step(3), step(3)
+    assert seen == [(1, 5), (4, 5), (5, 5)]
+    batches_module.stepper(None, 2)()

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from truebits.errors import UsageError
-from truebits.evaluation.crew import BATCH, check_numbers, cut_chunks, load_models, settings_of, stepper
+from truebits.evaluation.crew import BATCH, check_numbers, cut_chunks, load_models, settings_of
 from truebits.evaluation.inference import Vocabulary
 
 WORDS = Vocabulary(100, "digest", 1, 512)
@@ -89,11 +89,3 @@ def test_chunks_begin_as_texts_do(bos, first, limit, count):
 def test_a_text_that_is_too_short():
     with pytest.raises(UsageError, match="the text has 9 tokens; one chunk takes 10"):
         cut_chunks(np.arange(9, dtype=np.int32), WORDS, 10, None)
-
-
-def test_steps_are_counted():
-    seen = []
-    step = stepper(lambda *one: seen.append(one), 2)
-    step(), step()
-    assert seen == [(1, 2), (2, 2)]
-    stepper(None, 2)()

@@ -18,7 +18,7 @@ from truebits.errors import UsageError, printable, shortened
 from truebits.files.model import Model, Regexes, open_model
 from truebits.files.tensor import Tensor, shape_text
 from truebits.numbers.figures import error_figures
-from truebits.precision.batches import Progress
+from truebits.precision.batches import Progress, stepper
 from truebits.precision.coverage import Coverage
 from truebits.quantizers.blocks import has_values
 from truebits.quantizers.weights import meaning_of
@@ -267,12 +267,10 @@ def diff(
     both = [(tensor, chosen[1][name]) for name, tensor in chosen[0].items() if name in chosen[1]]
     _check_architectures(ours, theirs)
     native.expect_work("rounding", sum(old.values for old, new in both if {old.type, new.type} <= ITEM_BYTES.keys()))
-    total, done, found = sum(tensor.nbytes for tensor, _ in both), 0, []
+    step, found = stepper(progress, sum(tensor.nbytes for tensor, _ in both)), []
     for old, new in both:
         found.append(_compared(side_of(meant[0], old), side_of(meant[1], new), unread.get(old.name), threads))
-        done += old.nbytes
-        if progress is not None:
-            progress(done, total)
+        step(old.nbytes)
     only = [tuple(tensor.label for name, tensor in chosen[i].items() if name not in chosen[1 - i]) for i in (0, 1)]
     not_read = dict.fromkeys(chosen[0].keys() - chosen[1].keys(), "the other side has none of this name")
     not_read |= {old.name: of.problem for (old, _), of in zip(both, found, strict=True) if of.problem}

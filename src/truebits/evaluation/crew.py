@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
 from truebits.errors import UsageError
 from truebits.evaluation.inference import LoadSettings, Vocabulary
 from truebits.evaluation.worker import Worker
-from truebits.precision.batches import Progress
 
 BATCH = 512
 """Tokens that llama.cpp decodes at a time, at most."""
@@ -34,19 +33,6 @@ def check_numbers(*, n_ctx: int, chunks: int | None, threads: int | None, rounds
             raise UsageError(f"{number} {name}: give at least 1")
     if rounds < 0 or 0 < rounds < SMALLEST_ROUNDS:
         raise UsageError(f"{rounds} rounds tell nothing from chance: give at least {SMALLEST_ROUNDS}, or 0 for none")
-
-
-def stepper(progress: Progress | None, total: int) -> Callable[[], None]:
-    """Return what counts a step, and tells a progress of it."""
-    done = 0
-
-    def step() -> None:
-        nonlocal done
-        done += 1
-        if progress is not None:
-            progress(done, total)
-
-    return step
 
 
 def load_models(crew: Sequence[Worker], n_ctx: int) -> Vocabulary:

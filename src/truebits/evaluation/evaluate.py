@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from truebits.errors import UsageError
-from truebits.evaluation.crew import check_numbers, cut_chunks, load_models, settings_of, stepper
+from truebits.evaluation.crew import check_numbers, cut_chunks, load_models, settings_of
 from truebits.evaluation.dialogue import PROMPTS, Answer, compare_replies, read_text
 from truebits.evaluation.inference import LoadSettings, Vocabulary
 from truebits.evaluation.llama import require_llama
@@ -24,7 +24,7 @@ from truebits.evaluation.scores import Divergence, Perplexity, Timing, divergenc
 from truebits.evaluation.scoring import score_chunks, steps
 from truebits.evaluation.worker import Worker
 from truebits.files.model import Model, open_gguf
-from truebits.precision.batches import Progress
+from truebits.precision.batches import Progress, stepper
 from truebits.result import Result
 
 SPEED_TOKENS = 32

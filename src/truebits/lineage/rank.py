@@ -20,7 +20,7 @@ from truebits.lineage.matching import Pair, match
 from truebits.lineage.ranking import Error, Ranked, Ranking, TensorRank, summed
 from truebits.lineage.source import Expected, reader_of, why_unread
 from truebits.numbers.words import to_singles
-from truebits.precision.batches import Progress
+from truebits.precision.batches import Progress, stepper
 from truebits.precision.converters import Kind
 from truebits.precision.coverage import NOT_SELECTED, Coverage
 from truebits.quantizers.meaning import Meaning
@@ -70,14 +70,7 @@ def rank(
         raise UsageError("there is nothing to rank: give a source and its quantizations")
     origin = meaning_of(source if isinstance(source, Model) else open_model(source))
     total = sum(tensor.nbytes for model in opened for tensor in model.select(select, exclude))
-    done = 0
-
-    def advance(count: int) -> None:
-        nonlocal done
-        done += count
-        if progress is not None:
-            progress(done, total)
-
+    advance = stepper(progress, total)
     found = [_ranked(model, origin, select, exclude, threads, advance) for model in opened]
     return Ranking(str(origin.model.path), tuple(sorted(found, key=lambda one: (one.error, one.bits_per_weight))))
 

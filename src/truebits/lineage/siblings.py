@@ -17,7 +17,7 @@ from truebits.files.tensor import Tensor
 from truebits.files.types import FLOAT_BYTES
 from truebits.lineage.kin import Kin, Relation, Sibling, Siblings, TensorKin
 from truebits.lineage.relation import relation
-from truebits.precision.batches import Progress
+from truebits.precision.batches import Progress, stepper
 from truebits.precision.converters import Kind, transforms_of
 from truebits.precision.coverage import Coverage
 from truebits.precision.scan import scan
@@ -79,7 +79,7 @@ def _kins(
 ) -> Iterator[TensorKin]:
     """Compare tensor after tensor."""
     architecture = models[0].architecture
-    total, done = sum(tensor.nbytes for tensor in chosen[0].values()), 0
+    step = stepper(progress, sum(tensor.nbytes for tensor in chosen[0].values()))
     for name in dict.fromkeys(name for tensors in chosen for name in tensors):
         sides = [_side(model, tensors, name) for model, tensors in zip(models, chosen, strict=True)]
         change = change_of(architecture, name)
@@ -88,9 +88,7 @@ def _kins(
         tensor = next(tensors[name] for tensors in chosen if name in tensors)
         types = tuple(side.tensor.type if side else None for side in sides)
         yield TensorKin(printable(name), types, relations, tensor.values, _coverage(tensor, relations))
-        done += sides[0].tensor.nbytes if sides[0] else 0
-        if progress is not None:
-            progress(done, total)
+        step(sides[0].tensor.nbytes if sides[0] else 0)
 
 
 def _side(model: Model, tensors: dict[str, Tensor], name: str) -> Side | None:

@@ -40,6 +40,19 @@ Progress = Callable[[int, int], None]
 """Called with bytes done and bytes in all."""
 
 
+def stepper(progress: Progress | None, total: int) -> Callable[..., None]:
+    """Return what is called with how much more is done, 1 if not said, and tells a progress of it."""
+    done = 0
+
+    def step(more: int = 1) -> None:
+        nonlocal done
+        done = min(done + more, total)
+        if progress is not None:
+            progress(done, total)
+
+    return step
+
+
 @dataclass(frozen=True)
 class Batch:
     """Ranges of one storage type in one file, for one kernel call.
@@ -98,7 +111,7 @@ def over_batches(
     is_large : bool
         As `truebits_native.expect_work` says.
     """
-    total, done, several = sum(tensor.nbytes for tensor in tensors), 0, pool.allowed(threads)
+    total, several = sum(tensor.nbytes for tensor in tensors), pool.allowed(threads)
     size = min(total // (pool.RUNS * several), MAPPED_BYTES // several)
 
     def counted(batch: Batch) -> tuple[Batch, Result]:
@@ -106,12 +119,10 @@ def over_batches(
         batch.forget()
         return batch, result
 
-    drawn = batches(model, tensors, size)
+    drawn, step = batches(model, tensors, size), stepper(progress, total)
     for batch, result in pool.in_order(counted, drawn, threads) if is_large else map(counted, drawn):
         yield batch, result
-        done += batch.nbytes
-        if progress is not None:
-            progress(done, total)
+        step(batch.nbytes)
 
 
 def batches(model: Model, tensors: Iterable[Tensor], size: int = BATCH_BYTES) -> Iterator[Batch]:

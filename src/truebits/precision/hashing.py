@@ -39,7 +39,7 @@ from truebits.files.model import Model
 from truebits.files.tensor import Tensor
 from truebits.files.types import FLOAT_BYTES
 from truebits.numbers.words import to_singles
-from truebits.precision.batches import RUN_GAP, Progress
+from truebits.precision.batches import RUN_GAP, Progress, stepper
 from truebits.precision.bins import FLOAT_LAYOUTS
 from truebits.quantizers.meaning import Meaning
 from truebits.quantizers.quantized import Quantized
@@ -135,23 +135,19 @@ def hashes(of: Meaning, tensors: Iterable[Tensor], threads: int | None, progress
     model = of.model
     everything = sorted(tensors, key=attrgetter("part", "offset"))
     found = {tensor.name: sha256() for tensor in everything}
-    total, done = sum(tensor.nbytes for tensor in everything), 0
+    step = stepper(progress, sum(tensor.nbytes for tensor in everything))
     tensors = [tensor for tensor in everything if tensor.name not in of.quantized]
     for part, of_part in groupby(tensors, key=attrgetter("part")):
         with model.parts[part].map() as file:
             for hashed in in_order(partial(_hashed, file), _jobs(of_part), threads):
                 for piece, digest in hashed:
                     found[piece.tensor.name].update(digest)
-                    done += piece.stop - piece.start
-                if progress is not None:
-                    progress(done, total)
+                step(sum(piece.stop - piece.start for piece, _ in hashed))
             file.check()
     for name in found.keys() & of.quantized.keys():
         for digest in _quantized_digests(model, of.quantized[name], threads):
             found[name].update(digest)
-        done += of.quantized[name].tensor.nbytes
-        if progress is not None:
-            progress(done, total)
+        step(of.quantized[name].tensor.nbytes)
     return {name: hash.hexdigest() for name, hash in found.items()}
 
 

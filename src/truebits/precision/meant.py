@@ -8,7 +8,7 @@ import numpy as np
 
 import truebits_native as native
 from truebits.files.model import Model
-from truebits.precision.batches import Batch, Progress
+from truebits.precision.batches import Batch, Progress, stepper
 from truebits.precision.counting import Counts, TensorPrecision, count_batch, joined
 from truebits.quantizers.quantized import PIECE_VALUES, Quantized
 from truebits_native.pool import in_order
@@ -26,7 +26,7 @@ def meant_profiles(
     """
     native.expect_work("profiles", sum(one.tensor.values for one in tensors))
     found: dict[str, TensorPrecision] = {}
-    total, done = sum(one.tensor.nbytes for one in tensors), 0
+    step = stepper(progress, sum(one.tensor.nbytes for one in tensors))
     with model.map() as files:
 
         def counted(job: tuple[Quantized, int, int]) -> Counts:
@@ -41,9 +41,7 @@ def meant_profiles(
             name, counts = one.tensor.name, Counts.merge(in_order(counted, _jobs(one), threads))
             found[name] = joined(one.tensor, "F32", counts.pieces.get(name, []))
             found[name].first = counts.first.get(name, {})
-            done += one.tensor.nbytes
-            if progress is not None:
-                progress(done, total)
+            step(one.tensor.nbytes)
     return found
 
 

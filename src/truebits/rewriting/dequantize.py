@@ -21,7 +21,7 @@ from truebits.files.tensor import Tensor
 from truebits.files.types import FLOAT_BYTES, FLOAT_FORMATS
 from truebits.numbers.rounding import MODES, Rounding, grid_of
 from truebits.numbers.spelling import find
-from truebits.precision.batches import Progress
+from truebits.precision.batches import Progress, stepper
 from truebits.quantizers.blocks import with_blocks
 from truebits.quantizers.meaning import Meaning
 from truebits.quantizers.weights import meaning_of
@@ -140,14 +140,8 @@ def dequantize(
     native.expect_work("rounding", 0 if type == "F32" else sum(tensor.values for tensor in quantized))
     with of.model.map() as ours, new_files(paths, force) as files:
         relaid = [_relaid(of, tensor, ours, type, threads) for tensor in of.model.tensors]
-        total, done = sum(one.nbytes for one in relaid), 0
-
-        def moved(count: int) -> None:
-            nonlocal done
-            done += count
-            if progress is not None:
-                progress(min(done, total), total)
-
+        total = sum(one.nbytes for one in relaid)
+        moved = stepper(progress, total)
         for number, file in enumerate(files):
             if of.model.format == "gguf":
                 some = [one for one, tensor in zip(relaid, of.model.tensors, strict=True) if tensor.part == number]

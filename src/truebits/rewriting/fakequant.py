@@ -22,7 +22,7 @@ from truebits.files.tensor import Tensor
 from truebits.numbers.formats import Format, Target
 from truebits.numbers.rounding import Quantizer, Rounding, check
 from truebits.numbers.words import to_singles
-from truebits.precision.batches import Progress
+from truebits.precision.batches import Progress, stepper
 from truebits.precision.counting import negative_zeros
 from truebits.precision.scan import scan
 from truebits.quantizers.quantize import quantizer
@@ -208,7 +208,7 @@ def measure(
     quantizers = {tensor.name: one for tensor, one in pairs}
     found: dict[str, list[Difference]] = {name: [] for name in quantizers}
     native.expect_work("rounding", sum(tensor.values for tensor, _ in pairs))
-    total, done = sum(tensor.nbytes for tensor, _ in pairs), 0
+    step = stepper(progress, sum(tensor.nbytes for tensor, _ in pairs))
     for tensor, one in pairs:
         one.prepare(partial(_singles, model, tensor))
     for number in sorted({tensor.part for tensor, _ in pairs}):
@@ -216,9 +216,7 @@ def measure(
         for piece, words in read_pieces(model.parts[number], tensors, lambda tensor: quantizers[tensor.name].block):
             name = piece.tensor.name
             found[name].append(quantizers[name].round(words.copy(), piece.first, threads))
-            done += piece.stop - piece.start
-            if progress is not None:
-                progress(done, total)
+            step(piece.stop - piece.start)
     return {name: merged(parts) for name, parts in found.items()}
 
 

@@ -19,7 +19,7 @@ from truebits.files.model import Model, open_local
 from truebits.files.tensor import Tensor
 from truebits.files.types import FLOAT_BYTES
 from truebits.numbers.figures import error_figures
-from truebits.precision.batches import Progress
+from truebits.precision.batches import Progress, stepper
 from truebits.quantizers.weights import meaning_of
 from truebits.result import Result
 from truebits.rewriting.copy import Piece, check_copy, check_layout, flush_and_verify, write_copy
@@ -231,7 +231,7 @@ def carry_out(operation: Operation, request: Request) -> Rewrite:
     unfinished = request.in_place and any(read_marker(part.path) is not None for part in model.parts)
     if request.dry_run or not (planned.changed or unfinished):
         return planned
-    step = _stepper(request.progress, model.size)
+    step = stepper(request.progress, model.size)
     if out is not None:
         _write_new(operation, out, planned, request.force, step)
         return replace(operation.done(planned), written=True, output=str(out))
@@ -254,18 +254,6 @@ def _check_in_place(operation: Operation, request: Request, allow: set[str]) -> 
             "in place, formats with shared scales need --undo-file: an interrupted rewrite cannot be run again, "
             "because values that are rounded already would give other scales"
         )
-
-
-def _stepper(progress: Progress | None, total: int) -> Callable[[int], None]:
-    done = 0
-
-    def step(nbytes: int) -> None:
-        nonlocal done
-        done += nbytes
-        if progress is not None:
-            progress(done, total)
-
-    return step
 
 
 def _write_new(operation: Operation, out: Path, planned: Rewrite, force: bool, step: Callable[[int], None]) -> None:
