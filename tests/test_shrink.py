@@ -131,6 +131,12 @@ def test_each_tensor_gets_the_narrowest_type_of_its_values(tmp_path):
     assert tb.fingerprint(path).value == tb.fingerprint(tmp_path / "out.gguf").value == done.fingerprint
 
 
+def test_a_gguf_has_no_fp8(tmp_path):
+    path = write(tmp_path / "in.gguf", {"a.weight": np.random.default_rng(0).integers(-8, 8, (64, 100)).astype("f4")})
+    tb.shrink(path, tmp_path / "out.gguf")
+    assert types_of(tmp_path / "out.gguf") == {"a.weight": "BF16"}
+
+
 def test_what_llama_cpp_wants_in_f32_stays_unless_all_is_asked_for(tmp_path):
     bf16 = weights(8).astype(ml_dtypes.bfloat16).astype(np.float32)
     tensors = {"blk.0.ffn_norm.weight": bf16[0], "blk.0.ffn_gate_inp.weight": bf16, "blk.0.ffn_up.weight": bf16}

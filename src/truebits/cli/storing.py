@@ -49,7 +49,7 @@ def dequantize(model: Path, out: Path, to: str, force: bool, threads: int | None
         "--allow",
         multiple=True,
         type=click.Choice(("rounding",)),
-        help="F16 and BF16 values that were blocks, and rounded, become blocks: finer by that rounding.",
+        help="F16 and BF16 values that were blocks or FP8, and rounded, become these: finer by that rounding.",
     ),
     click.option("--dry-run", is_flag=True, help="Find and prove all of it; write nothing."),
     click.option("--force", is_flag=True, help="Replace OUT if it exists."),
@@ -76,8 +76,9 @@ def shrink(
     """Write the same values in fewer bytes: every tensor in the narrowest type that holds them.
 
     F32 becomes BF16 or F16 where every value is exact in it, in safetensors also FP8. In GGUF a matrix that holds
-    nothing but the levels of Q8_0, Q5_1, Q5_0, Q4_1, Q4_0, MXFP4 or NVFP4 becomes these blocks again. The hash of all
-    values is the same before and after. --dry-run says beforehand what is to be saved.
+    nothing but the levels of Q8_0, Q5_1, Q5_0, Q4_1, Q4_0, MXFP4 or NVFP4 becomes these blocks again; in a folder one
+    of FP8 codes times scales becomes these, and config.json says so. The hash of all values is the same before and
+    after. --dry-run says beforehand what is to be saved.
     """
     from truebits.report import json
     from truebits.report import shrink as told

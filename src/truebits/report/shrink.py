@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from textwrap import fill
 
@@ -40,7 +41,7 @@ def _why(choice: Choice) -> str:
     """Say why a tensor stays; nothing of one that does not."""
     if choice.changes:
         return ""
-    return "no type tried holds it" if choice.wanted else "as llama.cpp wants it"
+    return choice.why or ("no type tried holds it" if choice.wanted else "as llama.cpp wants it")
 
 
 def _proof(choices: list[Choice]) -> str:
@@ -48,6 +49,9 @@ def _proof(choices: list[Choice]) -> str:
     finer = sum(one.finer for one in choices)
     if finer:
         return f"{finer:,} values finer"
+    scales = [one.scaled.scales.size for one in choices if one.scaled]
+    if scales:
+        return f"{count(sum(scales), 'scale')}, every bit"
     blocks = [one.blocks for one in choices if one.blocks]
     if blocks:
         return f"{sum(blocks):,} blocks, every bit"
@@ -65,8 +69,10 @@ def story(found: Shrunk, table: str, is_dry: bool) -> Iterator[str]:
         lines = [almost(one, stray) for one, stray in strays[:MOST_STRAYS]]
         more = [f"and {len(strays) - MOST_STRAYS:,} more such"] if len(strays) > MOST_STRAYS else []
         yield "\n".join([*lines, *more])
+    for why, number in Counter(one.why for one in found.tensors if one.why and one.changes).items():
+        yield fill(f"{count(number, 'tensor')} would be narrower still: {why}.", terminal_width())
     if found.finer:
-        finer = f"{found.finer:,} values are finer in their blocks than in the file, where they had been rounded"
+        finer = f"{found.finer:,} values are finer than in the file, where they had been rounded"
         yield fill(f"{finer} once more; rounded so again, all are the same.", terminal_width())
     if found.output is not None:
         where = printable(found.output)

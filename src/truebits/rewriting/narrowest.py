@@ -20,6 +20,7 @@ from truebits.numbers.words import from_singles, to_singles
 from truebits.precision.batches import Progress
 from truebits.precision.counting import TensorPrecision, profiles
 from truebits.precision.evidence import most_exceptions
+from truebits.quantizers.fp8_upcasts import Scaled
 from truebits.quantizers.upcasts import TYPES, repacked
 from truebits_native.pool import in_order
 
@@ -53,8 +54,8 @@ class Stray(NamedTuple):
         Where the value stands in its tensor.
     value : float
     exceptions, of : int
-        How many values, or blocks of them, the type does not hold, and of how many.
-    unit : {"values", "blocks"}
+        How many values, or blocks or rows of them, the type does not hold, and of how many.
+    unit : {"values", "blocks", "rows"}
     """
 
     to: str
@@ -78,6 +79,10 @@ class Choice(NamedTuple):
     stray : Stray or None
     wanted : bool
         False: it stays because llama.cpp wants it as it is.
+    scaled : Scaled or None
+        The scales with which it becomes FP8.
+    why : str
+        What keeps it from becoming FP8 with scales, which it could be; or nothing.
     """
 
     tensor: Tensor
@@ -85,10 +90,14 @@ class Choice(NamedTuple):
     finer: int = 0
     stray: Stray | None = None
     wanted: bool = True
+    scaled: Scaled | None = None
+    why: str = ""
 
     @property
     def nbytes(self) -> int:
-        """Bytes that it takes then."""
+        """Bytes that it takes then, with its scales."""
+        if self.scaled is not None:
+            return self.scaled.nbytes
         layout = BY_NAME[self.to]
         return self.tensor.values // layout.values * layout.nbytes if self.changes else self.tensor.nbytes
 

@@ -6,10 +6,9 @@ back as values; and by the hash of all values, of the new files against that of 
 
 from __future__ import annotations
 
-import json
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from math import prod
@@ -19,7 +18,6 @@ from typing import Any
 import numpy as np
 
 from truebits.errors import UsageError, VerificationFailed, printable
-from truebits.files.checkpoint import INDEX_SUFFIX
 from truebits.files.claims import FILE_TYPES
 from truebits.files.gguf import Limits
 from truebits.files.mapping import MappedFile
@@ -27,7 +25,7 @@ from truebits.files.model import Model, Regexes, open_local
 from truebits.files.part import read_part
 from truebits.files.tensor import Tensor
 from truebits.files.types import BY_NAME, FLOAT_BYTES
-from truebits.numbers.words import from_singles
+from truebits.numbers.words import from_singles, to_singles
 from truebits.precision.batches import Progress
 from truebits.precision.coverage import count
 from truebits.precision.hashing import TensorFingerprint, fingerprints, together
@@ -38,11 +36,13 @@ from truebits.quantizers.small_floats import plain
 from truebits.quantizers.upcasts import repacked, rounded
 from truebits.quantizers.weights import meaning_of
 from truebits.result import Result
-from truebits.rewriting import durable
+from truebits.rewriting.fp8_folder import Plan, read_back, scale_name, with_scales
+from truebits.rewriting.mended import mend_config, mend_index
 from truebits.rewriting.narrowest import Choice, Rules, forget, is_kept, narrowest, own_words, singles, spans
 from truebits.rewriting.operation import open_to_rewrite
 from truebits.rewriting.outputs import NewFile, check_output, is_folder, new_model
 from truebits.rewriting.relaid import Relaid, check_layouts, copied, gguf_head, in_layout, safetensors_head, write
+from truebits.rewriting.scaled import row_spans
 from truebits_native.pool import in_order
 
 ALLOWANCES = ("rounding",)
@@ -97,9 +97,11 @@ class Shrunk(Result):
         """Say it in one line."""
         kinds = Counter((one.tensor.type, one.to) for one in self.changed)
         if not kinds:
-            tried = sum(one.wanted for one in self.tensors)
-            kept = len(self.tensors) - tried
-            why = [f"no type tried holds the values of {count(tried, 'tensor')}"] if tried else []
+            whys = Counter(one.why for one in self.tensors if one.why)
+            kept = sum(not one.wanted for one in self.tensors)
+            tried = len(self.tensors) - kept - whys.total()
+            why = [f"{count(number, 'tensor')} {said}" for said, number in whys.items()]
+            why += [f"no type tried holds the values of {count(tried, 'tensor')}"] if tried else []
             why += [f"{count(kept, 'tensor')} not tried, for llama.cpp (--all tries them, too)"] if kept else []
             return f"nothing to save: {', '.join(why) or 'no tensor is of a floating-point type'}"
         said = ", ".join(f"{number:,} {was} as {to}" for (was, to), number in kinds.items())
@@ -127,6 +129,9 @@ class Shrunk(Result):
                     "bytes_after": one.nbytes,
                     "values_finer": one.finer,
                     "kept_for_llama_cpp": not one.wanted,
+                    "scales_per": one.scaled.per if one.scaled else None,
+                    "scales": one.scaled.scales.size if one.scaled else None,
+                    "why": one.why or None,
                     "almost": one.stray._asdict() if one.stray else None,
                 }
                 for one in self.tensors
@@ -150,7 +155,8 @@ def shrink(
     """Write a model with every tensor in the narrowest type that holds the same values.
 
     F64 and F32 become BF16 or F16 where each value is exact in it, in safetensors FP8, too. In GGUF a matrix that
-    holds nothing but what Q8_0, Q5_1, Q5_0, Q4_1, Q4_0, MXFP4 or NVFP4 blocks stand for becomes these blocks again.
+    holds nothing but what Q8_0, Q5_1, Q5_0, Q4_1, Q4_0, MXFP4 or NVFP4 blocks stand for becomes these blocks again; in
+    a folder one that holds nothing but FP8 codes times scales becomes these, and ``config.json`` says so.
     Where nothing is to be saved nothing is written.
 
     Parameters
@@ -164,8 +170,8 @@ def shrink(
     keep_f32 : bool
         In GGUF leave norms, and matrices that llama.cpp wants in F32, as they are. False is for archives.
     allow : iterable of str
-        ``rounding``: in F16 and BF16 the values of most block types were rounded once more. They become the blocks
-        all the same, which are finer then, by no more than that rounding.
+        ``rounding``: in F16 and BF16 the values of most block types, and of FP8 with scales, were rounded once more.
+        They become the blocks or codes all the same, which are finer then, by no more than that rounding.
     dry_run : bool
         Find and prove all of it, but write nothing.
     force : bool
@@ -197,27 +203,25 @@ def shrink(
     if out is not None:
         check_output(model, Path(out), force)
     chosen = [one for one in open_to_rewrite(model, bool(select)).select(select, exclude) if one.type in FLOAT_BYTES]
-    rules = Rules(not meaning_of(model).quantized, keep_f32, "rounding" in allow)
-    choices = narrowest(model, chosen, rules, threads, progress)
-    found = Shrunk(str(model.path), None, tuple(choices), sum(tensor.nbytes for tensor in model.tensors))
+    has_fp8 = model.format == "safetensors" and not meaning_of(model).quantized
+    rules = Rules(has_fp8, keep_f32, "rounding" in allow)
+    plan = with_scales(model, narrowest(model, chosen, rules, threads, progress), rules, threads, progress)
+    found = Shrunk(str(model.path), None, tuple(plan.choices), sum(tensor.nbytes for tensor in model.tensors))
     if out is None or dry_run or not found.changed:
         return found
-    written = _write(model, Path(out), {one.tensor.name: one for one in found.changed}, force, threads, progress)
+    written = _write(model, Path(out), plan, force, threads, progress)
     return replace(found, output=str(out), fingerprint=written)
 
 
-Choices = dict[str, Choice]
-"""The tensors that get another type, by name."""
-
-
-def _write(
-    model: Model, out: Path, changed: Choices, force: bool, threads: int | None, progress: Progress | None
-) -> str:
+def _write(model: Model, out: Path, plan: Plan, force: bool, threads: int | None, progress: Progress | None) -> str:
     """Write all files of the model anew, and return the fingerprint of them, which is the old one."""
+    changed = {one.tensor.name: one for one in plan.choices if one.changes}
     with ExitStack() as stack, new_model(model, out, force) as files:
         ours = [stack.enter_context(part.map()) for part in model.parts]
-        relaid = [_relaid(ours[one.part], one, changed.get(one.name), threads) for one in model.tensors]
-        total, done = sum(one.nbytes for one in relaid), 0
+        relaid: list[list[Relaid]] = [[] for _ in files]
+        for one in model.tensors:
+            relaid[one.part] += _relaid(ours[one.part], one, changed.get(one.name), threads)
+        total, done = sum(one.nbytes for of_file in relaid for one in of_file), 0
 
         def moved(count: int) -> None:
             nonlocal done
@@ -225,9 +229,8 @@ def _write(
             if progress is not None:
                 progress(min(done, total), total)
 
-        file_type = _file_type(model, relaid)
-        for number, (part, file) in enumerate(zip(model.parts, files, strict=True)):
-            mine = [one for one, tensor in zip(relaid, model.tensors, strict=True) if tensor.part == number]
+        file_type = _file_type(model, [one for of_file in relaid for one in of_file])
+        for part, file, mine in zip(model.parts, files, relaid, strict=True):
             if model.format == "gguf":
                 head = gguf_head(part, mine, file_type)
             else:
@@ -235,27 +238,42 @@ def _write(
                 head = safetensors_head({key: str(part.value(key)) for key in part.header.keys}, mine)
             write(file, head[0], mine, head[1], moved)
         if is_folder(model):
-            _mend_index(files, total)
-        return _proved(model, files, changed, threads)
+            places = {scale_name(one): files[one.tensor.part].path.name for one in changed.values() if one.scaled}
+            mend_index([file.path for file in files], total, places)
+        if plan.settings is not None:
+            mend_config(files[0].path.parent, model.config, plan.settings)
+        return _proved(model, files, plan, threads)
 
 
-def _relaid(file: MappedFile, tensor: Tensor, choice: Choice | None, threads: int | None) -> Relaid:
-    """Return a tensor as the new file has it."""
+def _relaid(file: MappedFile, tensor: Tensor, choice: Choice | None, threads: int | None) -> list[Relaid]:
+    """Return a tensor as the new file has it; with its scales, if it gets such."""
     if choice is None:
-        return copied(file, tensor)
+        return [copied(file, tensor)]
+    scaled = choice.scaled
+    block = BY_NAME[choice.to].values
+    whole = spans(tensor.values, block) if scaled is None else row_spans(tensor)
 
     def pieces() -> Iterator[np.ndarray]:
-        block = BY_NAME[choice.to].values
-        yield from in_order(lambda span: _made(file, choice, *span), spans(tensor.values, block), threads)
+        yield from in_order(lambda span: _made(file, choice, *span), whole, threads)
 
-    return Relaid(tensor.name, choice.to, tensor.shape, choice.nbytes, pieces)
+    made = Relaid(tensor.name, choice.to, tensor.shape, choice.nbytes, pieces)
+    if scaled is None:
+        return [made]
+    scales = scaled.scales
+    of = Relaid(scale_name(choice), "F32", scales.shape, scales.nbytes, lambda: iter([scales.reshape(-1).view("u1")]))
+    return [made._replace(nbytes=scaled.values), of]
 
 
 def _made(file: MappedFile, choice: Choice, first: int, count: int) -> np.ndarray:
     """Return the bytes of some values in their new type; raises `VerificationFailed` if they give back others."""
     tensor, to = choice.tensor, choice.to
     words = singles(file, tensor, first, count)
-    if choice.blocks:
+    if choice.scaled is not None:
+        rows = words.reshape(-1, tensor.shape[1])
+        codes, scales = choice.scaled.codes(rows, tensor.shape, first // tensor.shape[1])
+        made = codes.reshape(-1)
+        same = (rounded(to_singles(codes, to).view(np.float32) * scales, tensor.type) == rows).reshape(-1)
+    elif choice.blocks:
         stored = tensor.type if choice.finer else "F32"
         made = repacked(words, to, stored).raw
         same = rounded(block_values(made, to), stored) == words
@@ -284,34 +302,20 @@ def _main_type(tensors: Iterable[tuple[str, tuple[int, ...]]]) -> str:
     return values.most_common(1)[0][0]
 
 
-def _mend_index(files: Sequence[NewFile], nbytes: int) -> None:
-    """Let the index of a new folder, if it has one, say how many bytes its tensors have now."""
-    folder, names = files[0].path.parent, {file.path.name for file in files}
-    for path in folder.glob(f"*{INDEX_SUFFIX}"):
-        try:
-            index = json.loads(path.read_text())
-            is_ours = set(index["weight_map"].values()) == names and "total_size" in index["metadata"]
-            index["metadata"] |= {"total_size": nbytes}
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-            continue  # of another model, or without a size: as it was
-        if is_ours:
-            path.write_text(json.dumps(index, indent=2) + "\n")
-            with path.open("rb+") as file:
-                durable.sync(file.fileno())
-
-
-def _proved(model: Model, files: Sequence[NewFile], changed: Choices, threads: int | None) -> str:
+def _proved(model: Model, files: Sequence[NewFile], plan: Plan, threads: int | None) -> str:
     """Return the hash of all floating-point values, which is that of the new files' too.
 
     Raises
     ------
     VerificationFailed
     """
+    changed = {one.tensor.name: one for one in plan.choices if one.changes and one.to not in FLOAT_BYTES}
     parts = tuple(read_part(file.opened, number, Limits(), model.format) for number, file in enumerate(files))
     written = Model(model.path, parts, tuple(tensor for part in parts for tensor in part.header.tensors))
-    quantized = {one.name: _meant(one, changed[one.name]) for one in written.tensors if one.name in changed}
-    quantized = {name: one for name, one in quantized.items() if one.tensor.type not in FLOAT_BYTES}
-    after = {one.name: one for one in fingerprints(Meaning(written, quantized), written.tensors, threads)}
+    tensors = {tensor.name: tensor for tensor in written.tensors}
+    quantized = {name: _meant(tensors, one, plan) for name, one in changed.items()}
+    meant = [tensors[tensor.name] for tensor in model.tensors]
+    after = {one.name: one for one in fingerprints(Meaning(written, quantized), meant, threads)}
     before: list[TensorFingerprint] = list(fingerprints(Meaning(model), model.tensors, threads))
     for one in before:
         if after[one.name].hash != one.hash:
@@ -319,9 +323,13 @@ def _proved(model: Model, files: Sequence[NewFile], changed: Choices, threads: i
     return together(one for one in before if one.kind == "values")
 
 
-def _meant(tensor: Tensor, choice: Choice) -> Quantized:
+def _meant(tensors: Mapping[str, Tensor], choice: Choice, plan: Plan) -> Quantized:
     """Return a tensor of the new file as what it means; values that are finer now as what they were rounded to."""
-    one = block_quantized(tensor) if choice.blocks else plain(tensor)
+    tensor = tensors[choice.tensor.name]
+    if choice.scaled is not None:
+        one = read_back(tensor, tensors[scale_name(choice)], plan)
+    else:
+        one = block_quantized(tensor) if choice.blocks else plain(tensor)
     if not choice.finer:
         return one
 
