@@ -18,9 +18,8 @@ VALUES = np.random.default_rng(0).normal(0, 1, 2_000)
 @contextmanager
 def both(folder, ours, theirs):
     models = [a_gguf(folder / f"{name}.gguf", a=stored) for name, stored in (("one", ours), ("two", theirs))]
-    one, two = (Side(model, model.tensors[0]) for model in models)
-    with one.map() as left, two.map() as right:
-        yield Both(one, two, left, right, 1)
+    with models[0].map() as left, models[1].map() as right:
+        yield Both(Side(models[0].tensors[0], left), Side(models[1].tensors[0], right), 1)
 
 
 def of(values, type="F32"):

@@ -22,12 +22,12 @@ def stored(values, type):
 
 def overlap(tmp_path, first, other, piece=1 << 20):
     model = a_gguf(tmp_path / "m.gguf", a=first, b=other)
-    sides = tuple(Side(model, tensor) for tensor in model.tensors)
     found = CellOverlap(first[0], other[0])
-    with sides[0].map() as left, sides[1].map() as right:
+    with model.map() as files:
+        sides = tuple(Side(tensor, files) for tensor in model.tensors)
         values = sides[0].tensor.values
         for at in range(0, values, piece):
-            found.add(sides, (left, right), at, min(piece, values - at))
+            found.add(sides, at, min(piece, values - at))
     return found
 
 

@@ -34,7 +34,8 @@ def packed(values, type):
 
 def found(tmp_path, first, other):
     models = [a_gguf(tmp_path / f"{name}.gguf", a=stored) for name, stored in (("one", first), ("two", other))]
-    return relation(*(Side(model, model.tensors[0]) for model in models), None, 1)
+    with models[0].map() as left, models[1].map() as right:
+        return relation(Side(models[0].tensors[0], left), Side(models[1].tensors[0], right), None, 1)
 
 
 def changed(values, *places):

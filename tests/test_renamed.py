@@ -25,7 +25,7 @@ def found(tmp_path):
         model = open_model(write_gguf(tmp_path / "m.gguf", "llama", named | ours, **keys))
         source = open_model(write_folder(tmp_path / "hf", OTHERS | theirs, **CONFIG))
         with model.map() as files, source.map() as others:
-            return found_by_value(match(model, source), model, source, files, others)
+            return found_by_value(match(model, source), files, others)
 
     return call
 

@@ -35,16 +35,15 @@ def test_spans_cover_all_in_whole_blocks(values, size, blocks):
 def test_words_of_plain_types(tmp_path, type):
     words = words_for(type, 500)
     model = a_gguf(tmp_path / "m.gguf", a=(type, words))
-    side = Side(model, model.tensors[0])
-    with side.map() as file:
-        assert side.words(file, 100, 50, type).tolist() == words[100:150].tolist()
-        assert side.bytes(file, 100, 50).tobytes() == words[100:150].tobytes()
+    with model.map() as files:
+        side = Side(model.tensors[0], files)
+        assert side.words(100, 50, type).tolist() == words[100:150].tolist()
+        assert side.bytes(100, 50).tobytes() == words[100:150].tobytes()
         expected = values_of(words[100:150], type)
         with np.errstate(over="ignore", invalid="ignore"):
-            assert np.array_equal(side.words(file, 100, 50, "F32").view("<f4"), expected.astype("<f4"), equal_nan=True)
-            assert np.array_equal(side.words(file, 100, 50, "F64").view("<f8"), expected, equal_nan=True)
-        side.expect(file)
-        side.forget(file, 0, 500)
+            assert np.array_equal(side.words(100, 50, "F32").view("<f4"), expected.astype("<f4"), equal_nan=True)
+            assert np.array_equal(side.words(100, 50, "F64").view("<f8"), expected, equal_nan=True)
+        side.forget(0, 500)
     assert side.block == (1, words.itemsize)
 
 
@@ -53,12 +52,12 @@ def test_words_of_blocks(tmp_path):
         np.random.default_rng(0).normal(0, 1, (4, 64)).astype(np.float32), GGMLQuantizationType.Q4_0
     )
     model = a_gguf(tmp_path / "m.gguf", a=("Q4_0", packed))
-    side = Side(model, model.tensors[0])
     expected = quants.dequantize(packed, GGMLQuantizationType.Q4_0).astype("<f4").ravel()
-    with side.map() as file:
-        assert side.words(file, 32, 64, "F32").view("<f4").tolist() == expected[32:96].tolist()
-        assert side.words(file, 32, 64, "F64").view("<f8").tolist() == expected[32:96].astype(float).tolist()
-        assert side.bytes(file, 64, 64).tobytes() == packed.ravel()[36:72].tobytes()
+    with model.map() as files:
+        side = Side(model.tensors[0], files)
+        assert side.words(32, 64, "F32").view("<f4").tolist() == expected[32:96].tolist()
+        assert side.words(32, 64, "F64").view("<f8").tolist() == expected[32:96].astype(float).tolist()
+        assert side.bytes(64, 64).tobytes() == packed.ravel()[36:72].tobytes()
     assert side.block == (32, 18)
 
 
@@ -67,9 +66,9 @@ def test_words_of_fp8(tmp_path, type):
     dtype = ml_dtypes.float8_e4m3fn if type == "F8_E4M3" else ml_dtypes.float8_e5m2
     codes = np.arange(256, dtype=np.uint8)
     model = folder(tmp_path, {"a": stored(type, codes)})
-    side = Side(model, model.tensors[0])
-    with side.map() as file:
-        got = side.words(file, 0, 256, "F32").view("<f4")
+    with model.map() as files:
+        side = Side(model.tensors[0], files)
+        got = side.words(0, 256, "F32").view("<f4")
     assert np.array_equal(got, codes.view(dtype).astype(np.float32), equal_nan=True)
 
 
@@ -81,24 +80,25 @@ def test_what_is_meant_by_a_quantized_checkpoint(tmp_path):
         "b": stored("F32", np.ones(4, np.float32)),
     }
     of = meaning_of(folder(tmp_path, tensors, {"quant_method": "fp8"}))
-    sides = {tensor.name: side_of(of, tensor) for tensor in of.model.tensors}
-    assert {name: type(side) for name, side in sides.items()} == {"a.weight": QuantizedSide, "b": Side}
-    side, expected = sides["a.weight"], (codes.astype(np.float32) * scale).ravel()
-    with side.map() as file:
-        side.expect(file)
-        assert {tensor.name for _, tensor in side.stored(file)} == {"a.weight", "a.weight_scale"}
-        assert side.words(file, 3, 20, "F32").view("<f4").tolist() == expected[3:23].tolist()
-        assert side.words(file, 3, 20, "F64").view("<f8").tolist() == expected[3:23].astype(float).tolist()
+    quantized, plain = of.model.tensors
+    with side_of(of, plain) as side:
+        assert (plain.name, type(side), side.type) == ("b", Side, "F32")
+    expected = (codes.astype(np.float32) * scale).ravel()
+    with side_of(of, quantized) as side:
+        assert (quantized.name, type(side), side.type) == ("a.weight", QuantizedSide, "F32")
+        assert {tensor.name for _, tensor in side.stored} == {"a.weight", "a.weight_scale"}
+        assert side.words(3, 20, "F32").view("<f4").tolist() == expected[3:23].tolist()
+        assert side.words(3, 20, "F64").view("<f8").tolist() == expected[3:23].astype(float).tolist()
         with pytest.raises(TypeError, match=r"FP8|F8_E4M3 x scale has no bytes by value"):
-            side.bytes(file, 0, 1)
-        side.forget(file, 0, 10)
+            side.bytes(0, 1)
+        side.forget(0, 10)
 
 
 def test_a_file_that_changes_is_not_read(tmp_path):
     model = a_gguf(tmp_path / "m.gguf", a=("F32", np.zeros(8, np.uint32)))
-    side = Side(model, model.tensors[0])
-    with side.map() as file:
+    with model.map() as files:
+        side = Side(model.tensors[0], files)
         with (tmp_path / "m.gguf").open("ab") as other:
             other.write(b"x")
         with pytest.raises(FileChanged):
-            side.words(file, 0, 1, "F32")
+            side.words(0, 1, "F32")

@@ -6,12 +6,13 @@ import pytest
 
 from quantized_files import folder, fp8, positive, stored
 from traced_pair import a_gguf, compared
+from truebits.comparing.sides import QuantizedSide, Side
 from truebits.files.mapping import FileChanged
 from truebits.files.model import open_model
 from truebits.lineage import layout
 from truebits.lineage.layout import strips, whole
 from truebits.lineage.matching import Pair
-from truebits.lineage.source import Mapped, Meant, reader_of, why_unread
+from truebits.lineage.source import reader_of, why_unread
 from truebits.precision.converters import Kind, Transform
 from truebits.quantizers.weights import meaning_of
 
@@ -83,11 +84,11 @@ def test_readers_of_what_is_meant(tmp_path):
     with of.model.map() as files:
         readers = {name: reader_of(of, files, tensor) for name, tensor in by_name.items()}
         assert {name: type(reader) for name, reader in readers.items()} == {
-            "a.weight": Meant,
-            "b": Mapped,
-            "ids": Mapped,
+            "a.weight": QuantizedSide,
+            "b": Side,
+            "ids": Side,
         }
-        got = readers["a.weight"].words(5, 20).view("<f4")
+        got = readers["a.weight"].words(5, 20, "F32").view("<f4")
         assert got.tolist() == (codes.astype(np.float32) * scale).ravel()[5:25].tolist()
         pairs = {name: Pair(tensor, (tensor,), (), strips([tensor.shape], whole)) for name, tensor in by_name.items()}
         assert {name: why_unread(of, files, pair) for name, pair in pairs.items()} == {
@@ -102,7 +103,7 @@ def test_readers_of_what_is_meant(tmp_path):
 def test_blocks_of_a_gguf_are_read_as_values(tmp_path):
     model = a_gguf(tmp_path / "m.gguf", a=("Q8_0", np.zeros(34, np.uint8)))
     with model.map() as files:
-        assert reader_of(meaning_of(model), files, model.tensors[0]).words(0, 32).tolist() == [0] * 32
+        assert reader_of(meaning_of(model), files, model.tensors[0]).words(0, 32, "F32").tolist() == [0] * 32
 
 
 def test_a_source_that_changes_is_not_read(tmp_path):

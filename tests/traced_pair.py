@@ -15,7 +15,7 @@ from truebits.files.model import Model, open_model
 from truebits.lineage.comparison import Comparison, Effort, Suspect
 from truebits.lineage.layout import Arrange, strips, whole
 from truebits.lineage.matching import Pair
-from truebits.lineage.source import Expected, Mapped
+from truebits.lineage.source import Expected
 from truebits.precision.converters import Transform
 
 
@@ -41,5 +41,5 @@ def compared(
     (ours,), (theirs,) = model.tensors, checkpoint.tensors
     pair = Pair(ours, (theirs,), tuple(transforms), strips([theirs.shape], arrange))
     with model.map() as files, checkpoint.map() as others:
-        expected = Expected([Mapped(checkpoint, others, theirs)], pair)
-        yield Comparison(expected, Side(model, ours), files[0], Effort(thorough, 1), lambda _: None, suspects)
+        expected = Expected([Side(theirs, others)], pair)
+        yield Comparison(expected, Side(ours, files), Effort(thorough, 1), lambda _: None, suspects)

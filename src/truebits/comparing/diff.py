@@ -6,14 +6,14 @@ What is measured, and how, `truebits.comparing.measure` has.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from math import isfinite
 from typing import Any, NamedTuple
 
 import truebits_native as native
 from truebits.comparing.measure import Both, Place
-from truebits.comparing.sides import ITEM_BYTES, AnySide, side_of
+from truebits.comparing.sides import ITEM_BYTES, side_of
 from truebits.errors import UsageError, printable, shortened
 from truebits.files.model import Model, Regexes, open_model
 from truebits.files.tensor import Tensor, shape_text
@@ -21,6 +21,7 @@ from truebits.numbers.figures import error_figures
 from truebits.precision.batches import Progress, stepper
 from truebits.precision.coverage import Coverage
 from truebits.quantizers.blocks import has_values
+from truebits.quantizers.meaning import Meaning
 from truebits.quantizers.weights import meaning_of
 from truebits.result import Result, finite
 from truebits_native.reference import Difference, merged
@@ -269,7 +270,7 @@ def diff(
     native.expect_work("rounding", sum(old.values for old, new in both if {old.type, new.type} <= ITEM_BYTES.keys()))
     step, found = stepper(progress, sum(tensor.nbytes for tensor, _ in both)), []
     for old, new in both:
-        found.append(_compared(side_of(meant[0], old), side_of(meant[1], new), unread.get(old.name), threads))
+        found.append(_compared(meant, old, new, unread.get(old.name), threads))
         step(old.nbytes)
     only = [tuple(tensor.label for name, tensor in chosen[i].items() if name not in chosen[1 - i]) for i in (0, 1)]
     not_read = dict.fromkeys(chosen[0].keys() - chosen[1].keys(), "the other side has none of this name")
@@ -293,19 +294,18 @@ def _check_architectures(ours: Model, theirs: Model) -> None:
         )
 
 
-def _compared(ours: AnySide, theirs: AnySide, unread: str | None, threads: int | None) -> TensorDiff:
+def _compared(meant: Sequence[Meaning], a: Tensor, b: Tensor, unread: str | None, threads: int | None) -> TensorDiff:
     """Compare one tensor with its namesake; `unread` says why its values cannot be."""
-    a, b = ours.tensor, theirs.tensor
-    if ours.model.format != theirs.model.format:  # GGUF has the fastest dimension first, safetensors last
+    if meant[0].model.format != meant[1].model.format:  # GGUF has the fastest dimension first, safetensors last
         b = b._replace(shape=b.shape[::-1])
     same = TensorDiff(a.label, (a.type, b.type), (a.shape, b.shape), a.values)
     if a.shape != b.shape:
         shapes = (shape_text(tensor.shape) for tensor in (a, b))
         return replace(same, problem=f"its shapes differ: {' and '.join(shapes)}")
-    with ours.map() as left, theirs.map() as right:
-        ours.expect(left)
-        theirs.expect(right)
-        both = Both(ours, theirs, left, right, threads)
+    with side_of(meant[0], a) as ours, side_of(meant[1], b) as theirs:
+        for file, tensor in (*ours.stored, *theirs.stored):
+            file.expect(tensor.offset, tensor.offset + tensor.nbytes)
+        both = Both(ours, theirs, threads)
         if not both.is_quantized and both.same_bytes():
             return same
         problem = unread or (None if both.is_quantized else _problem(a, b))

@@ -74,8 +74,6 @@ class Both:
 
     ours: AnySide
     theirs: AnySide
-    left: MappedFile
-    right: MappedFile
     threads: int | None
 
     @property
@@ -91,16 +89,15 @@ class Both:
         return "F64" if "F64" in (a, b) else "F32"
 
     def bytes(self, first: int, count: int) -> tuple[np.ndarray, np.ndarray]:
-        return self.ours.bytes(self.left, first, count), self.theirs.bytes(self.right, first, count)
+        return self.ours.bytes(first, count), self.theirs.bytes(first, count)
 
     def words(self, first: int, count: int) -> tuple[np.ndarray, np.ndarray]:
-        of = self.type
-        return self.ours.words(self.left, first, count, of), self.theirs.words(self.right, first, count, of)
+        return self.ours.words(first, count, self.type), self.theirs.words(first, count, self.type)
 
     def forget(self, first: int, count: int) -> None:
         """Unmap the pages of values that were read."""
-        self.ours.forget(self.left, first, count)
-        self.theirs.forget(self.right, first, count)
+        self.ours.forget(first, count)
+        self.theirs.forget(first, count)
 
     @property
     def is_quantized(self) -> bool:
@@ -111,10 +108,10 @@ class Both:
         """Tell whether they are of one type, and the same byte for byte."""
         if self.ours.tensor.type != self.theirs.tensor.type:
             return False
-        stored = list(self.ours.stored(self.left)), list(self.theirs.stored(self.right))
-        if [tensor.nbytes for _, tensor in stored[0]] != [tensor.nbytes for _, tensor in stored[1]]:
+        stored, others = self.ours.stored, self.theirs.stored
+        if [tensor.nbytes for _, tensor in stored] != [tensor.nbytes for _, tensor in others]:
             return False
-        return all(self._same_range(*ours, *theirs) for ours, theirs in zip(*stored, strict=True))
+        return all(self._same_range(*ours, *theirs) for ours, theirs in zip(stored, others, strict=True))
 
     def _same_range(self, left: MappedFile, a: Tensor, right: MappedFile, b: Tensor) -> bool:
         step = 4 * sides.PIECE_VALUES

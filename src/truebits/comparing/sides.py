@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import contextmanager
 from math import lcm
-from typing import NamedTuple
 
 import numpy as np
 
-from truebits.files.mapping import MappedFile
-from truebits.files.model import Model
+from truebits.files.mapping import Files, MappedFile
 from truebits.files.tensor import Tensor
 from truebits.files.types import BY_NAME, FLOAT_BYTES, FP8_FORMATS
 from truebits.numbers.words import to_singles
-from truebits.quantizers.blocks import block_values
+from truebits.quantizers.blocks import block_values, has_values
 from truebits.quantizers.meaning import Meaning
 from truebits.quantizers.quantized import Quantized
 
@@ -25,18 +23,29 @@ ITEM_BYTES = {**FLOAT_BYTES, **dict.fromkeys(FP8_FORMATS, 1)}
 """Bytes per value of the types that have no blocks."""
 
 
-class Side(NamedTuple):
-    """One side of a comparison: a tensor of a model, read piece by piece."""
+class Side:
+    """One side of a comparison: a tensor as it stands in its file, read piece by piece.
 
-    model: Model
-    tensor: Tensor
+    Parameters
+    ----------
+    tensor : Tensor
+    files : mapping of int to MappedFile
+        The file that it stands in, by number.
+    """
 
-    def map(self) -> AbstractContextManager[MappedFile]:
-        return self.model.parts[self.tensor.part].map()
+    def __init__(self, tensor: Tensor, files: Files):
+        self.tensor, self.file = tensor, files[tensor.part]
 
-    def stored(self, file: MappedFile) -> Iterator[tuple[MappedFile, Tensor]]:
-        """Yield what is stored of the tensor, and where."""
-        yield file, self.tensor
+    @property
+    def type(self) -> str:
+        """Whose words its values are: its own; of blocks that are read here F32."""
+        own = self.tensor.type
+        return "F32" if own not in ITEM_BYTES and has_values(own) else own
+
+    @property
+    def stored(self) -> list[tuple[MappedFile, Tensor]]:
+        """What is stored of it, and where."""
+        return [(self.file, self.tensor)]
 
     @property
     def block(self) -> tuple[int, int]:
@@ -46,69 +55,61 @@ class Side(NamedTuple):
         layout = BY_NAME[self.tensor.type]
         return layout.values, layout.nbytes
 
-    def expect(self, file: MappedFile) -> None:
-        """Say that the whole tensor will be read."""
-        file.expect(self.tensor.offset, self.tensor.offset + self.tensor.nbytes)
-
-    def bytes(self, file: MappedFile, first: int, count: int) -> np.ndarray:
+    def bytes(self, first: int, count: int) -> np.ndarray:
         """View the bytes of `count` values, whole blocks, from value `first` on."""
-        file.check()
+        self.file.check()
         values, nbytes = self.block
         size, start = count // values * nbytes, self.tensor.offset + first // values * nbytes
-        file.expect_all([(start, start + size)])
-        return np.frombuffer(file.data, np.uint8, size, start)
+        self.file.expect_all([(start, start + size)])
+        return np.frombuffer(self.file.data, np.uint8, size, start)
 
-    def words(self, file: MappedFile, first: int, count: int, type: str) -> np.ndarray:
+    def words(self, first: int, count: int, type: str) -> np.ndarray:
         """Return values as words of `type`: their own, F32, or F64."""
-        data = self.bytes(file, first, count)
+        data = self.bytes(first, count)
         own = self.tensor.type
         if own in ITEM_BYTES:
             words = data.view(f"<u{ITEM_BYTES[own]}")
             return words if own == type else _as_type(words, own, type)
         return _as_type(block_values(data, own).view(np.uint32), "F32", type)
 
-    def forget(self, file: MappedFile, first: int, count: int) -> None:
+    def forget(self, first: int, count: int) -> None:
         """Unmap the pages of values that were read."""
         values, nbytes = self.block
         start = self.tensor.offset + first // values * nbytes
-        file.forget(start, start + count // values * nbytes)
+        self.file.forget(start, start + count // values * nbytes)
 
 
 class QuantizedSide:
-    """One side of a comparison: a tensor of a quantized checkpoint, which may be spread over several files."""
+    """One side of a comparison: a tensor of a quantized checkpoint, which may be spread over several files.
 
-    def __init__(self, model: Model, quantized: Quantized):
-        self.model, self.quantized = model, quantized
+    Parameters
+    ----------
+    quantized : Quantized
+    files : mapping of int to MappedFile
+        The files of its sources, by number.
+    """
+
+    type = "F32"
+    block = 1, 0
+
+    def __init__(self, quantized: Quantized, files: Files):
+        self.quantized, self.files = quantized, files
         self.tensor = quantized.tensor
-        self.files: dict[int, MappedFile] = {}
-        self.block = 1, 0
 
-    @contextmanager
-    def map(self) -> Iterator[MappedFile]:
-        with ExitStack() as stack:
-            parts = {tensor.part for tensor in self.quantized.sources.values()}
-            self.files = {number: stack.enter_context(self.model.parts[number].map()) for number in parts}
-            yield next(iter(self.files.values()))
+    @property
+    def stored(self) -> list[tuple[MappedFile, Tensor]]:
+        """What is stored of it, and where."""
+        return [(self.files[tensor.part], tensor) for tensor in self.quantized.sources.values()]
 
-    def stored(self, file: MappedFile) -> Iterator[tuple[MappedFile, Tensor]]:
-        """Yield what is stored of the tensor, and where."""
-        for tensor in self.quantized.sources.values():
-            yield self.files[tensor.part], tensor
-
-    def expect(self, file: MappedFile) -> None:
-        """Say that the whole tensor will be read."""
-        for of, tensor in self.stored(file):
-            of.expect(tensor.offset, tensor.offset + tensor.nbytes)
-
-    def bytes(self, file: MappedFile, first: int, count: int) -> np.ndarray:
+    def bytes(self, first: int, count: int) -> np.ndarray:
         """Raise TypeError: a value has no bytes of its own."""
         raise TypeError(f"{self.tensor.type} has no bytes by value")
 
-    def words(self, file: MappedFile, first: int, count: int, type: str) -> np.ndarray:
+    def words(self, first: int, count: int, type: str) -> np.ndarray:
         """Return values as words of `type`: F32, or F64."""
         return _as_type(self.quantized.words(self.files, first, count), "F32", type)
 
-    def forget(self, file: MappedFile, first: int, count: int) -> None:
+    def forget(self, first: int, count: int) -> None:
         """Unmap the pages of what is stored."""
         self.quantized.forget(self.files)
 
@@ -116,10 +117,13 @@ class QuantizedSide:
 AnySide = Side | QuantizedSide
 
 
-def side_of(of: Meaning, tensor: Tensor) -> AnySide:
-    """Return the side of a tensor that is meant."""
-    is_words = tensor.type in ITEM_BYTES or tensor.name not in of.quantized
-    return Side(of.model, tensor) if is_words else QuantizedSide(of.model, of.quantized[tensor.name])
+@contextmanager
+def side_of(of: Meaning, tensor: Tensor) -> Iterator[AnySide]:
+    """Map what is stored of a tensor that is meant, and give it as a side."""
+    quantized = None if tensor.type in ITEM_BYTES else of.quantized.get(tensor.name)
+    sources = quantized.sources.values() if quantized else [tensor]
+    with of.model.map({source.part for source in sources}) as files:
+        yield QuantizedSide(quantized, files) if quantized else Side(tensor, files)
 
 
 def _as_type(words: np.ndarray, own: str, type: str) -> np.ndarray:

@@ -85,10 +85,11 @@ class Model:
         return checkpoint.read_config(path)
 
     @contextmanager
-    def map(self) -> Iterator[Files]:
-        """Map all files, by the number of the part."""
+    def map(self, parts: Iterable[int] | None = None) -> Iterator[Files]:
+        """Map files, by the number of the part; all of them, if it is not said which."""
+        numbers = range(len(self.parts)) if parts is None else parts
         with ExitStack() as stack:
-            yield {number: stack.enter_context(part.map()) for number, part in enumerate(self.parts)}
+            yield {number: stack.enter_context(self.parts[number].map()) for number in numbers}
 
     @property
     def size(self) -> int:

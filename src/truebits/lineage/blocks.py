@@ -8,13 +8,13 @@ from math import lcm
 
 import numpy as np
 
+from truebits.comparing.sides import QuantizedSide
 from truebits.lineage.block_error import BOUNDS, BlockErrors
 from truebits.lineage.cells import TYPES
 from truebits.lineage.comparison import Comparison, Outcome
 from truebits.lineage.detours import Detour, casts, requantizations
 from truebits.lineage.nearest_code import NearestCodes
 from truebits.lineage.requantize import Requantized
-from truebits.lineage.source import Meant
 from truebits.lineage.ways import Verdict, same
 
 FIRST_VALUES = 1 << 14
@@ -99,7 +99,7 @@ def judge_blocks(of: Comparison) -> Outcome:
 
 def _is_identical(of: Comparison, first: int, count: int) -> bool:
     """Tell whether blocks and source mean the same values: those of a source in blocks itself."""
-    if not isinstance(of.expected.readers[0], Meant):
+    if not isinstance(of.expected.readers[0], QuantizedSide):
         return False
     stored, values = of.words(first, count), of.values(first, count)
     return bool(((stored.view("<f4") == values) | same(stored, values.view("<u4"))).all())  # ggml's FP4 has one zero

@@ -10,7 +10,6 @@ import numpy as np
 
 from truebits.comparing.measure import Place, place_of
 from truebits.comparing.sides import Side
-from truebits.files.mapping import MappedFile
 from truebits.lineage.source import Expected
 from truebits.lineage.ways import Verdict
 from truebits.numbers.words import to_singles
@@ -63,8 +62,6 @@ class Comparison:
     expected : Expected
     side : Side
         The GGUF's tensor.
-    file : MappedFile
-        That holds it.
     settings : Effort
     advance : callable
         Called after each piece with the GGUF's bytes that were read.
@@ -76,7 +73,6 @@ class Comparison:
 
     expected: Expected
     side: Side
-    file: MappedFile
     settings: Effort
     advance: Advance
     suspects: tuple[Suspect, ...] = ()
@@ -90,13 +86,13 @@ class Comparison:
     def words(self, first: int, count: int, type: str = "F32") -> np.ndarray:
         """Return a piece of the GGUF as words of a type."""
         if not self.is_swapped:
-            return self.side.words(self.file, first, count, type)
-        own = self.side.words(self.file, first, count, self.type).byteswap()
+            return self.side.words(first, count, type)
+        own = self.side.words(first, count, self.type).byteswap()
         return own if type == self.type else to_singles(own, self.type)
 
     def packed(self, first: int, count: int) -> np.ndarray:
         """Return the bytes of a piece of the GGUF."""
-        return self.side.bytes(self.file, first, count)
+        return self.side.bytes(first, count)
 
     def values(self, first: int, count: int, is_ordered: bool = True) -> np.ndarray:
         """Return a piece of what the converter has, as float32."""
@@ -105,7 +101,7 @@ class Comparison:
 
     def leave(self, first: int, count: int) -> None:
         """Unmap a piece that was read, and tell of it."""
-        self.side.forget(self.file, first, count)
+        self.side.forget(first, count)
         self.expected.forget(first)
         self.advance((first + count) * self.side.tensor.nbytes // max(1, self.side.tensor.values))
 

@@ -7,12 +7,13 @@ from dataclasses import replace
 
 import numpy as np
 
+from truebits.comparing.sides import QuantizedSide
 from truebits.files.mapping import Files
 from truebits.files.tensor import Tensor
 from truebits.lineage.comparison import Suspect
 from truebits.lineage.matching import Pair
 from truebits.lineage.names import block_of
-from truebits.lineage.source import Expected, Meant
+from truebits.lineage.source import Expected
 from truebits.quantizers.quantized import Arrays, Quantized, Stored
 
 SCALE = "scale"
@@ -51,7 +52,7 @@ def suspects(pair: Pair, quantized: Mapping[str, Quantized], files: Files) -> It
 
 
 def _expected(own: Sequence[Quantized], pair: Pair, files: Files) -> Expected:
-    return Expected([Meant(one, files) for one in own], pair)
+    return Expected([QuantizedSide(one.as_stored or one, files) for one in own], pair)
 
 
 def _changed(of: Quantized, kind: type[Stored], files: Files) -> Quantized:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import numpy as np
 
 from truebits.comparing.sides import Side
-from truebits.files.mapping import MappedFile
 from truebits.files.types import FLOAT_FORMATS
 from truebits.lineage.cells import TYPES, Cells, CodeCells
 from truebits.numbers.spelling import find
@@ -57,9 +56,9 @@ class CellOverlap:
         self.values = self.apart = self.wide_apart = 0
         self.steps = [0.0, 0.0]
 
-    def add(self, sides: tuple[Side, Side], files: tuple[MappedFile, MappedFile], first: int, count: int) -> None:
+    def add(self, sides: tuple[Side, Side], first: int, count: int) -> None:
         """Take in a piece of both, whole blocks."""
-        a, b = (self._cells(number, sides[number], files[number], first, count) for number in (0, 1))
+        a, b = (self._cells(number, sides[number], first, count) for number in (0, 1))
         with np.errstate(all="ignore"):  # NaN, Inf, and scales that are 0
             gap = np.maximum(a.least, b.least) - np.minimum(a.most, b.most)
             step = np.fmin(np.where(a.step > 0, a.step, np.inf), np.where(b.step > 0, b.step, np.inf))
@@ -73,11 +72,11 @@ class CellOverlap:
             total + float(cells.step.sum(dtype=np.float64)) for total, cells in zip(self.steps, (a, b), strict=True)
         ]
 
-    def _cells(self, number: int, side: Side, file: MappedFile, first: int, count: int) -> Cells:
-        singles = side.words(file, first, count, "F32").view("<f4")
+    def _cells(self, number: int, side: Side, first: int, count: int) -> Cells:
+        singles = side.words(first, count, "F32").view("<f4")
         cells = self.cells[number]
         if cells is not None:
-            return cells.of(side.bytes(file, first, count), singles)
+            return cells.of(side.bytes(first, count), singles)
         half = _half_ulp(singles, self.types[number])
         zeros = np.zeros_like(singles)
         return Cells(singles - half, singles + half, zeros, zeros)

@@ -19,7 +19,6 @@ from truebits.lineage.layout import strips, whole
 from truebits.lineage.matching import Pair, match
 from truebits.lineage.ranking import Error, Ranked, Ranking, TensorRank, summed
 from truebits.lineage.source import Expected, reader_of, why_unread
-from truebits.numbers.words import to_singles
 from truebits.precision.batches import Progress, stepper
 from truebits.precision.converters import Kind
 from truebits.precision.coverage import NOT_SELECTED, Coverage
@@ -118,7 +117,7 @@ def _pairs(model: Model, source: Meaning, ours: Files, theirs: Files) -> Iterato
     ]
     for pair in pairs:
         if not pair.sources and not pair.has(Kind.MADE):
-            found = _nearest(Side(model, pair.tensor), ours, source, theirs, free)
+            found = _nearest(Side(pair.tensor, ours), source, theirs, free)
             if found is not None:
                 pair = _laid_out(Pair(pair.tensor, (found,), is_renamed=True))
         yield pair
@@ -132,16 +131,16 @@ def _laid_out(pair: Pair) -> Pair:
     return replace(pair, strips=strips([(source.values,)], whole))
 
 
-def _nearest(side: Side, ours: Files, source: Meaning, theirs: Files, free: Sequence[Tensor]) -> Tensor | None:
+def _nearest(side: Side, source: Meaning, theirs: Files, free: Sequence[Tensor]) -> Tensor | None:
     """Return the one tensor whose first values are near."""
     block, _ = side.block
     count = min(side.tensor.values, max(block, FIRST_VALUES // block * block))
-    stored = side.words(ours[side.tensor.part], 0, count, "F32").view("<f4")
+    stored = side.words(0, count, "F32").view("<f4")
     best, found = UNRELATED, None
     for tensor in free:
         if tensor.values == side.tensor.values:
-            reader = reader_of(source, theirs, tensor)
-            error = _error(stored, to_singles(reader.words(0, count), reader.type).view("<f4")).relative
+            values = reader_of(source, theirs, tensor).words(0, count, "F32").view("<f4")
+            error = _error(stored, values).relative
             best, found = (error, tensor) if error < best else (best, found)
     return found
 
@@ -152,13 +151,13 @@ def _compared(pair: Pair, model: Model, source: Meaning, ours: Files, theirs: Fi
     why = _why_not(pair) or why_unread(source, theirs, pair)
     if why is not None:
         return TensorRank(tensor.label, tensor.type, label, None, why)
-    side, file = Side(model, tensor), ours[tensor.part]
+    side = Side(tensor, ours)
     expected = Expected([reader_of(source, theirs, one) for one in pair.sources], pair)
     errors = []
     for first, count in expected.spans(side.block[0]):
         singles = expected.computed(expected.singles(expected.words(first, count)))
-        errors.append(_error(side.words(file, first, count, "F32").view("<f4"), singles.view("<f4")))
-        side.forget(file, first, count)
+        errors.append(_error(side.words(first, count, "F32").view("<f4"), singles.view("<f4")))
+        side.forget(first, count)
         expected.forget(first)
     error = summed(errors)
     if pair.is_unsure and error.relative > UNRELATED:

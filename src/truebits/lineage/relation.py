@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack
 from itertools import chain, product
 
 import numpy as np
@@ -48,9 +47,8 @@ SMALLEST_FP16, LARGEST_FP16 = 2.0**-14, 65504.0
 def relation(first: Side, other: Side, change: Change | None, threads: int | None) -> Relation:
     """Tell what a tensor is to the first model's, of the same shape."""
     types = first.tensor.type, other.tensor.type
-    with first.map() as left, other.map() as right:
-        if Both(first, other, left, right, threads).same_bytes():
-            return Relation(Kin.SAME)
+    if Both(first, other, threads).same_bytes():
+        return Relation(Kin.SAME)
     plain = [type in FLOAT_BYTES for type in types]
     if all(plain):
         found = _rounded(first, other, change, threads)
@@ -69,11 +67,10 @@ def relation(first: Side, other: Side, change: Change | None, threads: int | Non
 def _requantized(first: Side, other: Side) -> Relation:
     """Tell whether two tensors, at least one of them quantized, can be of the same values."""
     overlap = CellOverlap(first.tensor.type, other.tensor.type)
-    with first.map() as left, other.map() as right:
-        for at, count in spans(first.tensor.values, PIECE_VALUES // 8, first.block[0], other.block[0]):
-            overlap.add((first, other), (left, right), at, count)
-            first.forget(left, at, count)
-            other.forget(right, at, count)
+    for at, count in spans(first.tensor.values, PIECE_VALUES // 8, first.block[0], other.block[0]):
+        overlap.add((first, other), at, count)
+        first.forget(at, count)
+        other.forget(at, count)
     if overlap.is_possible:
         return Relation(Kin.REQUANTIZED)
     return Relation(Kin.OTHER_VALUES, f"{overlap.apart:,} of {overlap.values:,} cannot be one value, quantized twice")
@@ -81,14 +78,11 @@ def _requantized(first: Side, other: Side) -> Relation:
 
 def _pieces(first: Side, other: Side, type: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yield both sides piece by piece, as words of a type."""
-    with ExitStack() as stack:
-        sides = [(side, stack.enter_context(side.map())) for side in (first, other)]
-        for at, count in spans(first.tensor.values, PIECE_VALUES // 4, first.block[0], other.block[0]):
-            a, b = (side.words(file, at, count, type) for side, file in sides)
-            yield a, b
-            for side, file in sides:
-                file.check()
-                side.forget(file, at, count)
+    for at, count in spans(first.tensor.values, PIECE_VALUES // 4, first.block[0], other.block[0]):
+        yield first.words(at, count, type), other.words(at, count, type)
+        for side in (first, other):
+            side.file.check()
+            side.forget(at, count)
 
 
 def _rounded(first: Side, other: Side, change: Change | None, threads: int | None) -> Relation:

@@ -7,12 +7,11 @@ from dataclasses import replace
 import numpy as np
 
 from truebits.comparing.sides import Side, spans
-from truebits.files.mapping import Files, MappedFile
-from truebits.files.model import Model
+from truebits.files.mapping import Files
 from truebits.files.types import FLOAT_BYTES, FLOAT_FORMATS
 from truebits.lineage.layout import PIECE_VALUES, strips, whole
 from truebits.lineage.matching import Matching, Pair
-from truebits.lineage.source import Expected, Mapped
+from truebits.lineage.source import Expected
 from truebits.lineage.ways import Cast, same
 from truebits.precision.converters import Kind
 
@@ -20,7 +19,7 @@ FIRST_VALUES = 256
 """Looked at of every candidate before all of one is."""
 
 
-def found_by_value(matching: Matching, model: Model, source: Model, ours: Files, theirs: Files) -> Matching:
+def found_by_value(matching: Matching, ours: Files, theirs: Files) -> Matching:
     """Give each tensor of the GGUF without a namesake the one tensor left over that has its very values."""
     left = {one.tensor.name: one for one in matching.left_out}
     free = [one.tensor for one in matching.left_out if one.why is None and one.tensor.type in FLOAT_BYTES]
@@ -28,12 +27,11 @@ def found_by_value(matching: Matching, model: Model, source: Model, ours: Files,
     for pair in matching.pairs:
         found = None
         if pair.candidates:
-            pair = _with_heads(pair, model, source, ours, theirs)
+            pair = _with_heads(pair, ours, theirs)
         if _is_nameless(pair):
-            side = Side(model, pair.tensor)
-            file = ours[pair.tensor.part]
+            side = Side(pair.tensor, ours)
             same_size = (tensor for tensor in free if tensor.values == pair.tensor.values)
-            found = next((one for one in same_size if _is_same(side, file, Side(source, one), theirs[one.part])), None)
+            found = next((one for one in same_size if _is_same(side, Side(one, theirs))), None)
         if found is not None:
             free.remove(found)
             del left[found.name]
@@ -42,17 +40,17 @@ def found_by_value(matching: Matching, model: Model, source: Model, ours: Files,
     return replace(matching, pairs=tuple(pairs), left_out=tuple(left.values()))
 
 
-def _with_heads(pair: Pair, model: Model, source: Model, ours: Files, theirs: Files) -> Pair:
+def _with_heads(pair: Pair, ours: Files, theirs: Files) -> Pair:
     """Lay a pair out as the first candidate has it of which every value is the GGUF's; else leave it as it is."""
-    side, file = Side(model, pair.tensor), ours[pair.tensor.part]
-    readers = [Mapped(source, theirs, tensor) for tensor in pair.sources]
+    side = Side(pair.tensor, ours)
+    readers = [Side(tensor, theirs) for tensor in pair.sources]
     if pair.tensor.type not in FLOAT_BYTES or any(reader.type not in FLOAT_BYTES for reader in readers):
         return pair
     cast = Cast(FLOAT_FORMATS[pair.tensor.type])
     for candidate in pair.candidates:
         laid = replace(pair, strips=candidate, problem=None, candidates=())
         expected = Expected(readers, laid)
-        if all(_is_rounded(expected, cast, side.words(file, *span, "F32"), *span) for span in expected.spans(1)):
+        if all(_is_rounded(expected, cast, side.words(*span, "F32"), *span) for span in expected.spans(1)):
             return laid
     return pair
 
@@ -69,9 +67,9 @@ def _is_nameless(pair: Pair) -> bool:
     return not pair.sources and not is_made and pair.tensor.type in FLOAT_BYTES and pair.tensor.values > 0
 
 
-def _is_same(ours: Side, file: MappedFile, theirs: Side, other: MappedFile) -> bool:
+def _is_same(ours: Side, theirs: Side) -> bool:
     first = min(FIRST_VALUES, ours.tensor.values)
     return all(
-        same(ours.words(file, at, count, "F32"), theirs.words(other, at, count, "F32")).all()
+        same(ours.words(at, count, "F32"), theirs.words(at, count, "F32")).all()
         for at, count in [(0, first), *spans(ours.tensor.values, PIECE_VALUES)]
     )

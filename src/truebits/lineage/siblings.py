@@ -81,35 +81,42 @@ def _kins(
     architecture = models[0].architecture
     step = stepper(progress, sum(tensor.nbytes for tensor in chosen[0].values()))
     for name in dict.fromkeys(name for tensors in chosen for name in tensors):
-        sides = [_side(model, tensors, name) for model, tensors in zip(models, chosen, strict=True)]
+        found = [_found(model, tensors, name) for model, tensors in zip(models, chosen, strict=True)]
         change = change_of(architecture, name)
         is_made = any(row.kind is Kind.MADE for row in transforms_of(architecture, name))
-        relations = tuple(_relation(sides[0], other, is_made, change, threads) for other in sides[1:])
+        first, *others = zip(models, found, strict=True)
+        relations = tuple(_relation(first, other, is_made, change, threads) for other in others)
         tensor = next(tensors[name] for tensors in chosen if name in tensors)
-        types = tuple(side.tensor.type if side else None for side in sides)
+        types = tuple(one.type if one else None for one in found)
         yield TensorKin(printable(name), types, relations, tensor.values, _coverage(tensor, relations))
-        step(sides[0].tensor.nbytes if sides[0] else 0)
+        step(found[0].nbytes if found[0] else 0)
 
 
-def _side(model: Model, tensors: dict[str, Tensor], name: str) -> Side | None:
+def _found(model: Model, tensors: dict[str, Tensor], name: str) -> Tensor | None:
     """Return a model's tensor; for an output that it lacks, the embedding, which is the output then, too."""
     found = tensors.get(name)
     if found is None and name == "output.weight":
         found = next((tensor for tensor in model.tensors if tensor.name == "token_embd.weight"), None)
-    return Side(model, found) if found else None
+    return found
 
 
 def _relation(
-    first: Side | None, other: Side | None, is_made: bool, change: Change | None, threads: int | None
+    ours: tuple[Model, Tensor | None],
+    theirs: tuple[Model, Tensor | None],
+    is_made: bool,
+    change: Change | None,
+    threads: int | None,
 ) -> Relation:
-    """Tell what a tensor is to the first model's."""
+    """Tell what a model's tensor is to the first model's."""
+    (one, first), (two, other) = ours, theirs
     if first is None or other is None:
         if is_made:
             return Relation(Kin.MADE)
         return Relation(Kin.ABSENT if first else Kin.EXTRA if other else Kin.SAME)
-    if first.tensor.shape != other.tensor.shape:
+    if first.shape != other.shape:
         return Relation(Kin.OTHER_SHAPE)
-    return relation(first, other, change, threads)
+    with one.map({first.part}) as left, two.map({other.part}) as right:
+        return relation(Side(first, left), Side(other, right), change, threads)
 
 
 def _coverage(tensor: Tensor, relations: Sequence[Relation]) -> Coverage:

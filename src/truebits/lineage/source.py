@@ -3,72 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Protocol
 
 import numpy as np
 
-from truebits.comparing.sides import ITEM_BYTES, Side
+from truebits.comparing.sides import ITEM_BYTES, AnySide, QuantizedSide, Side
 from truebits.files.mapping import Files
-from truebits.files.model import Model
 from truebits.files.tensor import Tensor
 from truebits.lineage.layout import Strip
 from truebits.lineage.matching import Pair
 from truebits.numbers.words import to_singles
 from truebits.precision.converters import Kind
 from truebits.quantizers.meaning import Meaning
-from truebits.quantizers.quantized import Quantized
 
 
-class Reader(Protocol):
-    """One tensor of a checkpoint, read in its own order."""
-
-    @property
-    def type(self) -> str: ...
-
-    def words(self, first: int, count: int) -> np.ndarray: ...
-
-    def forget(self, first: int, count: int) -> None: ...
-
-
-class Mapped:
-    """A tensor in a file, as words of its own type or of another."""
-
-    def __init__(self, source: Model, files: Files, tensor: Tensor, type: str | None = None):
-        self.side = Side(source, tensor)
-        self.file = files[tensor.part]
-        self.type = type or tensor.type
-
-    def words(self, first: int, count: int) -> np.ndarray:
-        return self.side.words(self.file, first, count, self.type)
-
-    def forget(self, first: int, count: int) -> None:
-        self.side.forget(self.file, first, count)
-
-
-class Meant:
-    """A tensor of a quantized checkpoint: the values that its codes and scales stand for."""
-
-    type = "F32"
-
-    def __init__(self, quantized: Quantized, files: Files):
-        self.quantized = quantized.as_stored or quantized
-        self.files = files
-
-    def words(self, first: int, count: int) -> np.ndarray:
-        return self.quantized.words(self.files, first, count)
-
-    def forget(self, first: int, count: int) -> None:
-        self.quantized.forget(self.files)
-
-
-def reader_of(of: Meaning, files: Files, tensor: Tensor) -> Reader:
-    """Return what reads a tensor that is meant: its own words, or those that its codes and scales or blocks mean."""
-    if tensor.type in ITEM_BYTES:
-        return Mapped(of.model, files, tensor)
-    quantized = of.quantized.get(tensor.name)
-    if quantized is not None:
-        return Meant(quantized, files)
-    return Mapped(of.model, files, tensor, "F32" if of.model.format == "gguf" else None)
+def reader_of(of: Meaning, files: Files, tensor: Tensor) -> AnySide:
+    """Return what reads a tensor that is meant in the order of its file."""
+    quantized = None if tensor.type in ITEM_BYTES else of.quantized.get(tensor.name)
+    return QuantizedSide(quantized.as_stored or quantized, files) if quantized else Side(tensor, files)
 
 
 def why_unread(of: Meaning, files: Files, pair: Pair) -> str | None:
@@ -85,13 +36,13 @@ class Expected:
 
     Parameters
     ----------
-    readers : sequence of Reader
+    readers : sequence of AnySide
         Of the pair's sources.
     pair : Pair
         Without a problem, and with sources.
     """
 
-    def __init__(self, readers: Sequence[Reader], pair: Pair):
+    def __init__(self, readers: Sequence[AnySide], pair: Pair):
         self.pair = pair
         self.readers = readers
         self.type = readers[0].type
@@ -115,14 +66,14 @@ class Expected:
         if not is_ordered:
             return self._as_they_stand(first, count)
         piece = self._pieces[first]
-        return piece.gather(self.readers[piece.source].words(piece.offset, piece.extent))
+        return piece.gather(self.readers[piece.source].words(piece.offset, piece.extent, self.type))
 
     def _as_they_stand(self, first: int, count: int) -> np.ndarray:
         each, found = self.values // len(self.readers), []
         while count:
             number, start = divmod(first, each)
             some = min(count, each - start)
-            found.append(self.readers[number].words(start, some))
+            found.append(self.readers[number].words(start, some, self.type))
             first, count = first + some, count - some
         return found[0] if len(found) == 1 else np.concatenate(found)
 

@@ -85,7 +85,7 @@ def trace(
     matching = match(model, meant.model, meant.swapped)
     native.expect_work("rounding", sum(tensor.values for tensor in model.tensors if tensor.name in chosen))
     with model.map() as ours, checkpoint.map() as theirs:
-        matching = found_by_value(matching, model, checkpoint, ours, theirs)
+        matching = found_by_value(matching, ours, theirs)
         pairs = [pair for pair in matching.pairs if pair.tensor.name in chosen]
         work = Work(model, meant, ours, theirs, Effort(thorough, threads), matching.left_out)
         found = list(work.traced(pairs, progress))
@@ -134,15 +134,14 @@ class Work:
             yield _traced(pair, outcome)
 
     def _compared(self, pair: Pair, advance: Callable[[int], None]) -> Outcome:
-        side = Side(self.model, pair.tensor)
+        side = Side(pair.tensor, self.ours)
         expected = Expected([reader_of(self.meant, self.theirs, tensor) for tensor in pair.sources], pair)
-        file = self.ours[pair.tensor.part]
         mistakes = tuple(suspects(pair, self.meant.quantized, self.theirs))
         judge = judge_plain if side.tensor.type in FLOAT_BYTES else judge_blocks
-        outcome = judge(Comparison(expected, side, file, self.settings, advance, mistakes))
+        outcome = judge(Comparison(expected, side, self.settings, advance, mistakes))
         if outcome.verdict is Verdict.ALTERED and pair.is_unsure and _is_unrelated(outcome, pair):
             return Outcome(Verdict.UNCOMPARED, _reason(pair))
-        is_zero = pair.tensor.name.endswith(".lora_b") and not side.words(file, 0, pair.tensor.values, "F32").any()
+        is_zero = pair.tensor.name.endswith(".lora_b") and not side.words(0, pair.tensor.values, "F32").any()
         return outcome._replace(detail=ALL_ZERO) if is_zero and not outcome.verdict.is_fault else outcome
 
     def _outside(self, pair: Pair) -> Outcome | None:

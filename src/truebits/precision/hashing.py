@@ -24,7 +24,6 @@ SHA-256 because today's processors compute it, at twice the speed of BLAKE2b.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack
 from functools import partial
 from hashlib import sha256
 from itertools import chain, groupby
@@ -153,9 +152,7 @@ def hashes(of: Meaning, tensors: Iterable[Tensor], threads: int | None, progress
 
 def _quantized_digests(model: Model, one: Quantized, threads: int | None) -> Iterator[bytes]:
     """Yield what each piece of a quantized tensor adds to its hash."""
-    with ExitStack() as stack:
-        parts = {tensor.part for tensor in one.sources.values()}
-        files = {part: stack.enter_context(model.parts[part].map()) for part in parts}
+    with model.map({tensor.part for tensor in one.sources.values()}) as files:
 
         def digest(first: int) -> bytes:
             words = canonical(one.words(files, first, min(PIECE_VALUES, one.tensor.values - first)), "F32")
