@@ -18,9 +18,9 @@ SMALL = np.uint64(7)
 
 
 @inner
-def half_at(block, at):
-    """Return the bits of the FP16 at a byte of a block, where nothing is aligned."""
-    return np.uint32(np.uint32(block[at]) | np.uint32(np.uint32(block[at + ONE]) << np.uint32(8)))
+def half_at(raw, at):
+    """Return the bits of the FP16 at a byte, where nothing is aligned."""
+    return np.uint32(np.uint32(raw[at]) | np.uint32(np.uint32(raw[at + ONE]) << np.uint32(8)))
 
 
 @inner
@@ -49,52 +49,60 @@ def fifth_bit(fifth, place):
 def dequantize_blocks(raw, begin, end, singles, packing, values):
     """Write the values of blocks of 32 with one scale: those from ``begin[i]`` to ``end[i]``, for each chunk."""
     nbytes, is_wide, has_offset, codes_at, has_fifth, is_bytes, is_float, zero = packing
+    size = np.uint64(nbytes - codes_at)
     for chunk in range(begin.size):
         for number in range(np.uint64(begin[chunk]), np.uint64(end[chunk])):
-            block = raw[number * nbytes : (number + ONE) * nbytes]
-            piece = values[number * STRIP : (number + ONE) * STRIP]
-            scale = singles[half_at(block, np.uint64(0)) if is_wide else np.uint32(block[0])]
-            offset = singles[half_at(block, np.uint64(2))] if has_offset else np.float32(-0.0)
-            codes = block[codes_at:]
+            block, at = number * nbytes, number * STRIP
+            codes = block + codes_at
+            scale = singles[half_at(raw, block) if is_wide else np.uint32(raw[block])]
+            offset = singles[half_at(raw, block + TWO)] if has_offset else np.float32(-0.0)
             if is_bytes:
-                for i in range(np.uint64(codes.size)):  # a number of steps that LLVM knows, and it would not vectorize
-                    piece[i] = scaled(np.int8(codes[i]), scale, offset)
+                for i in range(size):  # a number of steps that LLVM knows, and it would not vectorize
+                    values[at + i] = scaled(np.int8(raw[codes + i]), scale, offset)
                 continue
             fifth = np.uint32(0)
             if has_fifth:
                 for i in range(FOUR):
-                    byte = np.uint32(block[codes_at - FOUR + i])
+                    byte = np.uint32(raw[codes - FOUR + i])
                     fifth = np.uint32(fifth | np.uint32(byte << np.uint32(EIGHT * i)))
             for i in range(LANES):
-                byte = np.uint32(codes[i])
-                first = np.int32(np.uint32(byte & LOW) | fifth_bit(fifth, i))
-                second = np.int32(np.uint32(byte >> np.uint32(4)) | fifth_bit(fifth, i + LANES))
+                byte = np.uint32(raw[codes + i])
+                low, high = np.uint32(byte & LOW), np.uint32(byte >> np.uint32(4))
+                if has_fifth:
+                    low, high = np.uint32(low | fifth_bit(fifth, i)), np.uint32(high | fifth_bit(fifth, i + LANES))
                 if is_float:
-                    first, second = float_point_four(first), float_point_four(second)
+                    first, second = float_point_four(np.int32(low)), float_point_four(np.int32(high))
                 else:
-                    first, second = np.int32(first - zero), np.int32(second - zero)
-                piece[i], piece[i + LANES] = scaled(first, scale, offset), scaled(second, scale, offset)
+                    first, second = np.int32(np.int32(low) - zero), np.int32(np.int32(high) - zero)
+                values[at + i], values[at + i + LANES] = scaled(first, scale, offset), scaled(second, scale, offset)
 
 
 @inner
-def spread_factors(packed, kind, scale, offset, scales, offsets):
-    """Write the scale and the offset of each 16 values of a block of 256."""
-    for i in range(LANES):
+def spread_factors(raw, packed, kind, scale, offset, scales, offsets):
+    """Write the scale and the offset of each 16 values of a block of 256, whose factors begin at byte `packed`."""
+    for i in range(EIGHT):
+        first, second = TWO * i, TWO * i + ONE
         if kind == WHOLE:
-            scales[i] = scale
+            scales[first] = scales[second] = scale
         elif kind == NIBBLES:
-            scales[i] = np.float32(scale * np.float32(packed[i] & 15))
-            offsets[i] = np.float32(offset * np.float32(packed[i] >> 4))
+            for group in (first, second):
+                byte = raw[packed + group]
+                scales[group] = np.float32(scale * np.float32(byte & 15))
+                offsets[group] = np.float32(offset * np.float32(byte >> 4))
         elif kind == BYTES:
-            scales[i] = np.float32(scale * np.float32(np.int8(packed[i])))
+            for group in (first, second):
+                scales[group] = np.float32(scale * np.float32(np.int8(raw[packed + group])))
         elif kind == SIXES:
-            low, high = packed[i % EIGHT] >> (i // EIGHT * FOUR), packed[EIGHT + i % FOUR] >> (i // FOUR * TWO)
+            low, high = raw[packed + i], raw[packed + EIGHT + i % FOUR] >> (i // FOUR * TWO)
             scales[i] = np.float32(scale * np.float32(np.int32(low & 15 | (high & 3) << 4) - 32))
+            scales[i + EIGHT] = np.float32(scale * np.float32(np.int32(low >> 4 | (high >> 4 & 3) << 4) - 32))
         elif kind == PACKED_SIXES:
-            at, is_late = i // TWO % FOUR, i >= EIGHT
-            first, second, third = packed[at], packed[at + FOUR], packed[at + EIGHT]
-            scales[i] = np.float32(scale * np.float32(third & 15 | first >> 6 << 4 if is_late else first & 63))
-            offsets[i] = np.float32(offset * np.float32(third >> 4 | second >> 6 << 4 if is_late else second & 63))
+            at, is_late = packed + i % FOUR, i >= FOUR
+            one, two, both = raw[at], raw[at + FOUR], raw[at + EIGHT]
+            factor = both & 15 | one >> 6 << 4 if is_late else one & 63
+            scales[first] = scales[second] = np.float32(scale * np.float32(factor))
+            factor = both >> 4 | two >> 6 << 4 if is_late else two & 63
+            offsets[first] = offsets[second] = np.float32(offset * np.float32(factor))
 
 
 @inner
@@ -111,22 +119,22 @@ def dequantize_super_blocks(raw, begin, end, singles, packing, strips, values):
     scales, offsets = np.zeros(16, np.float32), np.full(16, -0.0, np.float32)
     for chunk in range(begin.size):
         for number in range(np.uint64(begin[chunk]), np.uint64(end[chunk])):
-            block = raw[number * nbytes : (number + ONE) * nbytes]
-            scale = singles[half_at(block, scale_at)]
-            offset = np.float32(sign * singles[half_at(block, offset_at)]) if has_offset else np.float32(-0.0)
-            spread_factors(block[factors_at:], factors, scale, offset, scales, offsets)
+            block = number * nbytes
+            scale = singles[half_at(raw, block + scale_at)]
+            offset = np.float32(sign * singles[half_at(raw, block + offset_at)]) if has_offset else np.float32(-0.0)
+            spread_factors(raw, block + factors_at, factors, scale, offset, scales, offsets)
             for pair in range(np.uint64(strips.shape[0])):
-                strip = strips[pair]
-                low_at, high_at, first, second = strip[0], strip[1], strip[2], strip[3]
+                low_at, high_at = block + strips[pair, 0], block + strips[pair, 1]
+                first, second = strips[pair, 2], strips[pair, 3]
                 at, other = number * VALUES + first, number * VALUES + second
-                shift_1, high_1 = np.uint32(strip[4] & SMALL), np.uint32(strip[5] & SMALL)
-                shift_2, high_2 = np.uint32(strip[6] & SMALL), np.uint32(strip[7] & SMALL)
+                shift_1, high_1 = np.uint32(strips[pair, 4] & SMALL), np.uint32(strips[pair, 5] & SMALL)
+                shift_2, high_2 = np.uint32(strips[pair, 6] & SMALL), np.uint32(strips[pair, 7] & SMALL)
                 g, h = first // LANES, second // LANES
                 scale_1, scale_2, scale_3, scale_4 = scales[g], scales[g + ONE], scales[h], scales[h + ONE]
                 off_1, off_2, off_3, off_4 = offsets[g], offsets[g + ONE], offsets[h], offsets[h + ONE]
                 for i in range(STRIP):
-                    is_early, byte = i < LANES, np.uint32(block[low_at + i])
-                    more = np.uint32(block[high_at + i]) if high_mask else np.uint32(0)
+                    is_early, byte = i < LANES, np.uint32(raw[low_at + i])
+                    more = np.uint32(raw[high_at + i]) if high_mask else np.uint32(0)
                     code = np.int32(code_at(byte, more, shift_1, high_1, low_mask, high_mask, up) - zero)
                     values[at + i] = scaled(code, scale_1 if is_early else scale_2, off_1 if is_early else off_2)
                     code = np.int32(code_at(byte, more, shift_2, high_2, low_mask, high_mask, up) - zero)
