@@ -63,6 +63,7 @@ def test_simple_types_are_what_gguf_says(type):
 
 @pytest.mark.parametrize("type", QUANTIZED)
 def test_types_that_values_are_quantized_to(type):
-    nbytes, has_offset, is_bytes, most, middle = quantizing_numbers(LAYOUTS[type])
+    nbytes, values, has_offset, is_bytes, most, middle = quantizing_numbers(LAYOUTS[type])
+    assert values == LAYOUTS[type].values
     assert (int(nbytes), has_offset, is_bytes) == (LAYOUTS[type].nbytes, type.endswith("_1"), type == "Q8_0")
     assert (int(most), float(middle)) == (LAYOUTS[type].levels.size - 1, (LAYOUTS[type].levels.size + 1) / 2)

@@ -84,10 +84,15 @@ def simple_numbers(layout: BlockLayout) -> tuple[Any, ...]:
 
 
 def quantizing_numbers(layout: BlockLayout) -> tuple[Any, ...]:
-    """Return what `quantizing.quantize_blocks` wants to know of a type of `QUANTIZED`."""
+    """Return what `quantizing.quantize_blocks` wants to know of a type of `QUANTIZED`.
+
+    The number of values of a block is always the same, and LLVM should not know it: it makes no vector instructions
+    of loops that it can unroll.
+    """
     most = layout.levels.size - 1
     return (
         np.uint64(layout.nbytes),
+        np.uint64(layout.values),
         layout.offset_at is not None,
         most == 255,
         np.uint32(most),

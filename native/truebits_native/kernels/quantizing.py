@@ -10,9 +10,9 @@ import numpy as np
 
 from truebits_native.jit import inner, kernel
 
-ONE, FOUR, LANES, STRIP = (np.uint64(of) for of in (1, 4, 16, 32))
+ONE, TWO, FOUR, LANES, STRIP = (np.uint64(of) for of in (1, 2, 4, 16, 32))
 SIGN, MAGNITUDE, INFINITY, ZERO = (np.uint32(of) for of in (0x80000000, 0x7FFFFFFF, 0x7F800000, 0))
-LAST = np.uint32(31)
+ONE_BIT, LAST = np.uint32(1), np.uint32(31)
 REST = np.int32(0x7FFFFFFF)
 
 LEAST_NORMAL, PAST_LARGEST, MOST = np.uint32(0x38800000), np.uint32(0x47800000), np.uint32(0x7C00)
@@ -39,10 +39,10 @@ def half_of(single):
 
 
 @inner
-def put_half(block, at, single):
-    """Write an F32 as F16 at a byte of a block."""
+def put_half(raw, at, single):
+    """Write an F32 as F16 at a byte."""
     half = half_of(single)
-    block[at], block[at + ONE] = np.uint8(half & np.uint32(0xFF)), np.uint8(half >> np.uint32(8))
+    raw[at], raw[at + ONE] = np.uint8(half & np.uint32(0xFF)), np.uint8(half >> np.uint32(8))
 
 
 @inner
@@ -53,29 +53,35 @@ def ordered(word):
 
 
 @inner
-def least_and_most(piece):
-    """Return the least and the greatest value, and whether one is Inf or NaN."""
-    low, high, words = REST, np.int32(~REST), piece.view(np.uint32)
-    for i in range(np.uint64(words.size)):  # so that LLVM does not know how often, and makes vector instructions
-        order = ordered(words[i])
+def least_and_most(words, at, size):
+    """Return the least and the greatest value of a block, as words, and whether one is Inf or NaN."""
+    low, high = REST, np.int32(~REST)
+    for i in range(size):
+        order = ordered(words[at + i])
         low = order if order < low else low
         high = order if order > high else high
     least, most = np.uint32(ordered(low)), np.uint32(ordered(high))
     is_special = (np.uint32(least & MAGNITUDE) >= INFINITY) | (np.uint32(most & MAGNITUDE) >= INFINITY)
-    return np.uint32(least).view(np.float32), np.uint32(most).view(np.float32), is_special
+    return least, most, is_special
 
 
 @inner
-def largest(piece, least, most):
-    """Return the first of the values of the greatest magnitude, with its sign."""
-    if -least > most:
-        return least
-    if most > -least:
-        return most
-    for value in piece:
-        if np.float32(np.abs(value)) == np.float32(np.abs(most)):
-            return np.float32(value)
-    return most
+def turned(word):
+    """Return a word with its sign as the last bit: of a greater magnitude it is greater."""
+    return np.uint32(np.uint32(word << ONE_BIT) | np.uint32(word >> LAST))
+
+
+@inner
+def largest(words, at, least, most):
+    """Return the first of the values of the greatest magnitude, with its sign; no jump but for a draw."""
+    low, high = turned(least), turned(most)
+    found = low if low > high else high
+    if np.uint32(low ^ high) == ONE_BIT:
+        i = at
+        while np.uint32(turned(words[i]) | ONE_BIT) != np.uint32(found | ONE_BIT):
+            i += ONE
+        found = turned(words[i])
+    return np.uint32(np.uint32(found >> ONE_BIT) | np.uint32(found << LAST)).view(np.float32)
 
 
 @inner
@@ -102,50 +108,45 @@ def signed_byte(number):
 @kernel
 def quantize_blocks(values, begin, end, packing, raw, is_left):
     """Quantize blocks ``begin[i]`` to ``end[i]`` of each chunk; mark those that are left to the twin."""
-    nbytes, has_offset, is_bytes, most, middle = packing
-    codes = np.empty(STRIP, np.uint32)
+    nbytes, size, has_offset, is_bytes, most, middle = packing
+    codes, words = np.empty(STRIP, np.uint32), values.view(np.uint32)
     for chunk in range(begin.size):
         for number in range(np.uint64(begin[chunk]), np.uint64(end[chunk])):
-            piece, block = (
-                values[number * STRIP : (number + ONE) * STRIP],
-                raw[number * nbytes : (number + ONE) * nbytes],
-            )
-            least, greatest, is_special = least_and_most(piece)
-            is_left[number] = is_special | (has_offset & (np.float32(least).view(np.uint32) == SIGN))
+            first, at = number * STRIP, number * nbytes
+            low, high, is_special = least_and_most(words, first, size)
+            is_left[number] = is_special | (has_offset & (low == SIGN))
+            least, greatest = np.uint32(low).view(np.float32), np.uint32(high).view(np.float32)
             if is_bytes:
                 scale = np.float32(np.abs(np.float32(np.maximum(-least, greatest) / np.float32(127))))
                 inverse = inverse_of(scale)
-                put_half(block, np.uint64(0), scale)
-                packed = block[np.uint64(2) :]
-                for i in range(np.uint64(piece.size)):
-                    packed[i] = signed_byte(np.float32(piece[i] * inverse))
+                put_half(raw, at, scale)
+                for i in range(size):
+                    raw[at + TWO + i] = signed_byte(np.float32(values[first + i] * inverse))
                 continue
-            half, at = middle, np.uint64(2)
             if has_offset:
-                scale = np.float32(np.float32(greatest - least) / np.float32(most))
-                put_half(block, at, least)
-                half, at = np.float32(0.5), FOUR
+                half, scale = np.float32(0.5), np.float32(np.float32(greatest - least) / np.float32(most))
+                put_half(raw, at + TWO, least)
             else:
-                scale = np.float32(largest(piece, least, greatest) / np.float32(np.float32(0.5) - middle))
-                least = np.float32(0)
-            put_half(block, np.uint64(0), scale)
+                half, least = middle, np.float32(0)
+                scale = np.float32(largest(words, first, low, high) / np.float32(np.float32(0.5) - middle))
+            put_half(raw, at, scale)
+            at += FOUR if has_offset else TWO
             inverse = inverse_of(scale)
-            for i in range(np.uint64(piece.size)):
-                value = np.float32(piece[i] - least) if has_offset else np.float32(piece[i])
+            for i in range(size):
+                value = np.float32(values[first + i] - least) if has_offset else np.float32(values[first + i])
                 code = whole(np.float32(np.float32(value * inverse) + half))
                 codes[i] = code if code < most else most
             if most > np.uint32(15):
                 fifth = ZERO
-                for i in range(np.uint64(piece.size)):
+                for i in range(size):
                     fifth = np.uint32(
                         fifth | np.uint32(np.uint32(codes[i] >> np.uint32(4)) << np.uint32(np.uint32(i) & LAST))
                     )
                 for i in range(FOUR):
-                    block[at + i] = np.uint8(np.uint32(fifth >> np.uint32(np.uint64(8) * i)) & np.uint32(0xFF))
+                    raw[at + i] = np.uint8(np.uint32(fifth >> np.uint32(np.uint64(8) * i)) & np.uint32(0xFF))
                 at += FOUR
-            packed = block[at:]
-            for i in range(np.uint64(packed.size)):
-                packed[i] = np.uint8(
+            for i in range(size // TWO):
+                raw[at + i] = np.uint8(
                     np.uint32(codes[i] & np.uint32(15))
                     | np.uint32(np.uint32(codes[i + LANES] & np.uint32(15)) << np.uint32(4))
                 )
