@@ -217,6 +217,13 @@ def test_where_no_config_could_say_it(tmp_path):
     assert whys(done) == {"a.weight": "FP8 with a scale: config.json says gptq already"}
 
 
+def test_what_becomes_narrower_but_not_fp8_is_told(tmp_path):
+    folder = folder_of(tmp_path / "in", {"a.weight": made("block", power=True).values})
+    run = CliRunner().invoke(app, ["shrink", str(folder / "model.safetensors"), "--dry-run"], env={"COLUMNS": "100"})
+    assert "1 F32 as BF16" in run.output
+    assert f"1 tensor would be narrower still: {NEEDS_FOLDER}." in run.output
+
+
 def test_fp8_without_scales_is_as_it_was_where_nothing_has_scales(tmp_path):
     exact = made("row", (64, 260)).codes.astype(np.float32)
     folder = folder_of(tmp_path / "in", {"a.weight": exact, "model.embed_tokens.weight": exact, "b.weight": RANDOM})

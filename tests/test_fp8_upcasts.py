@@ -84,6 +84,12 @@ def test_weights_that_were_never_quantized_are_not_held(type):
     assert not scales_of(values, type).held.any()
 
 
+def test_values_at_the_ends_of_f32_warn_of_nothing():
+    for values in ([1e-45, 3e-45, 1e-44], [3e38, 1e-45, 1e38], [3.4e38, 3.4e38, 0]):
+        scales_of(np.array([values], np.float32), "F32")
+        odd_one(np.array(values, np.float32), "F32")
+
+
 def test_zeros_are_held_without_a_scale():
     values = np.zeros((2, 64), np.float32)
     values[1] = -0.0
@@ -92,7 +98,7 @@ def test_zeros_are_held_without_a_scale():
     assert codes_of(values, np.ones((2, 1), np.float32))[:, 0].tolist() == [0, 128]
 
 
-@pytest.mark.parametrize(("at", "factor"), [(17, 1.001), (0, 0.97), ("largest", 1.02), (5, 1e6)])
+@pytest.mark.parametrize(("at", "factor"), [(17, 1.001), (0, 0.97), ("largest", 1.02), (5, 1e6), (5, 1e36), (5, 1e-30)])
 def test_the_one_value_that_is_no_code_is_named(at, factor):
     _, _, values = units(1000, 1)
     at = int(np.abs(values).argmax()) if at == "largest" else at

@@ -118,24 +118,29 @@ def scales_of(values: np.ndarray, stored: str) -> UnitScales:
     units = len(values)
     found = UnitScales(np.zeros(units, np.float32), np.zeros(units, bool), np.zeros(units, np.int64))
     magnitudes = np.abs(values)
-    top = magnitudes.max(axis=1, initial=0)
+    top = magnitudes.max(axis=1, initial=0).astype(np.float64)
     found.held[top == 0] = True
-    is_open = np.isfinite(top) & (top > 0)
-    first = magnitudes[:, :: max(1, values.shape[1] // SAMPLE)]
+    is_finite = np.isfinite(top)
+    first = np.ascontiguousarray(magnitudes[:, :: max(1, values.shape[1] // SAMPLE)])
+
+    def attempt(some: np.ndarray, scale: np.ndarray) -> np.ndarray:
+        """Try a scale for each of some units; return those for which it is not right."""
+        held, finer = proved(magnitudes[some], scale[:, None], stored)
+        kept = some[held]
+        found.values[kept], found.finer[kept], found.held[kept] = scale[held], finer[held], True
+        return some[~held]
+
     for code in TOPS:
-        some = np.flatnonzero(is_open)
-        low, high = bounds(first[some], top[some] / np.float64(code), stored)
-        some = some[low <= high * (1 + TWICE_ROUNDED)]
+        some = np.flatnonzero(is_finite & ~found.held)
+        low, high = bounds(first[some], top[some] / code, stored)
+        may_be = low <= high * (1 + TWICE_ROUNDED)
+        some = attempt(some[may_be], _simplest(low[may_be], high[may_be]))
         if not some.size:
             continue
-        low, high = bounds(magnitudes[some], top[some] / np.float64(code), stored)
+        low, high = bounds(magnitudes[some], top[some] / code, stored)
         for scale in candidates(low, high):
-            held, finer = proved(magnitudes[some], scale[:, None], stored)
-            kept = some[held & is_open[some]]
-            found.values[kept], found.finer[kept] = scale[held & is_open[some]], finer[held & is_open[some]]
-            found.held[kept], is_open[kept] = True, False
-            if held.all():
-                break
+            is_left = ~found.held[some]
+            attempt(some[is_left], scale[is_left])
     return found
 
 
@@ -174,8 +179,8 @@ def levels_of(values: np.ndarray, scale: np.ndarray) -> np.ndarray:
     """Return the value of the code nearest to each, of values that are not negative; float32."""
     with np.errstate(all="ignore"):
         quotients = values / scale
-    levels = ((quotients.view(np.uint32) + np.uint32(1 << 19)) & np.uint32(0xFFF00000)).view(np.float32)
-    np.copyto(levels, np.rint(quotients / QUANTUM) * QUANTUM, where=quotients < SUBNORMAL)
+        levels = ((quotients.view(np.uint32) + np.uint32(1 << 19)) & np.uint32(0xFFF00000)).view(np.float32)
+        np.copyto(levels, np.rint(quotients / QUANTUM) * QUANTUM, where=quotients < SUBNORMAL)
     return levels
 
 
@@ -220,7 +225,7 @@ def proved(values: np.ndarray, scale: np.ndarray, stored: str) -> tuple[np.ndarr
     """
     words = values.view(np.uint32)
     levels = levels_of(values, scale)
-    with np.errstate(over="ignore"):
+    with np.errstate(all="ignore"):
         made = levels * scale
         held = (rounded(made, stored) == words).all(axis=1) & (levels <= TOPS[0]).all(axis=1)
     return held, np.count_nonzero(made.view(np.uint32) != words, axis=1)

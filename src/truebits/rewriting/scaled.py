@@ -155,16 +155,22 @@ def _single(file: MappedFile, tensor: Tensor, scales: np.ndarray, threads: int |
     mantissas = np.frexp(scales[scales > 0] / near)[0]
     if (np.abs(mantissas - np.rint(mantissas * 2) / 2) > SAME_SCALE).any():
         return None
-    low, high = 0.0, np.inf
-    for least, most in in_order(partial(_bounds, file, tensor, near), strips(tensor), threads):
-        low, high = max(low, least), min(high, most)
-        if low > 2 * high:
-            return None
-    for scale in candidates(np.array([low]), np.array([high])):
+    for scale in _candidates(file, tensor, near, threads):
         finer = _finer(file, tensor, scale, threads)
         if finer is not None:
             return Scaled("tensor", scale, tensor.values, finer)
     return None
+
+
+def _candidates(file: MappedFile, tensor: Tensor, near: np.float32, threads: int | None) -> Iterator[np.ndarray]:
+    """Yield what may be the scale of a matrix: that of its largest value's unit, then what all values leave open."""
+    yield np.array([near])
+    low, high = 0.0, np.inf
+    for least, most in in_order(partial(_bounds, file, tensor, near), strips(tensor), threads):
+        low, high = max(low, least), min(high, most)
+        if low > 2 * high:
+            return
+    yield from candidates(np.array([low]), np.array([high]))
 
 
 def _bounds(file: MappedFile, tensor: Tensor, near: np.float32, first: int) -> tuple[float, float]:
