@@ -27,17 +27,11 @@ class Unpacked(NamedTuple):
     ----------
     codes : ndarray of uint8, shape (blocks, groups, values per group)
     scale, offset : ndarray of float32, shape (blocks, groups)
-    stored : ndarray of uint16, shape (blocks, scales)
-        Bits of the floating-point scales, as `ScaleFormat` reads them.
-    stored_offset : ndarray of uint16, shape (blocks, 1)
-        Bits of the FP16 number that offsets are multiples of; 0 where a type has none.
     """
 
     codes: np.ndarray
     scale: np.ndarray
     offset: np.ndarray
-    stored: np.ndarray
-    stored_offset: np.ndarray
 
     def values(self, levels: np.ndarray) -> np.ndarray:
         """Return the values, float32 of shape (blocks, values).
@@ -149,22 +143,14 @@ def unpack(raw: np.ndarray, type: str) -> Unpacked:
 
 
 def _half(blocks: np.ndarray, at: int) -> np.ndarray:
-    """Return the FP16 at byte `at` of each block, as bits; shape (blocks, 1)."""
-    return np.ascontiguousarray(blocks[:, at : at + 2]).view("<u2")
-
-
-def _single(bits: np.ndarray) -> np.ndarray:
-    return bits.view(np.float16).astype(np.float32)
+    """Return the FP16 at byte `at` of each block; float32 of shape (blocks, 1)."""
+    return np.ascontiguousarray(blocks[:, at : at + 2]).view("<f2").astype(np.float32)
 
 
 def _simple(blocks: np.ndarray, codes: np.ndarray, scale_at: int, offset_at: int | None = None) -> Unpacked:
     """Put together a type with one scale, and perhaps one offset, per block."""
-    stored = _half(blocks, scale_at)
-    scale = _single(stored)
-    if offset_at is None:
-        return Unpacked(codes[:, None], scale, _no_offset(scale), stored, np.zeros_like(stored))
-    stored_offset = _half(blocks, offset_at)
-    return Unpacked(codes[:, None], scale, _single(stored_offset), stored, stored_offset)
+    scale = _half(blocks, scale_at)
+    return Unpacked(codes[:, None], scale, _no_offset(scale) if offset_at is None else _half(blocks, offset_at))
 
 
 def _no_offset(scale: np.ndarray) -> np.ndarray:
@@ -196,31 +182,27 @@ def _by_group(codes: np.ndarray, groups: int) -> np.ndarray:
     return codes.reshape(len(codes), groups, codes.shape[1] // groups)
 
 
-def _scaled(stored: np.ndarray, factors: np.ndarray, sign: int = 1) -> np.ndarray:
+def _scaled(scale: np.ndarray, factors: np.ndarray, sign: int = 1) -> np.ndarray:
     """Multiply block scales with their groups' factors; Inf times 0 is NaN, as it is for ggml.
 
     What is subtracted gets its sign by multiplication, which leaves a NaN's as it is.
     """
     with np.errstate(invalid="ignore"):
-        return _single(stored) * np.float32(sign) * factors.astype(np.float32)
+        return scale * np.float32(sign) * factors.astype(np.float32)
 
 
 def _q2_k(blocks: np.ndarray) -> Unpacked:
     factors = blocks[:, :16]
-    stored, stored_offset = _half(blocks, 80), _half(blocks, 82)
     codes = _by_group(_shifted(blocks[:, 16:80], 32, 2), 16)
-    return Unpacked(
-        codes, _scaled(stored, factors & 15), _scaled(stored_offset, factors >> 4, -1), stored, stored_offset
-    )
+    return Unpacked(codes, _scaled(_half(blocks, 80), factors & 15), _scaled(_half(blocks, 82), factors >> 4, -1))
 
 
 def _q3_k(blocks: np.ndarray) -> Unpacked:
     low, high = _nibbles(blocks[:, 96:104]), _shifted(blocks[:, 104:108], 4, 2)
     factors = (low | high << 4).astype(np.int8) - np.int8(32)
     codes = _shifted(blocks[:, 32:96], 32, 2) | _shifted(blocks[:, :32], 32, 1) << np.uint8(2)
-    stored = _half(blocks, 108)
-    scale = _scaled(stored, factors)
-    return Unpacked(_by_group(codes, 16), scale, _no_offset(scale), stored, np.zeros_like(stored))
+    scale = _scaled(_half(blocks, 108), factors)
+    return Unpacked(_by_group(codes, 16), scale, _no_offset(scale))
 
 
 def _q45_k(blocks: np.ndarray, codes: np.ndarray) -> Unpacked:
@@ -228,9 +210,8 @@ def _q45_k(blocks: np.ndarray, codes: np.ndarray) -> Unpacked:
     first, second, third = blocks[:, 4:8], blocks[:, 8:12], blocks[:, 12:16]
     factors = np.concatenate([first & 63, third & 15 | (first >> 6) << 4], axis=1)
     offsets = np.concatenate([second & 63, third >> 4 | (second >> 6) << 4], axis=1)
-    stored, stored_offset = _half(blocks, 0), _half(blocks, 2)
-    scale, offset = _scaled(stored, factors), _scaled(stored_offset, offsets, -1)
-    return Unpacked(_by_group(codes, 8), scale, offset, stored, stored_offset)
+    scale, offset = _scaled(_half(blocks, 0), factors), _scaled(_half(blocks, 2), offsets, -1)
+    return Unpacked(_by_group(codes, 8), scale, offset)
 
 
 def _q4_k(blocks: np.ndarray) -> Unpacked:
@@ -243,9 +224,8 @@ def _q5_k(blocks: np.ndarray) -> Unpacked:
 
 def _q6_k(blocks: np.ndarray) -> Unpacked:
     codes = _shifted(blocks[:, :128], 64, 4) | _shifted(blocks[:, 128:192], 32, 2) << np.uint8(4)
-    stored = _half(blocks, 208)
-    scale = _scaled(stored, np.ascontiguousarray(blocks[:, 192:208]).view(np.int8))
-    return Unpacked(_by_group(codes, 16), scale, _no_offset(scale), stored, np.zeros_like(stored))
+    scale = _scaled(_half(blocks, 208), np.ascontiguousarray(blocks[:, 192:208]).view(np.int8))
+    return Unpacked(_by_group(codes, 16), scale, _no_offset(scale))
 
 
 def _trits(packed: np.ndarray, count: int) -> np.ndarray:
@@ -269,8 +249,7 @@ def e8m0_singles() -> np.ndarray:
 
 def _mxfp4(blocks: np.ndarray) -> Unpacked:
     scale = e8m0_singles()[blocks[:, :1]]
-    stored = blocks[:, :1].astype(np.uint16) + np.uint16(1)
-    return Unpacked(_nibbles(blocks[:, 1:])[:, None], scale, _no_offset(scale), stored, np.zeros_like(stored))
+    return Unpacked(_nibbles(blocks[:, 1:])[:, None], scale, _no_offset(scale))
 
 
 def _nvfp4(blocks: np.ndarray) -> Unpacked:
@@ -280,7 +259,7 @@ def _nvfp4(blocks: np.ndarray) -> Unpacked:
     scale = np.where(exponent == 0, mantissa * np.float32(2**-10), normal).astype(np.float32)
     scale[stored == UE4M3.special] = 0
     codes = _nibbles(blocks[:, 4:].reshape(-1, 8)).reshape(-1, 4, 16)
-    return Unpacked(codes, scale, _no_offset(scale), stored & np.uint16(0x7F), np.zeros_like(stored[:, :1]))
+    return Unpacked(codes, scale, _no_offset(scale))
 
 
 _UNPACK: dict[str, Callable[[np.ndarray], Unpacked]] = {
