@@ -261,7 +261,7 @@ def diff(
     ------
     SelectionError, ModelFileError, OSError
     """
-    meant = [meaning_of(side if isinstance(side, Model) else open_model(side)) for side in (a, b)]
+    meant = [meaning_of(open_model(side)) for side in (a, b)]
     ours, theirs = (of.model for of in meant)
     unread = meant[0].not_read | meant[1].not_read
     chosen = [{tensor.name: tensor for tensor in side.select(select, exclude)} for side in (ours, theirs)]

@@ -98,7 +98,7 @@ def fingerprint(
     ModelFileError, OSError
         As `open`; and if the file changes meanwhile.
     """
-    of = meaning_of(source if isinstance(source, Model) else open_model(source))
+    of = meaning_of(open_model(source))
     chosen = of.model.select(select, exclude)
     rows = tuple(fingerprints(of, chosen, threads, progress))
     return Fingerprint(str(of.model.path), rows, Coverage.of(of.model.tensors, {}, {one.name for one in rows}))

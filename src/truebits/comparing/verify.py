@@ -132,7 +132,7 @@ def verify(
         As `open`; and if the file changes meanwhile.
     """
     recorded = manifest if isinstance(manifest, Fingerprint) else read_manifest(manifest)
-    of = meaning_of(source if isinstance(source, Model) else open_model(source))
+    of = meaning_of(open_model(source))
     model = of.model
     wanted, unwanted = patterns(select), patterns(exclude)
     rows = {row.name: row for row in matching(recorded.tensors, wanted, unwanted)}

@@ -206,7 +206,7 @@ def pattern(regex: str) -> re.Pattern[str]:
         raise errors.SelectionError(f"not a regular expression: {error.pattern!r} ({error})") from error
 
 
-def open_model(path: str | os.PathLike[str], **limits: int) -> Model:
+def open_model(path: Model | str | os.PathLike[str], **limits: int) -> Model:
     """Read the header of a model file; of all its files if it has several.
 
     What a file is, its contents tell. One shard of a GGUF stands for its whole set; one safetensors file for
@@ -217,6 +217,7 @@ def open_model(path: str | os.PathLike[str], **limits: int) -> Model:
     Parameters
     ----------
     path : path-like
+        Or a model, which is returned as it is.
     **limits : int
         ``max_header_bytes``, ``max_keys``, ``max_tensors``, ``max_strings``: what a header may
         hold at most (`truebits.files.gguf.Limits` has the defaults).
@@ -232,6 +233,8 @@ def open_model(path: str | os.PathLike[str], **limits: int) -> Model:
     OSError
         The file is missing, unreadable or not a regular file.
     """
+    if isinstance(path, Model):
+        return path
     path = Path(path)
     checked = Limits(**limits)
     place = locate(path)
@@ -248,7 +251,7 @@ def open_local(source: Model | str | os.PathLike[str]) -> Model:
     UsageError
         It is behind a URL.
     """
-    model = source if isinstance(source, Model) else open_model(source)
+    model = open_model(source)
     if model.is_remote:
         raise errors.UsageError(f"{printable(str(model.path))} is behind a URL: download it, to rewrite or run it")
     return model
@@ -264,7 +267,7 @@ def open_gguf(source: Model | str | os.PathLike[str], remote: bool = False) -> M
     UsageError
         It is behind a URL.
     """
-    model = source if isinstance(source, Model) else open_model(source)
+    model = open_model(source)
     if not remote:
         open_local(model)
     if model.format != "gguf":

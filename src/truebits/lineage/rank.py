@@ -67,7 +67,7 @@ def rank(
     opened = [open_gguf(model, remote=True) for model in models]
     if not opened:
         raise UsageError("there is nothing to rank: give a source and its quantizations")
-    origin = meaning_of(source if isinstance(source, Model) else open_model(source))
+    origin = meaning_of(open_model(source))
     total = sum(tensor.nbytes for model in opened for tensor in model.select(select, exclude))
     advance = stepper(progress, total)
     found = [_ranked(model, origin, select, exclude, threads, advance) for model in opened]

@@ -75,7 +75,7 @@ def trace(
     SelectionError, ModelFileError, OSError
     """
     model = open_gguf(gguf, remote=True)
-    checkpoint = source if isinstance(source, Model) else open_model(source)
+    checkpoint = open_model(source)
     if checkpoint.format == "gguf":
         if thorough:
             raise UsageError("`thorough` is for a GGUF and its checkpoint, and both are GGUFs")

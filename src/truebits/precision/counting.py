@@ -202,7 +202,7 @@ def low_bits(
     """
     if not 1 <= bits <= 31:
         raise errors.UsageError(f"bits is {bits}, allowed are 1 to 31 of an F32's 32")
-    model = source if isinstance(source, Model) else open_model(source)
+    model = open_model(source)
     chosen = floating(model.select(select, exclude), ("F32",), asked=True)
     is_large = native.expect_work("matching_counts", sum(tensor.values for tensor in chosen))
     counts = {tensor.name: 0 for tensor in chosen}

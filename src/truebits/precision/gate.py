@@ -126,7 +126,7 @@ def check(
     kinds = _kinds(fail_on, require)
     format = find(require) if require is not None else None
     try:
-        model = source if isinstance(source, Model) else open_model(source)
+        model = open_model(source)
         report = scan(model, select, exclude, blocks=True, threads=threads, progress=progress)
     except ModelFileError as error:
         if "header" not in kinds:

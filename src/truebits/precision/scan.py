@@ -65,7 +65,7 @@ def scan(
     """
     from truebits.precision.symptoms import findings_of
 
-    of = meaning_of(source if isinstance(source, Model) else open_model(source))
+    of = meaning_of(open_model(source))
     model, architecture = of.model, of.model.architecture
     selected = model.select(select, exclude)
     types = FLOAT_BYTES if blocks is False else (*FLOAT_BYTES, *BLOCK_LAYOUTS)

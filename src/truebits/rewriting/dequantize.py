@@ -173,7 +173,7 @@ def as_values(
     Refused, OSError
         As `dequantize`.
     """
-    model = source if isinstance(source, Model) else open_model(source)
+    model = open_model(source)
     of = with_blocks(meaning_of(open_local(model))) if is_wanted else Meaning(model)
     if not (of.quantized or of.not_read):
         yield model

@@ -92,7 +92,7 @@ def fakequant(
     request.check()
     if dequantize and in_place:
         raise UsageError("--dequantize makes tensors larger: it goes with an output file, not with --in-place")
-    original = source if isinstance(source, Model) else open_model(source)
+    original = open_model(source)
     with as_values(original, dequantize, out) as values:
         model = open_to_rewrite(values, bool(select))
         pairs = assign(model, to, rules, select, exclude)

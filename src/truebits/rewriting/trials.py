@@ -130,7 +130,7 @@ def sweep(
     how = Rounding.of(rounding)
     for format in targets:
         check(format, how)
-    original = source if isinstance(source, Model) else open_model(source)
+    original = open_model(source)
     with as_values(original, dequantize) as values:
         model = open_to_rewrite(values, bool(select))
         tensors = floating(model.select(select, exclude), FLOAT_BYTES, asked=True)
