@@ -13,6 +13,7 @@ from click.testing import CliRunner
 
 import shipped_checkpoint
 import truebits as tb
+import upcast_fp8
 from truebits import data
 from truebits.cli.app import app
 
@@ -44,6 +45,7 @@ def commands(folder: Path) -> list[list[str]]:
         ["fakequant", str(data.MODEL), str(folder / "rounded.gguf"), "--to", "fp8_e4m3fn", "-l", "ffn"],
         ["fakequant", str(data.MODEL), "--sweep", "bf16,mxfp4,int8:block48", "-l", "ffn"],
         *(["shrink", plain, *output] for output in ([str(folder / "shrunk.gguf")], ["--dry-run", "--all"])),
+        ["shrink", str(folder / "fp8"), str(folder / "shrunk")],
     ]
 
 
@@ -60,13 +62,16 @@ def printed(folder: Path) -> Iterator[dict[str, Any]]:
 def _fill(folder: Path) -> None:
     shipped_checkpoint.write(folder / "hf")
     (folder / "broken.gguf").write_bytes(b"GGUF\x03")
+    upcast_fp8.folder_of(
+        folder / "fp8", {f"{per}.weight": upcast_fp8.made(per, seed=1).values for per in ("block", "row", "tensor")}
+    )
     _write(folder / "plain.gguf", 0)
     _write(folder / "other.gguf", 1)
     (folder / "manifest.json").write_text(json.dumps(tb.fingerprint(data.MODEL).to_dict()))
 
 
 def _write(path: Path, seed: int) -> None:
-    """Write a model with a NaN, rows of FP16, BF16 norms and quantized tensors, one of them made from Q4_0."""
+    """Write a model with a NaN, tokens, rows of FP16, BF16 norms and quantized tensors, one of them made from Q4_0."""
     rng = np.random.default_rng(seed)
     plain = rng.standard_normal((64, 256)).astype(np.float32)
     mixed = plain.copy()
@@ -87,6 +92,7 @@ def _write(path: Path, seed: int) -> None:
     writer.add_name("a model")
     writer.add_file_type(7)
     writer.add_block_count(2 + seed)
+    writer.add_token_list([f"[unused{number}]" for number in range(64)])
     for name, (array, type) in tensors.items():
         writer.add_tensor(name, array, raw_dtype=type)
     for write in (writer.write_header_to_file, writer.write_kv_data_to_file, writer.write_tensors_to_file):

@@ -19,7 +19,7 @@ sys.path += [str(ROOT / "tests"), str(ROOT / "tools")]
 
 MAPS = (
     *("types", "counts", "low_zero", "fits", "totals", "origins", "distinct", "metadata", "groups", "mantissa_bits"),
-    *("not_read", "left_out"),
+    *("not_read", "left_out", "tokens"),
 )
 """Objects whose keys are names: of types, tensors, formats or metadata; where they are objects."""
 
