@@ -9,6 +9,7 @@ from truebits.comparing.fingerprint import Fingerprint
 from truebits.comparing.verify import Verification
 from truebits.errors import printable
 from truebits.files.tensor import group_of, shape_text
+from truebits.precision.coverage import count
 from truebits.report.table import Table, terminal_width
 
 MOST = 20
@@ -21,8 +22,10 @@ def headline(found: Fingerprint) -> str:
     others = len(found.tensors) - len(kept)
     if found.value is None:
         return f"none  {name}: no F32, F16, BF16 or F64 tensor among {others}; -o csv lists the hash of each"
-    left_out = f"; not in it: {_tensors(others)} of block-quantized or integer type" if others else ""
-    return f"{found.value}  {name}: {sum(one.values for one in kept):,} values of {_tensors(len(kept))}{left_out}"
+    left_out = f"; not in it: {count(others, 'tensor')} of block-quantized or integer type" if others else ""
+    return (
+        f"{found.value}  {name}: {sum(one.values for one in kept):,} values of {count(len(kept), 'tensor')}{left_out}"
+    )
 
 
 def tensors(found: Fingerprint) -> Table:
@@ -64,18 +67,14 @@ def _conclusion(found: Verification) -> str:
     counts = found.counts
     failed = ", ".join(f"{count} {verdict}" for verdict, count in counts.items() if count and verdict != "same")
     if found.verdict == "not verified":
-        same = f"of {_tensors(len(found.checks))} {counts['same']} are the same"
+        same = f"of {count(len(found.checks), 'tensor')} {counts['same']} are the same"
         return f"Not verified: {same}, {counts['requantized']} cannot be compared by hash.\n{found.coverage}"
     if failed:
-        return f"Not the same model: of {_tensors(len(found.checks))} {counts['same']} are the same, {failed}."
+        return f"Not the same model: of {count(len(found.checks), 'tensor')} {counts['same']} are the same, {failed}."
     stored = Counter((check.was, check.now) for check in found.checks if check.was != check.now)
     otherwise = "".join(
         f" {count} of them: same values, stored as {now}, not {was}." for (was, now), count in stored.items()
     )
     if len(found.checks) == 1:
         return f"Same: its 1 tensor is there and holds what it held.{otherwise}"
-    return f"Same: all {_tensors(len(found.checks))} are there and hold what they held.{otherwise}"
-
-
-def _tensors(count: int) -> str:
-    return f"{count:,} tensor{'s' * (count != 1)}"
+    return f"Same: all {count(len(found.checks), 'tensor')} are there and hold what they held.{otherwise}"
