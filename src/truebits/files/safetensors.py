@@ -42,6 +42,10 @@ USUAL = re.compile(
 """A tensor as the format's own writer and Python's json put it; any other goes token by token."""
 
 
+Measured = tuple[str, tuple[int, ...], int, int]
+"""Type, shape, values and bytes: most tensors of a model share these with others."""
+
+
 @dataclass(frozen=True)
 class SafetensorsHeader:
     """What one safetensors file says about itself; has what a GGUF's `Header` has for readers.
@@ -124,6 +128,7 @@ class _Walk(JsonText):
         self.limits = limits
         self.size = len(data)
         self.beyond: tuple[int, str] | None = None
+        self.measured: dict[tuple[bytes, bytes], Measured] = {}
 
     def header(self) -> SafetensorsHeader:
         self.find_end()
@@ -131,12 +136,13 @@ class _Walk(JsonText):
             self.expected("the { that every header begins with", errors.BadJson)
         keys: dict[str, tuple[int, int]] = {}
         tensors: list[Tensor] = []
+        most = self.limits.max_tensors
         for at, name in self.members(twice=errors.DuplicateTensor, usual=USUAL):
             if name == "__metadata__":
                 keys = self.metadata()
                 continue
-            if len(tensors) == self.limits.max_tensors:
-                self.fail(errors.LimitExceeded, at, f"more tensors than the limit of {len(tensors)}")
+            if len(tensors) == most:
+                self.fail(errors.LimitExceeded, at, f"more tensors than the limit of {most}")
             tensors.append(self.usual_tensor(at, name) or self.tensor(at, name))
         self.end()
         self.check_bounds(tensors)
@@ -189,12 +195,15 @@ class _Walk(JsonText):
         whole = self.whole
         if whole is None:
             return None
-        dtype, dimensions, begin, end = whole.group(3, 4, 5, 6)
-        type, offsets = dtype.decode(), (int(begin), int(end))
-        if type not in BY_DTYPE or offsets[0] > offsets[1]:
+        stored, begin, end = (whole[3], whole[4]), int(whole[5]), int(whole[6])
+        type = stored[0].decode()
+        if type not in BY_DTYPE or begin > end:
             self.at = whole.start("value")
             return None
-        return self.placed(start, name, type, tuple(map(int, dimensions.split(b","))) if dimensions else (), offsets)
+        if stored not in self.measured:
+            shape = tuple(map(int, stored[1].split(b","))) if stored[1] else ()
+            self.measured[stored] = self.measure(start, name, type, shape)
+        return self.placed(start, name, self.measured[stored], begin, end)
 
     def tensor(self, start: int, name: str) -> Tensor:
         """Read what stands under a tensor's name, and check that it adds up."""
@@ -216,7 +225,7 @@ class _Walk(JsonText):
         missing = [key for key in FIELDS if key not in seen]
         if missing:
             self.fail(errors.BadField, start, f"tensor {shortened(name)} has no {' and no '.join(missing)}")
-        return self.placed(start, name, type, shape, offsets)
+        return self.placed(start, name, self.measure(start, name, type, shape), *offsets)
 
     def dtype(self, name: str) -> str:
         at = self.skip_space()
@@ -252,20 +261,25 @@ class _Walk(JsonText):
             self.fail(errors.BadRange, start, message)
         return begin, end
 
-    def placed(self, start: int, name: str, type: str, shape: tuple[int, ...], offsets: tuple[int, int]) -> Tensor:
+    def measure(self, start: int, name: str, type: str, shape: tuple[int, ...]) -> Measured:
+        """Check that a tensor's values can be counted, and fill whole bytes."""
         values = prod(shape)
-        bits = values * BY_DTYPE[type].bits
-        if values >= TOO_LARGE or bits // 8 >= TOO_LARGE:
+        nbytes, more = divmod(values * BY_DTYPE[type].bits, 8)
+        if values >= TOO_LARGE or nbytes >= TOO_LARGE:
             self.fail(
                 errors.SizeOverflow, start, f"tensor {shortened(name)} claims {values} values, 2^63 bytes or more"
             )
-        if bits % 8:
+        if more:
             message = f"{values} values of tensor {shortened(name)} in {type} do not fill whole bytes"
             self.fail(errors.BadBlock, start, message)
-        begin, end = offsets
-        if end - begin != bits // 8:
-            message = f"tensor {shortened(name)} has {end - begin} bytes, its shape and dtype need {bits // 8}"
+        return type, shape, values, nbytes
+
+    def placed(self, start: int, name: str, measured: Measured, begin: int, end: int) -> Tensor:
+        """Check that a tensor has the bytes that it needs."""
+        type, shape, values, nbytes = measured
+        if end - begin != nbytes:
+            message = f"tensor {shortened(name)} has {end - begin} bytes, its shape and dtype need {nbytes}"
             self.fail(errors.SizeMismatch, start, message)
         if end > self.size - self.stop and self.beyond is None:
             self.beyond = start, f"tensor {shortened(name)} needs bytes {begin} to {end} of a data section of "
-        return tuple.__new__(Tensor, (name, type, shape, self.stop + begin, end - begin, values, self.part, False))
+        return tuple.__new__(Tensor, (name, type, shape, self.stop + begin, nbytes, values, self.part, False))
