@@ -22,6 +22,7 @@ from truebits.quantizers.fp8_upcasts import SIDE, Scaled, scale_shape
 from truebits.quantizers.method import Method, method_of
 from truebits.quantizers.quantized import Quantized
 from truebits.quantizers.small_floats import scaled
+from truebits.rewriting.mxfp4 import NOT_REBUILT, once_mxfp4
 from truebits.rewriting.narrowest import Choice, Rules, Stray
 from truebits.rewriting.outputs import is_folder
 from truebits.rewriting.scaled import TYPE, ways_of
@@ -95,6 +96,8 @@ def with_scales(
     if refused is not None:
         whys |= dict.fromkeys(exact, refused)
         exact = {}
+    others = [one.tensor for one in choices if rules.fp8 and one.tensor.name not in ways and one.tensor.type != "F64"]
+    whys |= dict.fromkeys(once_mxfp4(model, others), NOT_REBUILT)
     per = _most_saved(linear, exact)
     whys |= {
         name: f"FP8 with a scale per {next(iter(of))}, most have one per {per}"

@@ -82,7 +82,7 @@ class Choice(NamedTuple):
     scaled : Scaled or None
         The scales with which it becomes FP8.
     why : str
-        What keeps it from becoming FP8 with scales, which it could be; or nothing.
+        What keeps it from becoming FP8 with scales, or MXFP4, which it could be; or nothing.
     """
 
     tensor: Tensor
