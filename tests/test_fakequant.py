@@ -812,7 +812,7 @@ def test_the_command_by_running_it(path):
     assert out.exists()
     total = strict(planned.stdout)["total"]
     assert f"{total['changed']:,} of {total['values']:,} values change: they are not exact in bf16." in done.stdout
-    assert f"Written to {out}; verified; all other bytes are equal." in done.stdout
+    assert f"Written to {out}; verified; all other bytes are equal." in " ".join(done.stdout.split())
     again = run("fakequant", out, path.with_name("again.gguf"), "--to", "bf16")
     assert again.returncode == 0
     assert "Nothing changes: all" in again.stdout
@@ -928,10 +928,10 @@ def test_sweep_table(path, command):
     assert lines[1].startswith(f"1 of {of} tensors are rounded, ")
     assert lines[3].startswith(f"Nearest: bf16, {bits:.2f} bits per weight")
     assert lines[4].startswith("int8:block64: n/a: half.weight has rows of 65 values")
-    assert lines[6].split()[:4] == ["format", "bits", "share", "flushed"]
-    assert lines[7].split()[:2] == ["bf16", f"{bits:.2f}"]
-    assert set(lines[8].split()[1:]) == {"-"}
-    assert len(lines) == 9
+    assert lines[-3].split()[:4] == ["format", "bits", "share", "flushed"]
+    assert lines[-2].split()[:2] == ["bf16", f"{bits:.2f}"]
+    assert set(lines[-1].split()[1:]) == {"-"}
+    assert max(map(len, lines)) <= 100
     code, text, _ = command(path, "--sweep", "bf16,fp16", "-l", "half", "-o", "csv")
     rows = list(csv.DictReader(io.StringIO(text)))
     assert [(row["format"], float(row["bits"])) for row in rows] == [("bf16", bits), ("fp16", bits)]
@@ -942,12 +942,16 @@ def test_table_by_group_and_by_tensor(path, command):
     norms = [change for name, change in changes.items() if "norm" in name]
     for flags, expected in (([], 6), (["--by-tensor"], 7)):
         code, text, _ = command(path, "--to", "bf16", "--dry-run", *flags)
-        table = text.split("\n\n")[0].splitlines()
+        brief = text.split("\n\n")[0].splitlines()
+        assert brief[0].split()[:4] == ["tensors", "n", "values", "share"]
+        assert (len(brief), max(map(len, brief)) <= 100) == (1 + expected, True)
+        assert text.endswith("Nothing was written: this is the plan.\n")
+        code, text, _ = command(path, "--to", "bf16", "--dry-run", *flags, "-o", "md")
+        table = [line.strip("| ").replace("|", "") for line in text.splitlines() if not line.startswith("| ---")]
         assert code == 0
         assert len(table) == 1 + expected
         assert table[0].split()[:6] == ["tensors", "n", "to", "values", "change", "share"]
         assert table[-1].split()[:3] == ["all", str(len(changes)), "-"]
-        assert text.endswith("Nothing was written: this is the plan.\n")
         rows = {row.split()[0]: row.split()[1:5] for row in table[1:]}
         if flags:
             for name, change in changes.items():

@@ -45,6 +45,14 @@ def test_rounded_by_group_and_by_tensor():
     assert all(len(row) == len(table.columns) for row in table.rows)
 
 
+def test_a_screen_has_the_figures_that_say_something():
+    brief = figures.brief(figures.rounded(Rewrite((change("a"), change("b")), "because"), by_tensor=True))
+    several = figures.brief(figures.rounded(Rewrite((change("a"), change("b", to="fp16")), ""), by_tensor=True))
+    assert list(brief.columns) == ["tensors", "n", "values", "share", "max abs", "SNR dB"]
+    assert list(several.columns) == ["tensors", "n", "to", "values", "share", "max abs", "SNR dB"]
+    assert list(figures.brief(figures.rounded(Rewrite((), ""), by_tensor=True)).columns[:2]) == ["tensors", "n"]
+
+
 def test_a_plan_made_of_counts_has_no_figures():
     table = figures.rounded(Rewrite((change("a", difference=None),), "because"), by_tensor=False)
     assert table.columns[-1] == "share"

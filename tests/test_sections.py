@@ -18,3 +18,10 @@ PARTS = [Section("One", ["A sentence.", Table(("a",), [(1,)])]), Section("Nothin
 def test_render(style, expected):
     assert render(PARTS, style) == expected
     assert render([], style) == ""
+
+
+def test_sentences_fit_the_terminal(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "20")
+    sections = [Section("One", ["A sentence that is longer than that.\nAnother."])]
+    assert render(sections, "text").splitlines()[2:] == ["A sentence that is", "  longer than that.", "Another."]
+    assert render(sections, "md").splitlines()[2] == "A sentence that is longer than that."

@@ -9,7 +9,15 @@ import pytest
 from click.testing import CliRunner
 
 import truebits as tb
-from truebits.cli.shared import Different, Ended, NotVerified, closed_pipe_is_no_error, echo_lines, print_table
+from truebits.cli.shared import (
+    Different,
+    Ended,
+    NotVerified,
+    closed_pipe_is_no_error,
+    echo_lines,
+    echo_sentences,
+    print_table,
+)
 from truebits.report.table import Table
 from truebits.rewriting.beside import marker_path
 
@@ -65,6 +73,12 @@ TABLE = Table(("a",), [(1,)])
 def test_tables_have_a_title_for_people(capsys, style, expected):
     print_table("Title", TABLE, style)
     assert capsys.readouterr().out == expected
+
+
+def test_no_sentence_is_wider_than_the_terminal(monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "20")
+    echo_sentences("a verdict of more than 20 columns", "", "two\nlines")
+    assert capsys.readouterr().out == "a verdict of more\n  than 20 columns\n\ntwo\nlines\n"
 
 
 @pytest.mark.parametrize("setting", ["", "1"])

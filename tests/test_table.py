@@ -8,7 +8,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from truebits.report.table import Amount, Bytes, Scientific, Table, amount, cut, nbytes, percent, terminal_width
+from truebits.report.table import (
+    Amount,
+    Bytes,
+    Scientific,
+    Table,
+    amount,
+    cut,
+    nbytes,
+    percent,
+    terminal_width,
+    wrapped,
+)
 
 TABLE = Table(("name", "n", "share"), [("a", 1234, "50 %"), ("long name", None, "-"), ("c", 5, "100 %")])
 
@@ -31,6 +42,23 @@ def test_a_long_last_column_goes_on_below_itself():
     assert table.folded(30) == ("name   n  why\na      1  one two three four\n          five six\nb     22  short")
     assert max(map(len, table.folded(5).splitlines())) <= 30
     assert Table(("a", "b"), []).folded(80).split() == ["a", "b"]
+
+
+def test_names_are_cut_where_a_table_is_too_wide_and_numbers_never():
+    table = Table(("a long heading", "values"), [("a name that is much too long", 123456789012)])
+    heading, row = table.render(width=30).splitlines()
+    assert heading == "a long…eading           values"
+    assert row == "a name…o long  123,456,789,012"
+    heading, row = table.render(width=5).splitlines()
+    assert heading == "a lo…ing           values"
+    assert row == "a na…ong  123,456,789,012"
+
+
+def test_sentences_are_wrapped():
+    assert wrapped("one two three four", 10) == ["one two", "  three", "  four"]
+    assert wrapped("", 10) == [""]
+    assert wrapped("in a/very/long/path", 10) == ["in a/very/", "  long/pat", "  h"]
+    assert wrapped("in a/very/long/path", 10, whole=True) == ["in", "  a/very/long/path"]
 
 
 def test_columns_are_left_out():
@@ -80,7 +108,8 @@ def test_lines_fit_where_columns_can_be_narrowed(rows, width):
     table = Table(("first", "second", "third"), rows)
     lines = table.render("text", width).splitlines()
     assert len(lines) == 1 + len(rows)
-    assert max(map(len, lines)) <= max(width, 3 * 8 + 4)
+    numbers = max(len("second"), *(len(f"{number:,}") for _, number, _ in rows), 0)
+    assert max(map(len, lines)) <= max(width, 2 * 8 + 4 + numbers)
 
 
 @pytest.mark.parametrize(

@@ -900,9 +900,9 @@ def test_the_command(tmp_path, drawn, folders):
         "Converted from this checkpoint: 5 of 5 norms bit-identical to the BF16 source; 2 of 2 vectors bit-identical "
         "to the BF16 source; 16 of 16 matrices byte for byte the reference quantizer's Q8_0."
     )
-    assert done.stdout.splitlines()[0] == expected
+    assert " ".join(done.stdout.split("\n\n")[0].split()) == expected
     assert done.stdout.splitlines()[-1] == "Read: all of 23 tensors, 804,608 values."
-    assert max(map(len, done.stdout.splitlines()[2:])) <= 100
+    assert max(map(len, done.stdout.splitlines())) <= 100
     start = next(i for i, line in enumerate(done.stdout.splitlines()) if line.startswith("blk.*.attn_q.weight"))
     said = [line.split("  ")[-1].strip() for line in done.stdout.splitlines()[start : start + 3]]
     assert " ".join(said).startswith("quantized, the same bytes as the reference quantizer; transformed by permuting")
@@ -912,7 +912,7 @@ def test_the_command(tmp_path, drawn, folders):
     done = run("trace", path, folders["llama", "BF16"])
     assert done.returncode == 1
     place = next(line for line in done.stdout.splitlines() if line.startswith(NORM))
-    assert place.split()[:4] == [NORM, "1", "256", "9"]
+    assert place.split()[:3] == [NORM, "1", "9"]
     done = run("trace", path, folders["llama", "BF16"], "--json")
     assert done.returncode == 1
     document = json.loads(done.stdout)

@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING
 import click
 
 from truebits.cli.options import HTML, JSON, PLOT, REMOTE, SELECTION, STYLE, THREADS, options
-from truebits.cli.shared import Different, NotVerified, closed_pipe_is_no_error, open_model, write_asked
+from truebits.cli.shared import (
+    Different,
+    NotVerified,
+    closed_pipe_is_no_error,
+    echo_sentences,
+    open_model,
+    write_asked,
+)
+from truebits.report.table import terminal_width
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -87,15 +95,13 @@ def _print_diff(figures: ModuleType, found: Diff, failed: list[str], style: str,
         if table.rows:
             click.echo(table.render(style))
         return
-    from truebits.report.table import terminal_width
-
-    click.echo("\n".join([figures.verdict(found), *(f"gate failed: {line}" for line in failed)]))
+    echo_sentences(figures.verdict(found), *(f"gate failed: {line}" for line in failed))
     places = figures.places(found) if wide else figures.places(found, figures.MOST_PLACES)
     for one in (table if wide else table.without(figures.NOT_BRIEF), places):
         if one.rows:
             click.echo(f"\n{one.render(width=None if wide else terminal_width())}")
     if lines := figures.differences(found):
-        click.echo("\n" + "\n".join(lines))
+        echo_sentences("", *lines)
 
 
 @click.command()
@@ -171,22 +177,25 @@ def _print_siblings(found: Siblings, style: str) -> None:
         click.echo(kin.tensors(found).render(style))
         return
     if style == "text":
-        click.echo("\n".join(kin.conclusions(found)) + "\n")
-    click.echo(f"{kin.models(found).render(style)}\n\n{kin.groups(found).render(style)}")
+        echo_sentences(*kin.conclusions(found), "")
+    width = terminal_width()
+    click.echo(f"{kin.models(found).render(style, width)}\n\n{kin.groups(found).render(style, width)}")
     if style == "text":
-        click.echo("\n" + "\n".join(kin.remarks(found)))
+        echo_sentences("", *kin.remarks(found))
 
 
 def _print_trace(found: Trace, style: str) -> None:
     from truebits.report import trace as traces
-    from truebits.report.table import terminal_width
 
     if style != "text":
         click.echo((traces.tensors(found) if style == "csv" else traces.groups(found)).render(style))
         return
-    places, remarks = traces.places(found), "\n".join(traces.remarks(found))
-    parts = [traces.verdict(found), traces.brief(found).folded(terminal_width())]
-    click.echo("\n\n".join([*parts, *([places.render()] if places.rows else []), remarks]))
+    places, width = traces.places(found), terminal_width()
+    echo_sentences(traces.verdict(found), "")
+    click.echo(traces.brief(found).folded(width))
+    if places.rows:
+        click.echo(f"\n{places.without(traces.NOT_BRIEF).folded(width)}")
+    echo_sentences("", *traces.remarks(found))
 
 
 @click.command()
@@ -237,10 +246,11 @@ def rank(
 def _print_rank(ranks: ModuleType, found: Ranking, style: str) -> None:
     is_text = style == "text"
     if is_text:
-        click.echo(f"{found.conclusion}.\n")
-    click.echo(f"{ranks.models(found).render(style)}\n\n{ranks.groups(found).render(style)}")
+        echo_sentences(f"{found.conclusion}.", "")
+    width = terminal_width()
+    click.echo(f"{ranks.models(found).render(style, width)}\n\n{ranks.groups(found).render(style, width)}")
     if is_text:
-        click.echo("\n" + "\n".join(ranks.remarks(found)))
+        echo_sentences("", *ranks.remarks(found))
 
 
 def _gate(text: str) -> tuple[str, float]:

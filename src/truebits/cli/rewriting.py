@@ -9,9 +9,10 @@ from typing import Any
 import click
 
 from truebits.cli.options import ALLOW, DEQUANTIZE, IN_PLACE, JSON, MODEL, SELECTION, STYLE, THREADS, options
-from truebits.cli.shared import NotVerified, open_model
+from truebits.cli.shared import NotVerified, echo_sentences, open_model
 from truebits.errors import printable
 from truebits.files.types import FLOAT_BYTES
+from truebits.report.table import terminal_width
 
 STORAGE = click.Choice(list(FLOAT_BYTES), case_sensitive=False)
 
@@ -73,9 +74,9 @@ def truncate(
     if as_json:
         click.echo(json.result(result))
         return
-    click.echo(text.changes(result).render(style))
+    click.echo(text.changes(result).render(style, terminal_width()))
     if style == "text":
-        click.echo(f"\n{text.rewritten(result)}")
+        echo_sentences("", text.rewritten(result))
 
 
 @click.command()
@@ -173,9 +174,12 @@ def fakequant(
     if as_json:
         click.echo(json.result(result))
         return
-    click.echo(figures.rounded(result, by_tensor).render(style))
-    if style == "text":
-        click.echo(f"\n{text.rewritten(result)}")
+    table = figures.rounded(result, by_tensor)
+    if style != "text":
+        click.echo(table.render(style))
+        return
+    click.echo(figures.brief(table).render(width=terminal_width()))
+    echo_sentences("", text.rewritten(result))
 
 
 def _sweep(model: Path, formats: str, options: dict[str, Any], as_json: bool, style: str) -> None:
@@ -192,7 +196,7 @@ def _sweep(model: Path, formats: str, options: dict[str, Any], as_json: bool, st
         return
     table = figures.trials(found)
     if style == "text":
-        click.echo(f"{listing.headline(opened)}\n{figures.touched(found, opened)}\n\n{figures.nearest(found)}\n")
+        echo_sentences(listing.headline(opened), figures.touched(found, opened), "", figures.nearest(found), "")
         table = table.without(figures.NOT_BRIEF)
     click.echo(table.render(style))
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import click
 
 from truebits.cli.options import ASKED, HTML, JSON, MODELS, PLOT, REMOTE, SELECTION, STYLE, THREADS, options
-from truebits.cli.shared import echo_lines, open_model, print_table, write_asked
+from truebits.cli.shared import echo_lines, echo_sentences, open_model, print_table, write_asked
 
 if TYPE_CHECKING:
     from truebits.precision.report import Report
@@ -107,7 +107,7 @@ def scan(
         if explain:
             from truebits.report.grouping import COLUMNS
 
-            click.echo("\n" + "\n".join(f"{name}: {meaning}" for name, meaning in COLUMNS.items()))
+            echo_sentences("", *(f"{name}: {meaning}" for name, meaning in COLUMNS.items()))
 
 
 def _scanned(model: Path, chosen: dict[str, Any]) -> Report:

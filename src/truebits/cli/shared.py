@@ -13,6 +13,7 @@ import click
 
 from truebits.cli.options import ASKED
 from truebits.errors import printable
+from truebits.report.table import wrapped
 
 if TYPE_CHECKING:
     from truebits.files.model import Model
@@ -104,3 +105,10 @@ def echo_lines(lines: Iterable[tuple[str, str]]) -> None:
     colour = False if os.environ.get("NO_COLOR") else None
     for kind, line in lines:
         click.echo(click.style(line, fg=COLOURS[kind]) if kind in COLOURS else line, color=colour)
+
+
+def echo_sentences(*sentences: str) -> None:
+    """Print sentences, a line each or more: none is wider than the terminal."""
+    for sentence in sentences:
+        for line in sentence.split("\n"):
+            click.echo("\n".join(wrapped(line, whole=True)))

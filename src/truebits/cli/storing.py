@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from truebits.cli.options import JSON, MODEL, SELECTION, STYLE, THREADS, options
-from truebits.cli.shared import open_model
+from truebits.cli.shared import echo_sentences, open_model
 from truebits.errors import printable
 
 
@@ -37,7 +37,7 @@ def dequantize(model: Path, out: Path, to: str, force: bool, threads: int | None
         click.echo(json.document("dequantize", done.content()))
         return
     sizes = f"{table.nbytes(done.bytes_before)} became {table.nbytes(done.bytes_after)}"
-    click.echo(f"{printable(str(out))}: {done.summary}; {sizes}.")
+    echo_sentences(f"{printable(str(out))}: {done.summary}; {sizes}.")
 
 
 @click.command()

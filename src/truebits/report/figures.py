@@ -37,6 +37,16 @@ def rounded(result: Rewrite, by_tensor: bool) -> Table:
     return table
 
 
+def brief(table: Table) -> Table:
+    """Return a table of `rounded` in the columns that a screen has room for, without those that say nothing."""
+    if ERRORS[-1] not in table.columns:
+        return table
+    told = {name: [row[at] for row in table.rows] for at, name in enumerate(table.columns)}
+    same = ["to"] if len({*told.get("to", ())} - {None}) == 1 else []
+    never = [name for name in ("flushed", "saturated") if not any(told.get(name, ()))]
+    return table.without([*NOT_BRIEF, "RMS error", *same, *never])
+
+
 def _sums(changes: Sequence[TensorChange], measured: bool) -> tuple[Cell, ...]:
     values, changed = sum(one.values for one in changes), sum(one.changed for one in changes)
     whole = merged(one.difference for one in changes if one.difference is not None)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from textwrap import wrap
 
 from truebits.errors import printable
 from truebits.files.tensor import Tensor
@@ -13,7 +12,7 @@ from truebits.precision.findings import Finding
 from truebits.precision.report import UNTOLD, Report, by_format
 from truebits.report import grouping, listing
 from truebits.report.grouping import short, which
-from truebits.report.table import Table, amount, cut, nbytes, percent, terminal_width
+from truebits.report.table import Table, amount, cut, nbytes, percent, terminal_width, wrapped
 
 NO_FORMAT = ("made", "nan", *UNTOLD)
 """Verdicts that name none."""
@@ -49,12 +48,12 @@ def lines(
     told = False
     for finding in report.findings:
         if finding.level != "note":
-            yield from ((finding.level, line) for line in _wrapped(f"{finding.level}: {finding.message}", width))
+            yield from ((finding.level, line) for line in wrapped(f"{finding.level}: {finding.message}", width))
             told = True
     if told:
         yield "", ""
     for sentence in verdict(report):
-        yield from (("", f"  {line}") for line in _wrapped(sentence, width - 2))
+        yield from (("", f"  {line}") for line in wrapped(sentence, width - 2))
     yield "", ""
     table = grouping.tensors(report) if by_tensor else grouping.groups(report, width)
     yield from (("", cut(line, width)) for line in table.render("text", width).splitlines())
@@ -62,10 +61,10 @@ def lines(
     wrong = [finding.message for finding in report.findings if finding.level == "error"]
     if wrong and len(table.rows) > LONG_TABLE:  # which has moved the first lines out of sight
         others = f"; {len(wrong) - MOST_WRONG} more above" if len(wrong) > MOST_WRONG else ""
-        yield from (("error", line) for line in _wrapped(f"Wrong: {'; '.join(wrong[:MOST_WRONG])}{others}", width))
-    yield from (("", line) for line in _wrapped(read(report), width))
+        yield from (("error", line) for line in wrapped(f"Wrong: {'; '.join(wrong[:MOST_WRONG])}{others}", width))
+    yield from (("", line) for line in wrapped(read(report), width))
     if more:
-        yield from (("", line) for line in _wrapped(f"More: {MORE}", width))
+        yield from (("", line) for line in wrapped(f"More: {MORE}", width))
 
 
 def runs(report: Report, width: int | None = None) -> Iterator[tuple[str, str]]:
@@ -78,8 +77,7 @@ def runs(report: Report, width: int | None = None) -> Iterator[tuple[str, str]]:
     yield "", ""
     if not table.rows:
         yield from (
-            ("", line)
-            for line in _wrapped("No rows of a tensor are exact in a narrower format than its others.", width)
+            ("", line) for line in wrapped("No rows of a tensor are exact in a narrower format than its others.", width)
         )
         return
     shown = Table(table.columns, table.rows[:MOST_RUNS]).render("text", width)
@@ -87,11 +85,7 @@ def runs(report: Report, width: int | None = None) -> Iterator[tuple[str, str]]:
     left = len(table.rows) - MOST_RUNS
     if left > 0:
         more = f"and {count(left, 'more run')} of rows; --wide lists all"
-        yield from (("", line) for line in _wrapped(more, width))
-
-
-def _wrapped(text: str, width: int) -> list[str]:
-    return wrap(text, max(width, 8), subsequent_indent="  ", break_on_hyphens=False) or [""]
+        yield from (("", line) for line in wrapped(more, width))
 
 
 def verdict(report: Report) -> Iterator[str]:

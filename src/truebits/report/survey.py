@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from textwrap import wrap
 from typing import Any
 
 from truebits.errors import printable
 from truebits.files.types import FLOAT_FORMATS
 from truebits.numbers.spelling import title_of
 from truebits.precision.coverage import count
-from truebits.report.table import Amount, Bytes, Table, cut, nbytes, percent, terminal_width
+from truebits.report.table import Amount, Bytes, Table, cut, nbytes, percent, terminal_width, wrapped
 from truebits.surveying.answers import Survey
 
 MOST_ROWS = 10
@@ -30,7 +29,7 @@ def lines(found: Survey, width: int | None = None) -> Iterator[tuple[str, str]]:
     """Yield the screen line by line, each with its kind: ``error``, ``warning`` or nothing, none wider than `width`."""
     width = width or terminal_width()
     for kind, sentence in verdict(found):
-        yield from ((kind, line) for line in wrap(sentence, width, subsequent_indent="  ", break_on_hyphens=False))
+        yield from ((kind, line) for line in wrapped(sentence, width))
     for table in tables(found):
         yield "", ""
         rows = table.rows[:MOST_ROWS]
@@ -41,7 +40,7 @@ def lines(found: Survey, width: int | None = None) -> Iterator[tuple[str, str]]:
     if remarks:
         yield "", ""
     for kind, remark in remarks:
-        yield from ((kind, line) for line in wrap(remark, width, subsequent_indent="  ", break_on_hyphens=False))
+        yield from ((kind, line) for line in wrapped(remark, width))
 
 
 def verdict(found: Survey) -> Iterator[tuple[str, str]]:

@@ -53,21 +53,26 @@ class Table:
         ----------
         style : {"text", "md", "csv"}
         width : int, optional
-            Columns that a line of text may have: the longest texts are cut so far in their middle.
+            Columns that a line of text may have: the longest texts are cut so far in their middle, numbers never.
         """
         if style == "csv":
             return self._csv()
-        cells, right = self.texts(), self.to_right()
+        columns, cells, right = list(self.columns), self.texts(), self.to_right()
         widths = [max(2, *(len(text) for text in column)) for column in zip(self.columns, *cells, strict=True)]
         if width is not None and style == "text":
-            widths = _narrowed(widths, width)
-            cells = [[cut(text, most) for text, most in zip(row, widths, strict=True)] for row in cells]
+            least = [
+                width if is_number else min(width, NARROWEST) for width, is_number in zip(widths, right, strict=True)
+            ]
+            widths = _narrowed(widths, least, width)
+            columns, *cells = [
+                [cut(text, most) for text, most in zip(row, widths, strict=True)] for row in (columns, *cells)
+            ]
         lines = [
             [
                 text.rjust(width) if to_right else text.ljust(width)
                 for text, width, to_right in zip(line, widths, right, strict=True)
             ]
-            for line in [list(self.columns), *cells]
+            for line in [columns, *cells]
         ]
         if style == "md":
             rule = [
@@ -138,17 +143,26 @@ def cut(text: str, most: int) -> str:
     return f"{text[: most - 1 - tail]}…{text[len(text) - tail :]}"
 
 
-def _narrowed(widths: list[int], most: int) -> list[int]:
-    """Take columns from the widest until a line fits."""
+def _narrowed(widths: list[int], least: list[int], most: int) -> list[int]:
+    """Take columns from the widest until a line fits, and from none more than it can spare."""
     widths = list(widths)
     excess = sum(widths) + 2 * (len(widths) - 1) - most
-    while excess > 0 and max(widths) > NARROWEST:
-        widest = widths.index(max(widths))
-        others = [width for i, width in enumerate(widths) if i != widest]
-        taken = min(excess, max(1, widths[widest] - max(NARROWEST, *others)))
+    while excess > 0 and (able := [i for i, width in enumerate(widths) if width > least[i]]):
+        widest = max(able, key=widths.__getitem__)
+        second = max((widths[i] for i in able if i != widest), default=0)
+        taken = min(excess, max(1, widths[widest] - max(least[widest], second)))
         widths[widest] -= taken
         excess -= taken
     return widths
+
+
+def wrapped(text: str, width: int | None = None, whole: bool = False) -> list[str]:
+    """Return a sentence in lines of so many columns, the terminal's if not given; further lines are indented.
+
+    A word that is wider is broken, or stays `whole`, as a path that is to be copied.
+    """
+    most = max(terminal_width() if width is None else width, NARROWEST)
+    return wrap(text, most, subsequent_indent="  ", break_on_hyphens=False, break_long_words=not whole) or [""]
 
 
 def terminal_width() -> int:

@@ -15,6 +15,10 @@ MOST = 20
 """Names of one kind that are listed at most; the rest is counted."""
 
 
+NOT_BRIEF = ("of", "word", "expected word")
+"""Columns of `places` that a screen has no room for."""
+
+
 def groups(found: Trace) -> Table:
     """Tensors by group, and what became of them."""
     members: dict[tuple[str, ...], list[TensorTrace]] = {}
