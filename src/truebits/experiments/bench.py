@@ -6,8 +6,6 @@ import hashlib
 import os
 from contextlib import ExitStack, closing
 from math import ceil
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 from truebits.errors import UsageError
@@ -20,6 +18,7 @@ from truebits.evaluation.worker import Worker
 from truebits.experiments.scratch import Scratch
 from truebits.files.model import Model
 from truebits.rewriting.rules import Pairs
+from truebits.rewriting.temporary import temporary_folder
 from truebits_native.reference import Difference
 
 FIRST_CHUNKS = 8
@@ -93,7 +92,7 @@ class Bench:
         settings = settings_of(n_ctx, threads, backend)
         with ExitStack() as stack:
             self._stack = stack
-            folder = Path(stack.enter_context(TemporaryDirectory(prefix="truebits-")))
+            folder = stack.enter_context(temporary_folder())
             self.scratch = Scratch(model, folder, threads)
             self.base, self.candidate = (
                 stack.enter_context(closing(Worker(role, str(path), settings)))

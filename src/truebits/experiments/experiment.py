@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 from truebits.comparing.diff import Diff, diff
@@ -34,6 +33,7 @@ from truebits.rewriting.operation import Rewrite
 from truebits.rewriting.outputs import outputs
 from truebits.rewriting.plan import plan
 from truebits.rewriting.rules import Rule
+from truebits.rewriting.temporary import temporary_folder
 from truebits.rewriting.truncate import truncate
 
 SHOWN_VALUES = 6
@@ -275,12 +275,12 @@ def sweep_experiment(
     _check_measurable(text, settings.get("backend"))
     original = open_gguf(source)
     chosen: dict[str, Any] = {"select": select, "exclude": exclude, "threads": threads}
-    with as_values(original, dequantize) as model, TemporaryDirectory(prefix="truebits-") as folder:
+    with as_values(original, dequantize) as model, temporary_folder() as folder:
         found = {target(to).name: _planned(model, to, chosen) for to in formats}
         able = {to: one.plan for to, one in found.items() if one.plan is not None}
         if not able:
             raise UsageError(f"none of the formats can take the tensors: {next(iter(found.values())).problem}")
-        paths = [Path(folder) / str(number) / model.parts[0].path.name for number in range(len(able))]
+        paths = [folder / str(number) / model.parts[0].path.name for number in range(len(able))]
         for path, (to, planned) in zip(paths, able.items(), strict=True):
             path.parent.mkdir()
             _rewrite(model, path, planned, None, to, (), chosen, progress)
@@ -326,8 +326,8 @@ def _candidate(model: Model, out: str | os.PathLike[str] | None) -> Iterator[Pat
     if out is not None:
         yield Path(out)
         return
-    with TemporaryDirectory(prefix="truebits-") as folder:
-        yield Path(folder) / model.parts[0].path.name
+    with temporary_folder() as folder:
+        yield folder / model.parts[0].path.name
 
 
 def _rewrite(

@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -28,6 +27,7 @@ from truebits.quantizers.weights import meaning_of
 from truebits.result import Result
 from truebits.rewriting.outputs import new_files, outputs
 from truebits.rewriting.relaid import Relaid, check_layouts, copied, gguf_head, in_layout, safetensors_head, write
+from truebits.rewriting.temporary import temporary_folder
 
 TYPES = {"f32": "F32", "f16": "F16", "bf16": "BF16"}
 FILE_TYPES = {"F32": 0, "F16": 1, "BF16": 32}
@@ -166,7 +166,8 @@ def as_values(
     is_wanted : bool
         Where nothing is quantized the model itself is given all the same.
     beside : path-like, optional
-        In whose folder the files are put; else where temporary files are.
+        In whose folder the files are put; else where temporary files are. Of a process that is killed they stay until
+        the next one puts its own there.
 
     Raises
     ------
@@ -178,9 +179,9 @@ def as_values(
     if not (of.quantized or of.not_read):
         yield model
         return
-    with TemporaryDirectory(prefix="truebits-", dir=Path(beside).parent if beside else None) as folder:
+    with temporary_folder(Path(beside).parent if beside else None) as folder:
         name = model.parts[0].path.name
-        path = Path(folder) / (name if model.format == "gguf" else "model.safetensors")
+        path = folder / (name if model.format == "gguf" else "model.safetensors")
         dequantize(model, path)
         yield open_model(path)
 
