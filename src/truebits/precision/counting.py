@@ -99,7 +99,7 @@ class Counts:
 
     Attributes
     ----------
-    pieces : dict of str to list of (ndarray, ndarray)
+    pieces : dict of str to tuple of (ndarray, ndarray)
         By tensor that has values: bins and counts, of one part of it or several.
     first : dict of str to dict of str to int
         By tensor that has any, where the first ``nan`` and ``inf`` stand.
@@ -107,7 +107,7 @@ class Counts:
         Tensors whose first words make weights if their bytes are swapped.
     """
 
-    pieces: dict[str, list[Piece]]
+    pieces: dict[str, tuple[Piece, ...]]
     first: dict[str, dict[str, int]]
     swapped: set[str]
 
@@ -117,7 +117,7 @@ class Counts:
         whole = cls({}, {}, set())
         for part in parts:
             for name, pieces in part.pieces.items():
-                whole.pieces.setdefault(name, []).extend(pieces)
+                whole.pieces[name] = whole.pieces.get(name, ()) + pieces
             for name, places in part.first.items():
                 whole.first[name] = places | whole.first.get(name, {})
             whole.swapped.update(part.swapped)
@@ -135,7 +135,7 @@ def profiles(
     """Count each of a model's floating-point tensors, in the order given, unless they are counted already."""
     counts = counts or count_words(model, tensors, threads, progress)
     with uncollected():
-        found = {tensor.name: joined(tensor, tensor.type, counts.pieces.get(tensor.name, [])) for tensor in tensors}
+        found = {tensor.name: joined(tensor, tensor.type, counts.pieces.get(tensor.name, ())) for tensor in tensors}
     for name in found.keys() & counts.first.keys():
         found[name].first = counts.first[name]
     for name in found.keys() & counts.swapped:
@@ -244,11 +244,11 @@ def floating(tensors: Iterable[Tensor], types: Iterable[str], asked: bool) -> li
 def count_batch(batch: Batch) -> Counts:
     """Count each range of a batch."""
     bins, counts, splits = native.profiles(batch.words, batch.starts, batch.stops, batch.tensors[0].type)
-    pieces: dict[str, list[Piece]] = {}
+    pieces: dict[str, tuple[Piece, ...]] = {}
     for tensor, (a, b) in zip(batch.tensors, pairwise(splits.tolist()), strict=True):
-        pieces.setdefault(tensor.name, []).append((bins[a:b], counts[a:b]))
+        pieces[tensor.name] = (*pieces.get(tensor.name, ()), (bins[a:b], counts[a:b]))
     for owner, piece in _moved(batch, bins, splits):
-        pieces[batch.tensors[owner].name].append(piece)
+        pieces[batch.tensors[owner].name] += (piece,)
     return Counts(pieces, _special(batch, bins, splits), _swapped(batch, bins, counts, splits))
 
 
@@ -296,7 +296,7 @@ def _owners(mask: np.ndarray, splits: np.ndarray) -> np.ndarray:
     return np.flatnonzero(np.logical_or.reduceat(mask, splits[:-1]))
 
 
-def joined(tensor: Tensor, type: str, pieces: list[Piece]) -> TensorPrecision:
+def joined(tensor: Tensor, type: str, pieces: Sequence[Piece]) -> TensorPrecision:
     """Add up the pieces of one tensor, counted as words of a type; most have one, an empty tensor none."""
     if len(pieces) == 1:
         return TensorPrecision(type, *pieces[0], tensor)

@@ -39,7 +39,7 @@ def meant_profiles(
 
         for one in tensors:
             name, counts = one.tensor.name, Counts.merge(in_order(counted, _jobs(one), threads))
-            found[name] = joined(one.tensor, "F32", counts.pieces.get(name, []))
+            found[name] = joined(one.tensor, "F32", counts.pieces.get(name, ()))
             found[name].first = counts.first.get(name, {})
             step(one.tensor.nbytes)
     return found
