@@ -93,7 +93,7 @@ SLOW_TRUNCATE = """
 import os, sys, time
 import truebits as tb
 def pwrite(*arguments):
-    os.write(1, b"writing\\n")  # two may write at once: a line is one call
+    print("writing", flush=True)
     time.sleep(1)
     return write(*arguments)
 write, os.pwrite = os.pwrite, pwrite

@@ -10,6 +10,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from queue import SimpleQueue
 
 import numpy as np
 import pytest
@@ -31,6 +32,12 @@ def kernels(monkeypatch):
 @pytest.fixture
 def four_cores(monkeypatch):
     monkeypatch.setattr(pool, "cores", lambda: 4)
+
+
+@pytest.fixture
+def no_threads_yet(monkeypatch):
+    monkeypatch.setattr(pool, "_idle", [])
+    monkeypatch.setattr(pool, "_jobs", SimpleQueue())
 
 
 def test_results_come_in_the_order_of_tasks(four_cores):
@@ -138,7 +145,7 @@ def test_work_within_work_starts_no_threads(four_cores):
 
 
 @pytest.mark.parametrize("can_start", [0, 1])
-def test_where_no_thread_can_be_started_the_caller_works(monkeypatch, four_cores, can_start):
+def test_where_no_thread_can_be_started_the_caller_works(monkeypatch, four_cores, no_threads_yet, can_start):
     start, left = pool.start_new_thread, [can_start]
 
     def limited(*arguments):
@@ -148,14 +155,12 @@ def test_where_no_thread_can_be_started_the_caller_works(monkeypatch, four_cores
         return start(*arguments)
 
     monkeypatch.setattr(pool, "start_new_thread", limited)
-    monkeypatch.setattr(pool, "_idle", [])
     assert list(pool.in_order(abs, range(100))) == list(range(100))
     assert left == [0]
 
 
-def test_threads_are_traced_as_others_are(monkeypatch, four_cores):
+def test_threads_are_traced_as_others_are(four_cores, no_threads_yet):
     """As coverage and debuggers ask of `threading`."""
-    monkeypatch.setattr(pool, "_idle", [])
     before, traced = threading.gettrace(), set()
     threading.settrace(lambda frame, *_: traced.add(frame.f_code.co_name))
     try:
@@ -193,12 +198,11 @@ def test_work_beside_the_callers_is_over_when_the_block_is_left(four_cores):
     assert sorted(done) == at_the_end
 
 
-def test_work_beside_the_callers_where_no_thread_can_be_started(monkeypatch):
+def test_work_beside_the_callers_where_no_thread_can_be_started(monkeypatch, no_threads_yet):
     def start(*_):
         raise RuntimeError("can't start new thread")
 
     monkeypatch.setattr(pool, "start_new_thread", start)
-    monkeypatch.setattr(pool, "_idle", [])
     with pool.beside() as begin:
         assert begin(threading.get_ident)() == threading.get_ident()
 

@@ -146,7 +146,7 @@ def write_copy(
     changed = 0
     longest = max((blocks(tensor) * FLOAT_BYTES[tensor.type] for tensor in tensors), default=0)
     buffers = [np.empty(BLOCK_BYTES + longest, np.uint8) for _ in range(2)]
-    writes: list[Callable[[], None] | None] = [None, None]
+    finish: Callable[[], None] | None = None
     interrupted = Event()
     with part.map() as source, beside() as begin, set_on_error(interrupted):
         cloned = durable.reserve(source.descriptor, out, source.identity.size)
@@ -160,19 +160,18 @@ def write_copy(
                 start_writeback(out, start, len(data))
 
         for number, piece in enumerate(pieces(tensors, blocks)):
-            if (before := writes[number % 2]) is not None:
-                before()
             buffer = buffers[number % 2][: piece.stop - piece.start]
             buffer[:] = _view(source, piece.start, piece.stop)
             changed_here = change(piece, words_of(piece.tensor, buffer))
-            writes[number % 2] = begin(partial(write, at, piece.start, buffer.data, changed_here))
+            if finish is not None:
+                finish()
+            finish = begin(partial(write, at, piece.start, buffer.data, changed_here))
             source.forget(piece.start, piece.stop)
             progress(piece.stop - at)
             changed += changed_here
             at = piece.stop
-        for pending in writes:
-            if pending is not None:
-                pending()
+        if finish is not None:
+            finish()
         if not cloned:
             _copy_range(source, out, at, source.identity.size, interrupted)
         progress(source.identity.size - at)
