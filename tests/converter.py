@@ -13,6 +13,8 @@ import gguf
 import ml_dtypes
 import numpy as np
 
+from models import finish
+
 DTYPES = {"F32": np.dtype("<f4"), "F16": np.dtype("<f2"), "BF16": np.dtype(ml_dtypes.bfloat16), "F64": np.dtype("<f8")}
 HIDDEN, HEADS, KV_HEADS, FEED_FORWARD, VOCABULARY, BLOCKS, EXPERTS = 256, 4, 2, 256, 32, 2, 4
 HEAD = HIDDEN // HEADS
@@ -202,10 +204,7 @@ def write_gguf(
             writer.add_tensor(name, values.view(np.uint8), raw_dtype=gguf.GGMLQuantizationType.BF16)
         else:
             writer.add_tensor(name, values, raw_dtype=gguf.GGMLQuantizationType[type])
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    finish(writer)
     return path
 
 

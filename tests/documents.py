@@ -14,6 +14,7 @@ from click.testing import CliRunner
 import shipped_checkpoint
 import truebits as tb
 import upcast_fp8
+from models import finish
 from truebits import data
 from truebits.cli.app import app
 
@@ -95,6 +96,4 @@ def _write(path: Path, seed: int) -> None:
     writer.add_token_list([f"[unused{number}]" for number in range(64)])
     for name, (array, type) in tensors.items():
         writer.add_tensor(name, array, raw_dtype=type)
-    for write in (writer.write_header_to_file, writer.write_kv_data_to_file, writer.write_tensors_to_file):
-        write()
-    writer.close()
+    finish(writer)

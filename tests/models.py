@@ -26,11 +26,16 @@ def write(path, tensors, aligned=None, **settings):
     for name, (type, words) in tensors.items():
         raw = words.view(np.uint8)
         writer.add_tensor(name, raw, raw_dtype=gguf.GGMLQuantizationType[type])
-    writer.write_header_to_file(path)
+    finish(writer)
+    return path
+
+
+def finish(writer):
+    """Write what a `gguf.GGUFWriter` was given, and close it."""
+    writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
-    return path
 
 
 def write_raw(path, tensors, aligned):

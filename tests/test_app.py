@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 import truebits as tb
+from models import finish
 from running import run
 from truebits import errors
 from truebits.cli import app as cli
@@ -97,10 +98,7 @@ def test_names_from_files_reach_the_terminal_escaped(tmp_path, truebits):
     path = tmp_path / "evil.gguf"
     writer = gguf.GGUFWriter(path, "llama")
     writer.add_tensor("\x1b[31mred\u202e", np.ones(4, np.float32))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    finish(writer)
     for arguments in (
         ["show", path, "--by-tensor"],
         ["scan", path, "--by-tensor", "--wide"],

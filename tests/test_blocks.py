@@ -17,6 +17,7 @@ from click.testing import CliRunner
 
 import truebits as tb
 import truebits_native as native
+from models import finish
 from truebits.cli.app import app
 from truebits.precision.blocks import BlockProfile
 from truebits.precision.sampling import scale_facts
@@ -215,10 +216,7 @@ def mixed_model(tmp_path_factory):
             writer.add_tensor(f"blk.{i}.{name.lower()}.weight", packed, raw_dtype=type)
     packed = random.integers(0, 256, (2, 144), np.uint8)
     writer.add_tensor("blk.0.wild.weight", packed, raw_dtype=gguf.GGMLQuantizationType.Q4_K)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    finish(writer)
     return path
 
 
@@ -246,10 +244,7 @@ def test_scales_of_all_blocks_are_read_and_codes_of_a_sample(tmp_path):
     blocks[::2, 2:] = 0x88
     writer = gguf.GGUFWriter(path, "llama")
     writer.add_tensor("w", blocks.reshape(100, -1), raw_dtype=gguf.GGMLQuantizationType.Q4_0)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    finish(writer)
     got, whole = tb.scan(path, blocks=True).blocks["w"], code_counts(blocks.ravel(), "Q4_0")
     assert (got.blocks, got.groups, got.special, got.zero_scales) == (count, count, 1, 1)
     assert got.sampled_blocks == got.sampled_groups == 2_048
@@ -278,10 +273,7 @@ def test_a_selection_without_either_kind_is_an_error(tmp_path):
     path = tmp_path / "i8.gguf"
     writer = gguf.GGUFWriter(path, "llama")
     writer.add_tensor("whole", np.zeros(32, np.int8))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    finish(writer)
     with pytest.raises(tb.UsageError, match="only I8"):
         tb.scan(path, "whole", blocks=True)
 
@@ -332,9 +324,7 @@ def test_a_sample_says_that_it_is_one(tmp_path):
     raw[:, 2:] = np.random.default_rng(0).integers(0, 256, (blocks, 16), np.uint8)
     writer = gguf.GGUFWriter(path := tmp_path / "large.gguf", "llama")
     writer.add_tensor("a.weight", raw.reshape(1 << 10, -1), raw_dtype=gguf.GGMLQuantizationType.Q4_0)
-    for write in (writer.write_header_to_file, writer.write_kv_data_to_file, writer.write_tensors_to_file):
-        write()
-    writer.close()
+    finish(writer)
     sampled, whole = tb.scan(path), tb.scan(path, blocks=True)
     got = sampled.blocks["a.weight"]
     assert (got.blocks, whole.blocks["a.weight"].blocks) == (2_048, blocks)

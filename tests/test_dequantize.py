@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
+from models import finish
 from safetensors_bytes import safetensors
 from truebits import data
 from truebits.cli.app import app
@@ -40,10 +41,7 @@ def quantized_gguf(path: Path) -> dict[str, np.ndarray]:
         values[f"{name}.weight"] = gguf.quants.dequantize(raw, type)
     values["norm.weight"] = RANDOM.normal(1, 0.1, 512).astype(np.float32)
     writer.add_tensor("norm.weight", values["norm.weight"])
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    finish(writer)
     return values
 
 

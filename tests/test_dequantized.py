@@ -12,6 +12,7 @@ import pytest
 import truebits as tb
 from converter import write_safetensors
 from extras import NEEDS_EVAL
+from models import finish
 from truebits.precision import dequantized as requantized
 from truebits.precision.codebooks import NF4
 from truebits.precision.dequantized import RUN_BLOCKS, RUNS, judge_blocks, judge_values, sample
@@ -389,10 +390,7 @@ def test_scan_tells_what_a_model_was_made_from(tmp_path):
     unpacked = through(values, "MXFP4").astype(ml_dtypes.bfloat16)
     writer.add_tensor("unpacked", unpacked.view(np.uint8).reshape(64, 256), raw_dtype=bf16)
     writer.add_tensor("vector", values[0])
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    finish(writer)
     report = tb.scan(path, blocks=True)
     assert {name: one.made_from.format for name, one in report.blocks.items()} == {
         "again": "q4_0",

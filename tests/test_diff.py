@@ -19,6 +19,7 @@ import gguf_bytes
 import truebits as tb
 import truebits_native as native
 from gguf_bytes import ARRAY, BOOL, F32, F64, I32, STRING, U16, U32, array, key_value, scalar, string, tensor
+from models import finish
 from truebits.comparing import measure, sides
 from truebits.comparing.diff import METRICS, check_limit, figure
 from truebits.comparing.measure import Place
@@ -552,10 +553,7 @@ def test_other_architectures_are_refused_by_name(tmp_path):
     for architecture in ("llama", "gemma3"):
         writer = gguf.GGUFWriter(tmp_path / f"{architecture}.gguf", architecture)
         writer.add_tensor(f"{architecture}.weight", np.ones(4, np.float32))
-        writer.write_header_to_file()
-        writer.write_kv_data_to_file()
-        writer.write_tensors_to_file()
-        writer.close()
+        finish(writer)
         paths.append(tmp_path / f"{architecture}.gguf")
     with pytest.raises(UsageError, match=r"is a llama and .* a gemma3: 0 of 1 tensors"):
         tb.diff(*paths)

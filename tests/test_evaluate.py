@@ -21,6 +21,7 @@ import pytest
 import truebits as tb
 from extras import NEEDS_EVAL
 from llama_numpy import Llama
+from models import finish
 from truebits.errors import EvaluationFailed, MissingExtra, ModelFileError, UsageError
 from truebits.evaluation import scoring
 from truebits.evaluation.dialogue import PROMPTS, read_prompts
@@ -88,10 +89,7 @@ def write_llama(path, *, seed=0, tokens=("<unk>", "<s>", "</s>", *BYTES), contex
     else:
         writer.add_tensor("output_norm.weight", np.full(64, odd, np.float32))
     matrix("output.weight", len(tokens), 64, 2)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    finish(writer)
     return path
 
 

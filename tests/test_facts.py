@@ -8,6 +8,7 @@ import pytest
 
 from converter import write_safetensors
 from gguf_bytes import gguf as gguf_bytes
+from models import finish
 from truebits.errors import NotTheSource, UsageError
 from truebits.files.model import open_model
 from truebits.lineage.facts import Facts
@@ -22,9 +23,7 @@ def facts(tmp_path):
             writer.add_array(name, value) if isinstance(value, list) else writer.add_key_value(
                 name, value, gguf.GGUFValueType.STRING if isinstance(value, str) else gguf.GGUFValueType.UINT32
             )
-        for write in (writer.write_header_to_file, writer.write_kv_data_to_file, writer.write_tensors_to_file):
-            write()
-        writer.close()
+        finish(writer)
         write_safetensors(tmp_path / "model.safetensors", {name: np.zeros(2, np.float32) for name in names})
         (tmp_path / "config.json").write_text(json.dumps(config or {}))
         return Facts(open_model(tmp_path / "m.gguf"), open_model(tmp_path / "model.safetensors"))

@@ -6,6 +6,7 @@ import numpy as np
 from gguf import GGUFWriter
 
 import truebits as tb
+from models import finish
 from truebits.precision.findings import KINDS, LEVELS, Finding, worst_first
 
 
@@ -20,10 +21,7 @@ def test_what_the_header_promises_is_found_in_a_scan(tmp_path):
     writer = GGUFWriter(path, "llama")
     writer.add_block_count(2)
     writer.add_tensor("blk.0.ffn_up.weight", np.ones((4, 256), np.float32))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    finish(writer)
     assert {(found.kind, found.level, found.tensors) for found in tb.scan(path).findings} >= {
         ("missing_block", "error", ()),
         ("label", "warning", ()),

@@ -17,6 +17,7 @@ import pytest
 import gguf_bytes
 import truebits as tb
 from hashed_models import FLOATS, VALUES, Stored, every_type, stored, write
+from models import finish
 from truebits.errors import SelectionError
 from truebits.files.mapping import FileChanged
 from truebits.report.json import result as manifest_of
@@ -154,10 +155,7 @@ def test_shards_have_no_part(tmp_path):
         writer = gguf.GGUFWriter(tmp_path / f"{stem}.gguf", "llama", split_max_tensors=most)
         for name, of in values.items():
             writer.add_tensor(name, of)
-        writer.write_header_to_file()
-        writer.write_kv_data_to_file()
-        writer.write_tensors_to_file()
-        writer.close()
+        finish(writer)
     sharded = tb.open(tmp_path / "many-00001-of-00004.gguf")
     assert len(sharded.parts) == 4
     expected = oracle([stored(name, of) for name, of in values.items()])

@@ -10,6 +10,7 @@ from click.testing import CliRunner
 from gguf import GGMLQuantizationType, GGUFWriter, quants
 
 import truebits as tb
+from models import finish
 from truebits.cli.app import app
 from truebits.errors import UsageError
 
@@ -22,10 +23,7 @@ Q8_0, Q4_1 = GGMLQuantizationType.Q8_0, GGMLQuantizationType.Q4_1
 def write(path, values, type=None):
     writer = GGUFWriter(path, "llama")
     writer.add_tensor("a.weight", values, raw_dtype=type)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    finish(writer)
     return path
 
 

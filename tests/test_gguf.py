@@ -37,6 +37,7 @@ from gguf_bytes import (
     tensor,
 )
 from gguf_bytes import gguf as gguf_bytes
+from models import finish
 from truebits import errors
 from truebits.errors import ModelFileError, printable
 from truebits.files.gguf import Limits, read_header
@@ -498,10 +499,7 @@ def test_a_written_file_reads_as_gguf_reads_it(tmp_path_factory, keys, tensors, 
         writer.add_key_value(key, value, kind, sub_type=element)
     for name, (kind, values) in tensors.items():
         writer.add_tensor(name, values, raw_dtype=kind)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    finish(writer)
 
     reader, model = gguf.GGUFReader(path), open_model(path)
     expected = [

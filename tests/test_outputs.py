@@ -10,6 +10,7 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 
 import truebits as tb
+from models import finish
 from safetensors_bytes import safetensors
 from truebits.errors import Refused, UsageError
 from truebits.rewriting import durable, outputs
@@ -122,10 +123,7 @@ def test_rounding_is_that_of_a_gguf_of_the_same_rows(file, tmp_path, to):
     same = {name: values for name, values in TENSORS.items() if values.dtype == np.float32}
     for name, values in same.items():
         writer.add_tensor(name, values)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    finish(writer)
     tb.fakequant(tmp_path / "same.gguf", tmp_path / "out.gguf", "embed", to=to)
     tb.fakequant(file, tmp_path / "out.safetensors", "embed", to=to)
     expected = {one.name: one.data.tobytes() for one in gguf.GGUFReader(tmp_path / "out.gguf").tensors}

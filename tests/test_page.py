@@ -16,6 +16,7 @@ from click.testing import CliRunner
 
 import truebits as tb
 from extras import NEEDS_EVAL
+from models import finish
 from truebits import data
 from truebits.cli.app import app
 from truebits.report import page
@@ -62,9 +63,7 @@ def write(path, names, rng, rows=8):
     writer.add_name(HOSTILE)
     for name in names:
         writer.add_tensor(name, rng.standard_normal((rows, 64)).astype(np.float32))
-    for write in (writer.write_header_to_file, writer.write_kv_data_to_file, writer.write_tensors_to_file):
-        write()
-    writer.close()
+    finish(writer)
     return path
 
 

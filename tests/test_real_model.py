@@ -12,6 +12,7 @@ import pytest
 
 import truebits as tb
 from extras import NEEDS_EVAL
+from models import finish
 from truebits import data
 
 pytestmark = [pytest.mark.slow, NEEDS_EVAL]
@@ -61,10 +62,7 @@ def plain(smollm2, tmp_path_factory):
             writer.add_key_value(field.name, field.contents(), kinds[0], sub_type=kinds[1])
     for tensor in reader.tensors:
         writer.add_tensor(tensor.name, gguf.quants.dequantize(tensor.data, tensor.tensor_type).astype(np.float32))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    finish(writer)
     return path
 
 

@@ -11,6 +11,7 @@ from gguf import GGUFWriter
 
 import truebits as tb
 from converter import write_safetensors
+from models import finish
 from truebits.cli.app import app
 from truebits.report import screen
 from words import rounded
@@ -58,10 +59,7 @@ def test_rows_of_a_gguf_are_its_fastest_dimension(tmp_path):
     writer = GGUFWriter(tmp_path / "m.gguf", "llama")
     writer.add_tensor("token_embd.weight", mixed([(5, 6, "bf16")], row=64))
     writer.add_tensor("vector", mixed([(0, 0, "bf16")], rows=2)[0])
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    finish(writer)
     assert found(tmp_path / "m.gguf") == {"token_embd.weight": [(5, 6, "bf16")]}
 
 
@@ -155,9 +153,7 @@ def test_rows_of_an_embedding_are_named_from_the_vocabulary(tmp_path, kind):
         writer.add_token_list(vocabulary())
         for name, array in values.items():
             writer.add_tensor(name, array)
-        for write in (writer.write_header_to_file, writer.write_kv_data_to_file, writer.write_tensors_to_file):
-            write()
-        writer.close()
+        finish(writer)
     else:
         write_safetensors(path, values)
         (tmp_path / "vocab.txt").write_text("\n".join(vocabulary()) + "\n")

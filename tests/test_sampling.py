@@ -6,7 +6,7 @@ import pytest
 
 from gguf_bytes import gguf as gguf_bytes
 from gguf_bytes import tensor
-from models import TYPE_ID, write
+from models import TYPE_ID, finish, write
 from truebits.files.model import open_model
 from truebits.precision.sampling import read_blocks, sample_blocks, scale_facts
 from truebits_native.types import BLOCKS, LAYOUTS, NO_SCALE, SPECIAL, ZERO
@@ -82,10 +82,7 @@ def test_matrices_only_are_held_against_block_formats(tmp_path):
     odd = {"vector": through[0], "narrow": through[:, :16].copy(), "double": through.astype(np.float64)}
     for name, array in {"matrix": through, **odd}.items():
         writer.add_tensor(name, array)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    finish(writer)
     model = open_model(tmp_path / "m.gguf")
     _, made_from = read_blocks(model, model.tensors, [], None, None)
     assert {name: origin.format for name, origin in made_from.items()} == {"matrix": "q4_0"}

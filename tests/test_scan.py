@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from gguf_bytes import gguf as gguf_bytes
-from models import TENSORS, assert_found, words_for, write, write_raw
+from models import TENSORS, assert_found, finish, words_for, write, write_raw
 from truebits.errors import SelectionError, UsageError
 from truebits.files.mapping import FileChanged
 from truebits.files.model import open_model
@@ -76,10 +76,7 @@ def test_a_matrix_counts_all_its_values(tmp_path):
     path, words = tmp_path / "model.gguf", mixed(6 * 64, 8)
     writer = gguf.GGUFWriter(path, "llama")
     writer.add_tensor("matrix", words.view(np.float32).reshape(2, 3, 64))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    finish(writer)
     report = scan(path)
     assert report["matrix"].tensor.shape == (64, 3, 2)
     assert_found(report, {"matrix": ("F32", words)})

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 import truebits as tb
+from models import finish
 from safetensors_bytes import safetensors
 from truebits import data
 from truebits.report import grouping, screen
@@ -30,9 +31,7 @@ def write(path, tensors, name="a model"):
     writer.add_name(name)
     for key, (array, type) in tensors.items():
         writer.add_tensor(key, array, raw_dtype=type)
-    for write in (writer.write_header_to_file, writer.write_kv_data_to_file, writer.write_tensors_to_file):
-        write()
-    writer.close()
+    finish(writer)
     return path
 
 

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from gguf_bytes import STRING, key_value, named_tensors, split_keys, string
+from models import finish
 from truebits import errors
 from truebits.files.model import open_model
 from truebits.files.shards import shard_names
@@ -50,10 +51,7 @@ def test_shards_written_by_gguf(tmp_path, opened):
     writer = gguf.GGUFWriter(tmp_path / "tiny.gguf", "llama", split_max_tensors=2, small_first_shard=True)
     for name in NAMES:
         writer.add_tensor(name, np.ones((2, 8), np.float32))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    finish(writer)
     model = open_model(sorted(tmp_path.iterdir())[opened])
     assert [(t.name, t.part) for t in model.tensors] == list(zip(NAMES, (1, 1, 2, 2), strict=True))
     assert [len(part.header.tensors) for part in model.parts] == [0, 2, 2]

@@ -16,7 +16,7 @@ from safetensors import deserialize
 from safetensors.numpy import save_file
 
 import truebits as tb
-from models import names
+from models import finish, names
 from safetensors_bytes import safetensors
 from truebits import data
 from truebits.cli.app import app
@@ -54,9 +54,7 @@ def write(path, tensors, file_type=0):
         if raw.dtype == ml_dtypes.bfloat16:
             raw, type = raw.view(np.uint8), kind("BF16")
         writer.add_tensor(name, raw, raw_dtype=type)
-    for step in (writer.write_header_to_file, writer.write_kv_data_to_file, writer.write_tensors_to_file):
-        step()
-    writer.close()
+    finish(writer)
     return path
 
 
@@ -240,9 +238,7 @@ def test_a_shard_set(tmp_path):
     tensors = {"a.weight": upcast("Q4_0"), "b.weight": weights(3, 5), "c.weight": upcast("Q8_0", 1)}
     for name, values in tensors.items():
         writer.add_tensor(name, values)
-    for step in (writer.write_header_to_file, writer.write_kv_data_to_file, writer.write_tensors_to_file):
-        step()
-    writer.close()
+    finish(writer)
     (tmp_path / "out").mkdir()
     name = "in-00001-of-00003.gguf"
     with pytest.raises(UsageError, match="name the output NAME-00001-of-00003"):

@@ -11,6 +11,7 @@ import pytest
 from gguf import GGMLQuantizationType
 
 import truebits as tb
+from models import finish
 from truebits.comparing import sides
 from truebits.errors import UsageError
 from truebits.lineage.kin import Kin
@@ -51,10 +52,7 @@ def model(tmp_path):
             else:
                 type = GGMLQuantizationType[matrices]
                 writer.add_tensor(tensor, gguf.quants.quantize(values, type), raw_dtype=type)
-        writer.write_header_to_file()
-        writer.write_kv_data_to_file()
-        writer.write_tensors_to_file()
-        writer.close()
+        finish(writer)
         return path
 
     return write
@@ -207,10 +205,7 @@ def test_what_cannot_be_judged_is_not_acquitted(model, tmp_path):
         writer = gguf.GGUFWriter(tmp_path / f"{name}.gguf", "llama")
         blocks = np.full((1, 98), byte, np.uint8)
         writer.add_tensor("blk.0.ffn_up.weight", blocks, raw_dtype=GGMLQuantizationType.IQ3_XXS)
-        writer.write_header_to_file()
-        writer.write_kv_data_to_file()
-        writer.write_tensors_to_file()
-        writer.close()
+        finish(writer)
         paths.append(tmp_path / f"{name}.gguf")
     found = tb.siblings(paths)
     assert (found.is_explained, found.is_verified) == (True, False)
@@ -301,10 +296,7 @@ def test_all_that_ggml_makes_of_one_matrix_meets(tmp_path):
         writer = gguf.GGUFWriter(path, "llama")
         type = GGMLQuantizationType[name.removesuffix("+imatrix")]
         writer.add_tensor("blk.0.ffn_up.weight", packed.reshape(16, -1), raw_dtype=type)
-        writer.write_header_to_file()
-        writer.write_kv_data_to_file()
-        writer.write_tensors_to_file()
-        writer.close()
+        finish(writer)
         paths.append(path)
     for first in paths:
         found = tb.siblings([first, *paths])

@@ -9,6 +9,7 @@ from click.testing import CliRunner
 from gguf import GGMLQuantizationType, GGUFWriter, quants
 
 import truebits as tb
+from models import finish
 from truebits.cli.app import app
 from truebits.files.tensor import Tensor
 from truebits.numbers.spelling import title_of
@@ -26,10 +27,7 @@ def write(path, tensors, keys=()):
     for name, value in tensors.items():
         array, type = value if isinstance(value, tuple) else (value, None)
         writer.add_tensor(name, array, raw_dtype=type)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    finish(writer)
     return path
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from converter import write_gguf
+from models import finish
 from truebits.lineage.rank import rank
 from truebits.lineage.trace import trace
 from truebits.lineage.ways import Verdict
@@ -225,10 +226,7 @@ def test_gpt_oss_is_repacked_bit_by_bit(tmp_path, change):
     for name, part in zip(("gate", "up"), parts, strict=True):
         data = np.ascontiguousarray(part).reshape(EXPERTS, OUT // 2, -1)
         writer.add_tensor(f"blk.0.ffn_{name}_exps.weight", data, raw_dtype=gguf.GGMLQuantizationType.MXFP4)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    finish(writer)
     found = trace(tmp_path / "model.gguf", folder)
     faults = {one.name for one in found.tensors if one.verdict.is_fault}
     gate, up = "blk.0.ffn_gate_exps.weight", "blk.0.ffn_up_exps.weight"

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 import truebits as tb
+from models import finish
 from truebits.precision.converters import is_changed
 from truebits.precision.origin import judge
 from truebits.precision.undone import Change, before, change_of
@@ -117,10 +118,7 @@ def gemma(tmp_path):
         for block in range(4):
             writer.add_tensor(f"blk.{block}.attn_norm.weight", shifted(rounded(draws(640, 0.05, block), name)))
         writer.add_tensor("blk.0.ffn_gate_inp.weight", rounded(draws(640, 0.05, 9), name))
-        writer.write_header_to_file()
-        writer.write_kv_data_to_file()
-        writer.write_tensors_to_file()
-        writer.close()
+        finish(writer)
         return path
 
     return write

@@ -10,6 +10,7 @@ from gguf import GGUFWriter
 
 import truebits as tb
 from converter import write_safetensors
+from models import finish
 from truebits.files import vocabulary as files
 from truebits.files.vocabulary import vocabulary
 
@@ -47,9 +48,7 @@ def test_the_metadata_of_a_gguf(tmp_path):
     writer = GGUFWriter(tmp_path / "m.gguf", "llama")
     writer.add_token_list(["a", "b"])
     writer.add_tensor("x", np.zeros(4, np.float32))
-    for write in (writer.write_header_to_file, writer.write_kv_data_to_file, writer.write_tensors_to_file):
-        write()
-    writer.close()
+    finish(writer)
     assert vocabulary(tb.open(tmp_path / "m.gguf")) == ["a", "b"]
 
 
