@@ -13,9 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import truebits as tb
-from gguf_bytes import U16, key_value, scalar, tensor
-from gguf_bytes import gguf as gguf_bytes
-from models import names
+from gguf_bytes import U16, key_value, scalar
+from models import model_bytes, names
 from stopping import raising
 from truebits.errors import UsageError, VerificationFailed
 from truebits.files.mapping import FileChanged
@@ -29,15 +28,6 @@ from truebits.rewriting.outputs import NewFile, new_files, outputs
 TOP_HALF = np.uint32(0xFFFF0000)
 
 
-def model_bytes(contents, keys=()):
-    """Return a GGUF file of (name, type id, values, bytes) tensors, each padded to 32 bytes."""
-    infos, data = [], b""
-    for name, type_id, values, content in contents:
-        infos.append(tensor(name, (values,), type_id, len(data)))
-        data += content + bytes(-len(content) % 32)
-    return gguf_bytes(list(keys), infos, data)
-
-
 def example(cut=False):
     """A model of 5 small blocks: odd sizes, a tensor that no change is needed in, quantized ones around."""
     random = np.random.default_rng(5)
@@ -48,12 +38,12 @@ def example(cut=False):
         norm, weights = norm & TOP_HALF, weights & TOP_HALF
     return model_bytes(
         [
-            (b"first", 8, 640, random.bytes(680)),
-            (b"norm", 0, 1001, norm.tobytes()),
-            (b"exact", 0, 1500, exact.tobytes()),
-            (b"middle", 8, 320, random.bytes(340)),
-            (b"weights", 0, 2003, weights.tobytes()),
-            (b"last", 8, 640, random.bytes(680)),
+            ("first", 8, 640, random.bytes(680)),
+            ("norm", 0, 1001, norm.tobytes()),
+            ("exact", 0, 1500, exact.tobytes()),
+            ("middle", 8, 320, random.bytes(340)),
+            ("weights", 0, 2003, weights.tobytes()),
+            ("last", 8, 640, random.bytes(680)),
         ]
     )
 
@@ -140,7 +130,7 @@ def write_shards(folder, count):
     paths = [folder / f"set-{number + 1:05d}-of-{count:05d}.gguf" for number in range(count)]
     for number, shard in enumerate(paths):
         keys = [key_value(b"split.no", U16, scalar(U16, number)), key_value(b"split.count", U16, scalar(U16, count))]
-        shard.write_bytes(model_bytes([(b"t%d" % number, 0, 8, bytes(32))], keys))
+        shard.write_bytes(model_bytes([(f"t{number}", 0, 8, bytes(32))], keys))
     return paths
 
 
@@ -328,7 +318,7 @@ def test_source_that_changes_meanwhile(path, kind):
 def large(tmp_path):
     path = tmp_path / "large.gguf"
     words = np.random.default_rng(0).integers(0, 1 << 32, 1 << 19, np.uint32)
-    path.write_bytes(model_bytes([(b"t", 0, words.size, words.tobytes())]))
+    path.write_bytes(model_bytes([("t", 0, words.size, words.tobytes())]))
     return path
 
 
@@ -380,7 +370,7 @@ def test_limit_of_file_size(large, reserve):
 def small(tmp_path):
     """A model whose F32 tensor has other bytes around it: header, Q8_0, padding, Q8_0, padding."""
     path = tmp_path / "small.gguf"
-    path.write_bytes(model_bytes([(b"a", 8, 32, bytes(34)), (b"w", 0, 9, bytes(36)), (b"b", 8, 32, bytes(34))]))
+    path.write_bytes(model_bytes([("a", 8, 32, bytes(34)), ("w", 0, 9, bytes(36)), ("b", 8, 32, bytes(34))]))
     return path
 
 

@@ -9,33 +9,22 @@ import pytest
 from truebits.numbers.spelling import find
 from truebits.precision.evidence import Evidence, at_scale, ladder, most_exceptions
 from truebits.precision.origin import judge
-from words import DTYPE, profile_of, rounded
-
-
-def draws(size, scale=0.02, seed=0):
-    return np.random.default_rng(seed).normal(0, scale, size).astype(np.float32)
-
-
-def stored(values, type):
-    """Return the words of values that are exact in a storage type."""
-    if type == "BF16":
-        return (np.asarray(values, np.float32).view(np.uint32) >> 16).astype(np.uint16)
-    return np.asarray(values, {"F32": np.float32, "F16": np.float16, "F64": np.float64}[type]).view(DTYPE[type])
+from words import draws, profile_of, rounded, words_in
 
 
 def test_evidence_adds_up():
-    parts = [profile_of(stored(rounded(draws(500, 0.02, seed), "bf16"), "F32"), "F32") for seed in range(3)]
+    parts = [profile_of(words_in(rounded(draws(500, 0.02, seed), "bf16"), "F32"), "F32") for seed in range(3)]
     whole = Evidence.merge(Evidence.of(part) for part in parts)
     together = Evidence.of(parts[0] + parts[1] + parts[2])
     assert replace(whole, kinds={}) == replace(together, kinds={})
     assert all(together.kinds[pair] <= bits for pair, bits in whole.kinds.items())
     assert judge(whole).format == "bf16"
     with pytest.raises(ValueError, match="of one storage type"):
-        Evidence.merge([Evidence.of(parts[0]), Evidence.of(profile_of(stored([1.0], "F16"), "F16"))])
+        Evidence.merge([Evidence.of(parts[0]), Evidence.of(profile_of(words_in([1.0], "F16"), "F16"))])
 
 
 def evidence(values, type="F32"):
-    return Evidence.of(profile_of(stored(values, type), type))
+    return Evidence.of(profile_of(words_in(values, type), type))
 
 
 CASTS = {"bf16": ml_dtypes.bfloat16, "fp16": np.float16, "f32": np.float32}
@@ -91,7 +80,7 @@ def test_whole_numbers():
 def test_fp8_under_a_power_of_two(shift):
     values = np.random.default_rng(0).normal(0, 1, 2_000).astype(ml_dtypes.float8_e4m3fn).astype(np.float32)
     values = np.append(values, 416) * np.float32(2.0**shift)
-    profile = profile_of(stored(values, "F32"), "F32")
+    profile = profile_of(words_in(values, "F32"), "F32")
     format = at_scale(profile, find("fp8_e4m3fn"))
     assert profile.fits(format) == profile.values
     assert (format == find("fp8_e4m3fn")) == (shift == 0)
@@ -99,7 +88,7 @@ def test_fp8_under_a_power_of_two(shift):
 
 @pytest.mark.parametrize("values", [[], [0.0], draws(2_000)])
 def test_a_format_that_no_scale_helps_stays(values):
-    profile = profile_of(stored(np.array(values, np.float32), "F32"), "F32")
+    profile = profile_of(words_in(np.array(values, np.float32), "F32"), "F32")
     for name in ("fp8_e4m3fn", "bf16"):
         assert at_scale(profile, find(name)) == find(name)
 

@@ -11,30 +11,16 @@ import pytest
 
 from truebits.numbers.formats import BLOCK_TYPES, CATALOGUE
 from truebits.numbers.spelling import find, target
-from words import grid
+from words import DTYPE_OF, grid
 
-DTYPES = {
-    "f64": np.float64,
-    "f32": np.float32,
-    "bf16": ml_dtypes.bfloat16,
-    "fp16": np.float16,
-    "fp8_e5m2": ml_dtypes.float8_e5m2,
-    "fp8_e4m3fn": ml_dtypes.float8_e4m3fn,
-    "fp8_e5m2fnuz": ml_dtypes.float8_e5m2fnuz,
-    "fp8_e4m3fnuz": ml_dtypes.float8_e4m3fnuz,
-    "fp8_e3m4": ml_dtypes.float8_e3m4,
-    "fp6_e2m3fn": ml_dtypes.float6_e2m3fn,
-    "fp6_e3m2fn": ml_dtypes.float6_e3m2fn,
-    "fp4_e2m1fn": ml_dtypes.float4_e2m1fn,
-}
-BY_DTYPE = pytest.mark.parametrize(("name", "dtype"), DTYPES.items())
+BY_DTYPE = pytest.mark.parametrize(("name", "dtype"), DTYPE_OF.items())
 
 
 # --- what a format holds
 
 
 def test_all_but_tf32_are_in_ml_dtypes():
-    assert set(CATALOGUE) - set(DTYPES) == {"tf32"}
+    assert set(CATALOGUE) - set(DTYPE_OF) == {"tf32"}
 
 
 @BY_DTYPE

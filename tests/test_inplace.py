@@ -18,7 +18,7 @@ import pytest
 import truebits as tb
 from gguf_bytes import U16, alignment, key_value, scalar, tensor
 from gguf_bytes import gguf as gguf_bytes
-from models import names
+from models import model_bytes, names
 from stopping import SMALL_BLOCK, stopped
 from truebits.errors import Refused, Unfinished, VerificationFailed
 from truebits.files.mapping import FileChanged
@@ -36,15 +36,6 @@ BITS = 16
 TOP_HALF = np.uint32(0xFFFF0000)
 
 
-def model_bytes(contents, keys=()):
-    """Return a GGUF file of (name, type id, values, bytes) tensors, each padded to 32 bytes."""
-    infos, data = [], b""
-    for name, type_id, values, content in contents:
-        infos.append(tensor(name, (values,), type_id, len(data)))
-        data += content + bytes(-len(content) % 32)
-    return gguf_bytes(list(keys), infos, data)
-
-
 def example(cut=False, seed=0, sizes=(5000, 1001), keys=()):
     """A model with every kind of neighbour around its F32 tensors; no value is NaN, so a cut is a mask."""
     generator = np.random.default_rng(seed)
@@ -52,11 +43,11 @@ def example(cut=False, seed=0, sizes=(5000, 1001), keys=()):
     first, second = [words & TOP_HALF if cut else words for words in arrays]
     return model_bytes(
         [
-            (b"quantized", Q8_0, 640, generator.bytes(680)),
-            (b"first", F32, first.size, first.tobytes()),
-            (b"half", F16, 33, generator.bytes(66)),
-            (b"second", F32, second.size, second.tobytes()),
-            (b"last", Q8_0, 64, generator.bytes(68)),
+            ("quantized", Q8_0, 640, generator.bytes(680)),
+            ("first", F32, first.size, first.tobytes()),
+            ("half", F16, 33, generator.bytes(66)),
+            ("second", F32, second.size, second.tobytes()),
+            ("last", Q8_0, 64, generator.bytes(68)),
         ],
         keys,
     )
@@ -117,7 +108,7 @@ def test_chunks_that_do_not_change_are_not_written(tmp_path, small_blocks, monke
     path = tmp_path / "model.gguf"
     words = np.zeros(4 * SMALL_BLOCK, np.uint32)
     words[2500] = 0x3F800001
-    path.write_bytes(model_bytes([(b"t", F32, words.size, words.tobytes())]))
+    path.write_bytes(model_bytes([("t", F32, words.size, words.tobytes())]))
     write, written = os.pwrite, []
     monkeypatch.setattr(os, "pwrite", lambda fd, data, at: written.append((at, len(data))) or write(fd, data, at))
     truncate(path)
@@ -463,7 +454,7 @@ def test_rewrite_begun_through_a_symlink_is_found_through_the_file(path, symlink
 def test_a_long_list_of_tensors_fits_the_marker(tmp_path, small_blocks, monkeypatch):
     path, undo_file = tmp_path / "model.gguf", tmp_path / "undo"
     words = np.full(8, 0x3F812345, np.uint32)
-    listed = [(b"%d" % i + b"x" * 60_000, F32, 8, words.tobytes()) for i in range(20)]
+    listed = [(f"{i}" + "x" * 60_000, F32, 8, words.tobytes()) for i in range(20)]
     before = model_bytes(listed)
     path.write_bytes(before)
     with stopped(monkeypatch, path, 2), pytest.raises(Unfinished):
@@ -544,7 +535,7 @@ def shards(tmp_path):
         keys = [key_value(b"split.no", U16, scalar(U16, number)), key_value(b"split.count", U16, scalar(U16, 2))]
         words = mixed(5000, number)
         words = np.where((words & 0x7F800000) == 0x7F800000, 0, words).astype(np.uint32)
-        shard.write_bytes(model_bytes([(b"t%d" % number, F32, words.size, words.tobytes())], keys))
+        shard.write_bytes(model_bytes([(f"t{number}", F32, words.size, words.tobytes())], keys))
     return paths
 
 

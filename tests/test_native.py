@@ -27,18 +27,6 @@ SAMPLE = 300 if WITHOUT_COMPILER else 10_007
 compiled = pytest.mark.skipif(WITHOUT_COMPILER, reason="takes minutes without the compiler")
 
 
-@pytest.fixture
-def kernels(monkeypatch):
-    """Let the Numba kernels do work of any size."""
-    monkeypatch.setattr(dispatch, "uses_kernel", lambda *_: True)
-
-
-@pytest.fixture
-def twins(monkeypatch):
-    """Let the NumPy twins do work of any size."""
-    monkeypatch.setattr(dispatch, "uses_kernel", lambda *_: False)
-
-
 def whole(words):
     """Return the one range that is all of `words`."""
     return np.array([0]), np.array([words.size])

@@ -6,22 +6,11 @@ import pytest
 
 from truebits.precision.evidence import Evidence
 from truebits.precision.origin import ODDS_WANTED, judge
-from words import DTYPE, profile_of, rounded
-
-
-def draws(size, scale=0.02, seed=0):
-    return np.random.default_rng(seed).normal(0, scale, size).astype(np.float32)
-
-
-def stored(values, type):
-    """Return the words of values that are exact in a storage type."""
-    if type == "BF16":
-        return (np.asarray(values, np.float32).view(np.uint32) >> 16).astype(np.uint16)
-    return np.asarray(values, {"F32": np.float32, "F16": np.float16, "F64": np.float64}[type]).view(DTYPE[type])
+from words import DTYPE, draws, profile_of, rounded, words_in
 
 
 def judged(values, type="F32"):
-    return judge(Evidence.of(profile_of(stored(values, type), type)))
+    return judge(Evidence.of(profile_of(words_in(values, type), type)))
 
 
 @pytest.mark.parametrize("name", ["bf16", "fp16", "f32"])
@@ -180,7 +169,7 @@ def test_the_odds_of_a_binade(exponent):
     for wide, narrow, bits in (("f32", "bf16", 16), ("f32", "fp16", 13), ("fp16", "bf16", 3)):
         true = rounded(values, wide)
         true = true[true != 0]
-        evidence = Evidence.of(profile_of(stored(true, "F32"), "F32"))
+        evidence = Evidence.of(profile_of(words_in(true, "F32"), "F32"))
         if "fp16" in (wide, narrow) and exponent < -14:
             continue  # near the ends of FP16 values have fewer bits
         inside = true.size - evidence.outside[narrow]
@@ -192,7 +181,7 @@ def test_the_odds_of_a_binade(exponent):
 def test_the_odds_below_fp16s_normal_range(exponent):
     """FP16 has 24 + e bits there, BF16 7 at most."""
     true = np.float32(2.0**-24) * np.random.default_rng(0).integers(1 << (24 + exponent), 2 << (24 + exponent), 40_000)
-    profile = profile_of(stored(true.astype(np.float32), "F32"), "F32")
+    profile = profile_of(words_in(true.astype(np.float32), "F32"), "F32")
     evidence = Evidence.of(profile)
     spare = max(0, 24 + exponent - 7)
     expected = true.size * 2.0**-spare

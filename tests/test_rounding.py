@@ -9,7 +9,6 @@ from fractions import Fraction
 from functools import cache
 from itertools import pairwise
 
-import ml_dtypes
 import numpy as np
 import pytest
 
@@ -20,7 +19,7 @@ from truebits.numbers.rounding import MODES, OVERFLOWS, Rounding, grid_of
 from truebits.numbers.spelling import find
 from truebits_native import reference
 from truebits_native.reference import LANES, ROUND_CHUNK, Difference, Grid
-from words import SPECIAL, assert_same_bits, mixed
+from words import DTYPE_OF, SPECIAL, assert_same_bits, mixed
 
 WITHOUT_COMPILER = os.environ.get("NUMBA_DISABLE_JIT") == "1"
 SAMPLE = 150 if WITHOUT_COMPILER else 3_001
@@ -44,18 +43,7 @@ FORMATS = {name: find(name) for name in (*CATALOGUE, *CUSTOM) if name != "f64"}
 LISTED = [name for name in FORMATS if FORMATS[name].bits <= 19]
 """Those whose values can be listed."""
 
-ORACLES = {
-    "bf16": ml_dtypes.bfloat16,
-    "fp16": np.float16,
-    "fp8_e5m2": ml_dtypes.float8_e5m2,
-    "fp8_e4m3fn": ml_dtypes.float8_e4m3fn,
-    "fp8_e5m2fnuz": ml_dtypes.float8_e5m2fnuz,
-    "fp8_e4m3fnuz": ml_dtypes.float8_e4m3fnuz,
-    "fp8_e3m4": ml_dtypes.float8_e3m4,
-    "fp6_e2m3fn": ml_dtypes.float6_e2m3fn,
-    "fp6_e3m2fn": ml_dtypes.float6_e3m2fn,
-    "fp4_e2m1fn": ml_dtypes.float4_e2m1fn,
-}
+ORACLES = {name: dtype for name, dtype in DTYPE_OF.items() if name not in ("f64", "f32")}
 SMALL = [name for name in ORACLES if FORMATS[name].bits <= 8]
 
 NEAREST, TRUNCATE, STOCHASTIC = (Rounding(rounding) for rounding in MODES)

@@ -9,14 +9,10 @@ from models import finish
 from truebits.precision.converters import is_changed
 from truebits.precision.origin import judge
 from truebits.precision.undone import Change, before, change_of
-from words import rounded
+from words import draws, rounded
 
 SHIFT = change_of("gemma2", "blk.0.attn_norm.weight")
 EXPONENTIAL = change_of("mamba2", "blk.0.ssm_a")
-
-
-def draws(size, scale, seed):
-    return np.random.default_rng(seed).normal(0, scale, size).astype(np.float32)
 
 
 def shifted(values):

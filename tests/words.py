@@ -13,6 +13,22 @@ from truebits.precision.profile import PrecisionProfile
 DTYPE = {"F32": np.uint32, "F16": np.uint16, "BF16": np.uint16, "F64": np.uint64}
 TYPES = tuple(DTYPE)
 
+DTYPE_OF = {
+    "f64": np.float64,
+    "f32": np.float32,
+    "bf16": ml_dtypes.bfloat16,
+    "fp16": np.float16,
+    "fp8_e5m2": ml_dtypes.float8_e5m2,
+    "fp8_e4m3fn": ml_dtypes.float8_e4m3fn,
+    "fp8_e5m2fnuz": ml_dtypes.float8_e5m2fnuz,
+    "fp8_e4m3fnuz": ml_dtypes.float8_e4m3fnuz,
+    "fp8_e3m4": ml_dtypes.float8_e3m4,
+    "fp6_e2m3fn": ml_dtypes.float6_e2m3fn,
+    "fp6_e3m2fn": ml_dtypes.float6_e3m2fn,
+    "fp4_e2m1fn": ml_dtypes.float4_e2m1fn,
+}
+"""The dtypes of formats that NumPy and ml_dtypes have."""
+
 SPECIAL = np.array(
     [
         0x00000000, 0x80000000,  # zeros
@@ -52,6 +68,11 @@ def grid(type: str) -> np.ndarray:
     rows = np.hstack([mantissas & ((1 << bits) - 1), coarse]) | np.arange(exponents, dtype=np.uint64)[:, None] << bits
     words = np.concatenate([rows.ravel(), rows.ravel() | 1 << (exponents.bit_length() + bits - 1)])
     return words.astype(DTYPE[type])
+
+
+def draws(size: int, scale: float = 0.02, seed: int = 0) -> np.ndarray:
+    """Return weights as a model has them, in F32."""
+    return np.random.default_rng(seed).normal(0, scale, size).astype(np.float32)
 
 
 def rounded(values: np.ndarray, name: str) -> np.ndarray:
@@ -140,7 +161,7 @@ FLOATS = {"F32": np.float32, "F16": np.float16, "F64": np.float64, "BF16": ml_dt
 def words_in(values, type):
     """Return float values as words of a storage type, rounded to the nearest."""
     with np.errstate(over="ignore"):
-        return values.astype(FLOATS[type]).view(DTYPE[type])
+        return np.asarray(values).astype(FLOATS[type]).view(DTYPE[type])
 
 
 CUSTOM = ("e4m3", "e5m7", "e2m0", "e8m0", "e3m9", "e8m2")
