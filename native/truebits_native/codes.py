@@ -252,12 +252,18 @@ def _mxfp4(blocks: np.ndarray) -> Unpacked:
     return Unpacked(_nibbles(blocks[:, 1:])[:, None], scale, _no_offset(scale))
 
 
+@cache
+def ue4m3_singles() -> np.ndarray:
+    """Return half the value of each of the 256 bytes of UE4M3 (the highest bit tells nothing), as F32; 127 is 0."""
+    codes = np.arange(256)
+    exponent, mantissa = codes >> 3 & 15, codes & 7
+    singles = np.ldexp(np.where(exponent > 0, 8 + mantissa, mantissa).astype("<f4"), np.maximum(exponent, 1) - 11)
+    singles[UE4M3.special] = 0
+    return singles
+
+
 def _nvfp4(blocks: np.ndarray) -> Unpacked:
-    stored = blocks[:, :4].astype(np.uint16)
-    exponent, mantissa = (stored >> 3 & 15).astype(np.int32), (stored & 7).astype(np.float32)
-    normal = np.ldexp(np.float32(1) + mantissa / np.float32(8), exponent - 8)
-    scale = np.where(exponent == 0, mantissa * np.float32(2**-10), normal).astype(np.float32)
-    scale[stored == UE4M3.special] = 0
+    scale = ue4m3_singles()[blocks[:, :4]]
     codes = _nibbles(blocks[:, 4:].reshape(-1, 8)).reshape(-1, 4, 16)
     return Unpacked(codes, scale, _no_offset(scale))
 

@@ -18,7 +18,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from truebits_native.types import FLOAT_POINT_FOUR, LAYOUTS
+from truebits_native.codes import ue4m3_singles
+from truebits_native.types import FLOAT_POINT_FOUR, LAYOUTS, UE4M3
 
 TYPES = ("MXFP4", "Q4_0", "NVFP4", "Q4_1", "Q5_0", "Q5_1", "Q8_0")
 """Fewest bits first."""
@@ -222,18 +223,10 @@ def _scales(x: np.ndarray, type: str, step: int) -> _Numbers:
         exponents = np.where(x > 0, np.clip(np.frexp(x)[1] + 127, 0, 254), 0)
         return _Numbers(exponents.astype(np.uint16), np.ldexp(np.float32(1), exponents - 128))
     if type == "NVFP4":
-        table = _ue4m3_table()
+        table = ue4m3_singles()[: UE4M3.special]
         words = np.searchsorted((table[1:] + table[:-1]) / 2, x)
-        return _Numbers(words.astype(np.uint16), table[words].astype(np.float32))
+        return _Numbers(words.astype(np.uint16), table[words])
     return _halves(x, step)
-
-
-@cache
-def _ue4m3_table() -> np.ndarray:
-    """Return half of each number of UE4M3, ascending; the last code, 127, is none."""
-    codes = np.arange(127)
-    exponents, fractions = codes >> 3, codes & 7
-    return np.ldexp(np.where(exponents > 0, 8.0 + fractions, fractions), np.maximum(exponents, 1) - 11)
 
 
 def _halves(x: np.ndarray, step: int) -> _Numbers:
