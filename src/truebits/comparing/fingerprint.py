@@ -82,10 +82,8 @@ def fingerprint(
     source : Model or path-like
     select, exclude : regex or regexes, optional
         Searched for in tensor names; `exclude` wins.
-    threads : int, optional
-        All cores if not given. The result does not depend on it.
-    progress : callable, optional
-        Called with bytes done and bytes in all.
+    threads, progress
+        As for `scan`.
 
     Returns
     -------

@@ -113,10 +113,8 @@ def verify(
         What `fingerprint` found, or a file of what `scan --fingerprint --json` printed.
     select, exclude : regex or regexes, optional
         Searched for in the tensor names of both sides; `exclude` wins.
-    threads : int, optional
-        All cores if not given. The result does not depend on it.
-    progress : callable, optional
-        Called with bytes done and bytes in all.
+    threads, progress
+        As for `scan`.
 
     Returns
     -------

@@ -107,10 +107,8 @@ def check(
         Kinds of `truebits.Finding`, or ``header``: a broken rule of the file format.
     require : str, optional
         A floating-point format, as ``bf16``: every value has to be exact in it.
-    threads : int, optional
-        All cores if not given. The result does not depend on it.
-    progress : callable, optional
-        Called with bytes done and bytes in all.
+    threads, progress
+        As for `scan`.
 
     Returns
     -------
