@@ -170,14 +170,14 @@ def terminal_width() -> int:
     return min(MOST_COLUMNS, shutil.get_terminal_size((MOST_COLUMNS, 24)).columns)
 
 
-def amount(count: int) -> str:
-    """Return a number of things in a unit that fits: ``268.1 M``."""
-    size, unit = float(count), ""
-    for larger in ("k", "M", "G", "T"):
+def amount(count: int, unit: str = "") -> str:
+    """Return a number of things, or of a unit, with a prefix that fits: ``268.1 M``."""
+    size, prefix = float(count), ""
+    for larger in "kMGT":
         if size < 1000:
             break
-        size, unit = size / 1000, larger
-    return f"{size:.1f} {unit}" if unit else str(count)
+        size, prefix = size / 1000, larger
+    return f"{size:.1f} {prefix}{unit}" if prefix else f"{count} {unit}".rstrip()
 
 
 def _is_share(cell: Cell) -> bool:
@@ -199,9 +199,4 @@ def percent(part: int, whole: int, digits: int = 2) -> str:
 
 def nbytes(count: int) -> str:
     """Return a number of bytes in a unit that fits: ``638.2 MB``."""
-    size, unit = float(count), "B"
-    for larger in ("kB", "MB", "GB", "TB"):
-        if size < 1000:
-            break
-        size, unit = size / 1000, larger
-    return f"{size:.1f} {unit}" if unit != "B" else f"{count} B"
+    return amount(count, "B")
