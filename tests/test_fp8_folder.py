@@ -10,7 +10,8 @@ from click.testing import CliRunner
 from safetensors import deserialize
 
 import truebits as tb
-from quantized_files import golden, same_bits, values_of
+from quantized_files import golden, same_bits, stored, values_of
+from safetensors_bytes import safetensors
 from truebits.cli.app import app
 from truebits.errors import VerificationFailed
 from truebits.quantizers.weights import meaning_of
@@ -70,6 +71,26 @@ def test_what_the_formats_arithmetic_makes_of_it_is_what_was_there(tmp_path, per
             scales = np.kron(scales, np.ones((128, 128), np.float32))[:300, :260]
         same_bits(codes * scales, values[name])
         same_bits(values_of(meant, name), values[name])
+
+
+def test_shards_and_their_index(tmp_path):
+    folder = tmp_path / "in"
+    of = {f"{name}.weight": made("block", seed=seed) for seed, name in enumerate("ab")}
+    shards = [f"model-0000{number}-of-00002.safetensors" for number in (1, 2)]
+    folder_of(folder, {})
+    (folder / "model.safetensors").unlink()
+    for shard, (name, one) in zip(shards, of.items(), strict=True):
+        (folder / shard).write_bytes(safetensors({name: stored("F32", one.values)}))
+    index = {"metadata": {"total_size": 624000}, "weight_map": dict(zip(of, shards, strict=True))}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    done = tb.shrink(folder, tmp_path / "out")
+    got = json.loads((tmp_path / "out" / "model.safetensors.index.json").read_text())
+    places = {**index["weight_map"], **{f"{name}_scale_inv": shard for name, shard in index["weight_map"].items()}}
+    assert got == {"metadata": {"total_size": 624000 - done.saved}, "weight_map": places}
+    assert tb.fingerprint(tmp_path / "out").value == done.fingerprint
+    assert not [finding for finding in tb.scan(tmp_path / "out").findings if finding.kind == "not_read"]
+    assert {one.name: one.part for one in tb.open(tmp_path / "out").tensors} == {
+        name: shards.index(shard) for name, shard in places.items()}  # fmt: skip
 
 
 def test_the_config_says_how(tmp_path):
