@@ -15,6 +15,7 @@ import truebits as tb
 from extras import NEEDS_EVAL
 from truebits import data
 from truebits.errors import MissingExtra, UsageError
+from truebits.precision import counting
 from truebits.quantizers import libggml
 from truebits.report import experiment as story
 from truebits.report.json import experiment as document
@@ -45,6 +46,20 @@ def test_where_nothing_can_change_it_stops_with_the_proof():
     assert "Not one bit of the model can change, so nothing can be measured" in text
     assert "WHAT WAS MEASURED" not in text
     assert "The operation is the identity on every value here" in text
+
+
+@pytest.mark.parametrize("asked", [{"bits": 16}, {"to": "bf16"}])
+def test_the_model_is_counted_once(monkeypatch, asked):
+    read, count = [], counting.count_batch
+
+    def spy(batch):
+        read.append(int((batch.stops - batch.starts).sum()))
+        return count(batch)
+
+    monkeypatch.setattr(counting, "count_batch", spy)
+    done = tb.experiment(data.MODEL_Q8_0, **asked)
+    assert done.is_proved
+    assert sum(read) == done.report.coverage.values_read == 640
 
 
 def test_a_report_opens_no_file_and_says_what_was_read(tmp_path):

@@ -22,6 +22,7 @@ from truebits.files.model import Model, Regexes, open_gguf
 from truebits.numbers.figures import error_figures
 from truebits.numbers.spelling import target
 from truebits.precision.batches import Progress
+from truebits.precision.counting import count_words
 from truebits.precision.coverage import Coverage
 from truebits.precision.report import Report
 from truebits.precision.samples import Samples, samples
@@ -31,7 +32,7 @@ from truebits.rewriting.dequantize import as_values
 from truebits.rewriting.fakequant import fakequant
 from truebits.rewriting.operation import Rewrite
 from truebits.rewriting.outputs import outputs
-from truebits.rewriting.plan import plan
+from truebits.rewriting.plan import operation_of, plan
 from truebits.rewriting.rules import Rule
 from truebits.rewriting.temporary import temporary_folder
 from truebits.rewriting.truncate import truncate
@@ -225,9 +226,10 @@ def experiment(
     rules = tuple(rules)
     chosen: dict[str, Any] = {"select": select, "exclude": exclude, "threads": threads}
     with as_values(original, dequantize) as model:
-        planned = plan(model, bits=bits, to=to, rules=rules, progress=progress, **chosen)
-        names = {change.name for change in planned.tensors}
-        report = scan(_only(model, names), threads=threads)
+        asked = operation_of(model, bits=bits, to=to, rules=rules, **chosen)
+        counts = count_words(model, asked.tensors, threads, progress)
+        planned, names = asked.plan(progress, counts), {tensor.name for tensor in asked.tensors}
+        report = scan(replace(model, tensors=tuple(asked.tensors)), threads=threads, counts=counts)
         shown = samples(model, next(iter(report)), SHOWN_VALUES)
         about = str(original.path), _operation(bits, to, rules, dequantize), report, shown, original.types
         if not planned.changed and not anyway:
@@ -305,10 +307,6 @@ def _check_measurable(text: str | os.PathLike[str], backend: str | None) -> None
     """Find out before a model is written that it could not be evaluated."""
     require_llama(backend)
     read_text(text)
-
-
-def _only(model: Model, names: set[str]) -> Model:
-    return replace(model, tensors=tuple(tensor for tensor in model.tensors if tensor.name in names))
 
 
 def _operation(bits: int | None, to: str | None, rules: tuple[Rule | str, ...], dequantized: bool) -> str:

@@ -23,7 +23,7 @@ from truebits.numbers.formats import Format, Target
 from truebits.numbers.rounding import Quantizer, Rounding, check
 from truebits.numbers.words import to_singles
 from truebits.precision.batches import Progress, stepper
-from truebits.precision.counting import negative_zeros
+from truebits.precision.counting import Counts, negative_zeros
 from truebits.precision.scan import scan
 from truebits.quantizers.quantize import quantizer
 from truebits.rewriting.copy import Piece, read_pieces, single_values
@@ -120,10 +120,10 @@ class FakeQuant:
         self.found: dict[str, list[Difference]] = {name: [] for name in self.formats}
         self.is_repeatable = all(isinstance(format, Format) for format in self.formats.values())
 
-    def plan(self, progress: Progress | None) -> Rewrite:
-        """Tell what changes: from counts for floating-point formats, else by trying."""
+    def plan(self, progress: Progress | None, counts: Counts | None = None) -> Rewrite:
+        """Tell what changes: from counts, which may be made elsewhere, for floating-point formats, else by trying."""
         native.expect_work("rounding", sum(tensor.values for tensor in self.tensors))
-        changed = self._counted(self._floats(), progress)
+        changed = self._counted(self._floats(), progress, counts)
         tried = [tensor for tensor in self.tensors if self.measured or tensor.name not in changed]
         pairs = [(tensor, self.quantizers[tensor.name]) for tensor in tried]
         differences = measure(self.model, pairs, self.threads, progress)
@@ -142,11 +142,12 @@ class FakeQuant:
         """Return the tensors that go to floating-point formats: for them counts are enough."""
         return [tensor for tensor in self.tensors if isinstance(self.formats[tensor.name], Format)]
 
-    def _counted(self, tensors: list[Tensor], progress: Progress | None) -> dict[str, int]:
+    def _counted(self, tensors: list[Tensor], progress: Progress | None, counts: Counts | None) -> dict[str, int]:
         """Count the values that their floating-point formats do not hold."""
         if not tensors:
             return {}
-        report = scan(replace(self.model, tensors=tuple(tensors)), threads=self.threads, progress=progress)
+        chosen = replace(self.model, tensors=tuple(tensors))
+        report = scan(chosen, threads=self.threads, progress=progress, counts=counts)
         signed = [one.tensor for name, one in report.items() if one.zero and not self._format(name).has_negative_zero]
         zeros = negative_zeros(self.model, signed, self.threads)
         return {

@@ -51,11 +51,26 @@ def plan(
     UsageError
         Neither or both are asked for, or as they do.
     """
+    asked = operation_of(source, select, exclude, bits=bits, to=to, rules=rules, rounding=rounding, threads=threads)
+    return asked.plan(progress)
+
+
+def operation_of(
+    source: Model | str | os.PathLike[str],
+    select: Regexes = None,
+    exclude: Regexes = None,
+    *,
+    bits: int | None = None,
+    to: str | None = None,
+    rules: Iterable[Rule | str] = (),
+    rounding: Rounding | str = "nearest",
+    threads: int | None = None,
+) -> Cut | FakeQuant:
+    """Return what is asked for as an `Operation`, which knows its tensors; takes and raises what `plan` does."""
     rules = tuple(rules)
     if (bits is None) == (to is None and not rules):
         raise UsageError("plan either a cut of low bits (bits) or a format (to, rules)")
     if bits is not None:
-        return Cut(source, bits, select, exclude, threads).plan(progress)
+        return Cut(source, bits, select, exclude, threads)
     model = open_to_rewrite(source, bool(select))
-    pairs = assign(model, to, rules, select, exclude)
-    return FakeQuant(model, pairs, Rounding.of(rounding), False, threads).plan(progress)
+    return FakeQuant(model, assign(model, to, rules, select, exclude), Rounding.of(rounding), False, threads)

@@ -15,7 +15,7 @@ from truebits.errors import UsageError, VerificationFailed
 from truebits.files.model import Model, Regexes
 from truebits.numbers.formats import LEFT_BY_CUT
 from truebits.precision.batches import Progress
-from truebits.precision.counting import floating, low_bits
+from truebits.precision.counting import Counts, floating, low_bits
 from truebits.precision.report import Report
 from truebits.precision.scan import scan
 from truebits.rewriting.copy import Piece, single_values
@@ -108,11 +108,11 @@ class Cut:
         self.tensors = floating(self.model.select(select, exclude), ("F32",), asked=True)
         self.before: Report | None = None
 
-    def plan(self, progress: Progress | None) -> Rewrite:
-        """Tell what changes, from counts alone."""
+    def plan(self, progress: Progress | None, counts: Counts | None = None) -> Rewrite:
+        """Tell what changes, from counts alone: of the words, where these were counted elsewhere."""
         native.expect_work("truncate", sum(tensor.values for tensor in self.tensors))
         selected = replace(self.model, tensors=tuple(self.tensors))
-        self.before = scan(selected, threads=self.threads, progress=progress)
+        self.before = scan(selected, threads=self.threads, progress=progress, counts=counts)
         changes = tuple(
             TensorChange(name, precision.values, precision.changed_by_cut(self.bits))
             for name, precision in self.before.tensors.items()
