@@ -261,6 +261,14 @@ def test_only_what_is_selected(tmp_path):
     assert settings_of(tmp_path / "out")["ignore"] == ["model.embed_tokens", *ignored, "lm_head"]
 
 
+def test_what_would_take_no_less_stays(tmp_path):
+    """Two by two values in BF16 are as many bytes as their codes and a scale."""
+    values = {"a.weight": np.array([[1, 1.125], [2, -3]], np.float32) * np.float32(2**-20)}
+    for type, expected in (("BF16", "BF16"), ("F32", "BF16")):
+        found = tb.shrink(folder_of(tmp_path / type, values, type), dry_run=True)
+        assert [(one.to, one.scaled) for one in found.tensors] == [(expected, None)]
+
+
 def test_names_of_scales_that_are_taken(tmp_path):
     values = {"a.weight": made("block").values, "a.weight_scale_inv": RANDOM}
     done = tb.shrink(folder_of(tmp_path / "in", values), dry_run=True)

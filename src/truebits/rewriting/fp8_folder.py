@@ -17,7 +17,7 @@ from truebits.errors import shortened
 from truebits.files.model import Model
 from truebits.files.tensor import Tensor
 from truebits.files.types import FLOAT_BYTES, FP8_FORMATS
-from truebits.precision.batches import Progress
+from truebits.precision.batches import Progress, stepper
 from truebits.quantizers.fp8_upcasts import SIDE, Scaled, scale_shape
 from truebits.quantizers.method import Method, method_of
 from truebits.quantizers.quantized import Quantized
@@ -89,7 +89,7 @@ def with_scales(
     """
     names = {tensor.name for tensor in model.tensors}
     linear = [one for one in choices if rules.fp8 and _is_linear(one.tensor, names)]
-    strays, ways = _found(model, [one.tensor for one in linear if one.to not in FP8_FORMATS], threads, progress)
+    strays, ways = _found(model, [one for one in linear if one.to not in FP8_FORMATS], threads, progress)
     whys: dict[str, str] = {}
     exact = _allowed(ways, rules, whys)
     refused = _refused(model) if exact else None
@@ -145,23 +145,21 @@ def _is_linear(tensor: Tensor, names: set[str]) -> bool:
 
 
 def _found(
-    model: Model, tensors: Sequence[Tensor], threads: int | None, progress: Progress | None
+    model: Model, choices: Sequence[Choice], threads: int | None, progress: Progress | None
 ) -> tuple[dict[str, Stray], Ways]:
-    """Try each matrix; return the values that keep one from being FP8, and the ways in which one is."""
+    """Try each matrix; return the values that keep one from being FP8, and the ways in which one is, and smaller."""
     strays: dict[str, Stray] = {}
     ways: Ways = {}
-    total, done = sum(tensor.nbytes for tensor in tensors), 0
-    for number in sorted({tensor.part for tensor in tensors}):
+    moved = stepper(progress, sum(one.tensor.nbytes for one in choices))
+    for number in sorted({one.tensor.part for one in choices}):
         with model.parts[number].map() as file:
-            for tensor in (tensor for tensor in tensors if tensor.part == number):
-                found = ways_of(file, tensor, threads)
+            for one in (one for one in choices if one.tensor.part == number):
+                found = ways_of(file, one.tensor, threads) or []
                 if isinstance(found, Stray):
-                    strays[tensor.name] = found
-                elif found:
-                    ways[tensor.name] = {way.per: way for way in found}
-                done += tensor.nbytes
-                if progress is not None:
-                    progress(done, total)
+                    strays[one.tensor.name] = found
+                elif smaller := {way.per: way for way in found if way.nbytes < one.nbytes}:
+                    ways[one.tensor.name] = smaller
+                moved(one.tensor.nbytes)
     return strays, ways
 
 
