@@ -31,7 +31,7 @@ test-slow: $(VENV)/.test
 
 # The kernels as plain Python: where their coverage is measured.
 test-nojit: $(VENV)/.test
-	NUMBA_DISABLE_JIT=1 $(BIN)/python -m pytest tests/test_native.py tests/test_rounding.py tests/test_scaling.py tests/test_halves.py tests/test_blocks.py tests/test_dequantizing.py --cov=truebits_native --cov-report=term-missing:skip-covered
+	NUMBA_DISABLE_JIT=1 $(BIN)/python -m pytest tests/test_native.py tests/test_rounding.py tests/test_scaling.py tests/test_halves.py tests/test_blocks.py tests/test_dequantizing.py tests/test_quantizing.py --cov=truebits_native --cov-report=term-missing:skip-covered
 
 # The quick tests with the oldest version of each dependency that pyproject.toml claims.
 test-oldest:

@@ -10,6 +10,8 @@ from truebits_native.packing import QUANTIZED
 from truebits_native.reference import quantizing
 from words import assert_same_bits
 
+pytestmark = pytest.mark.filterwarnings("ignore:.* encountered in:RuntimeWarning")  # of kernels that are not compiled
+
 
 def by_gguf(values, type):
     with np.errstate(all="ignore"):
