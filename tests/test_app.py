@@ -223,3 +223,20 @@ def test_what_an_interruption_leaves_is_named(tmp_path, monkeypatch):
     left.touch()
     durable.provisional.add(left)
     assert cli._what_is_left() == f"left behind: {left}"
+
+
+@pytest.mark.parametrize(
+    ("name", "near"), [("scna", "scan"), ("fingerprint", "scan --fingerprint"), ("info", "show"), ("xyzzy", None)]
+)
+def test_a_verb_that_is_none_names_what_is_near(name, near):
+    done = run(name, "model.gguf")
+    assert done.returncode == 2
+    assert f"No such command '{name}'." in done.stderr
+    assert (f"Did you mean {near}" in done.stderr) is bool(near)
+
+
+@pytest.mark.parametrize("verb", ["scan", "check", "show", "diff", "trace", "truncate", "eval"])
+def test_an_empty_name_is_not_the_folder_where_we_are(verb, exact):
+    done = run(verb, "", str(exact), *(["--text", str(exact)] if verb == "eval" else []), cwd=exact.parent)
+    assert done.returncode == 2
+    assert "the name is empty" in done.stderr

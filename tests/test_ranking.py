@@ -48,6 +48,7 @@ def test_worst_and_groups():
     ("models", "expected"),
     [
         ([model("d/a.gguf", 1)], "a.gguf is off by 10 % of the weights' size"),
+        ([model("a", 1), model("b", 1.002)], "a is nearest: off by 10 % of the weights' size; b is 1.001 times as far"),
         ([model("a", 1), model("b", 4)], "a is nearest: off by 10 % of the weights' size; b is 2 times as far"),
         ([model("a", 1), model("b", 1)], "a is nearest: off by 10 % of the weights' size, as b is"),
         ([model("a", 0), model("b", 1)], "a is nearest: off by 0 % of the weights' size; b is off by 10 %"),

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
 import shipped_checkpoint
 import truebits as tb
@@ -21,6 +22,7 @@ from gguf_bytes import ARRAY, STRING, U16, array, key_value, scalar, string, ten
 from gguf_bytes import gguf as gguf_bytes
 from safetensors_bytes import safetensors
 from truebits import data
+from truebits.cli.app import app
 from truebits.errors import ModelFileError, UsageError
 from truebits.files import remote
 from truebits.files.model import open_model
@@ -441,6 +443,13 @@ def test_what_may_be_secret_in_a_url_is_not_told():
         assert str(model.path) == f"{server.url}/model.gguf"
         assert model.path.name == "model.gguf"
     assert public("https://user:pass@host:8/a/b.gguf?X-Amz-Signature=1#x") == "https://host:8/a/b.gguf"
+
+
+def test_where_many_are_read_a_url_that_cannot_be_is_named_as_it_is(local):
+    for verb in ("scan", "check"):
+        done = CliRunner().invoke(app, [verb, "http://127.0.0.1:1/m.gguf", str(local)])
+        assert done.exception.exit_code == 4
+        assert "http://127.0.0.1:1/m.gguf: " in done.output
 
 
 def test_on_the_command_line(tmp_path, local):

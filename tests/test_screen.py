@@ -80,6 +80,15 @@ def test_what_is_multiplied_by_a_power_of_two_is_said_to_be(tmp_path):
         assert [("power of two" in line) for line in told if "FP8" in line] == [expected, expected]
 
 
+def test_what_is_not_read_stands_by_its_reason(tmp_path):
+    path = tmp_path / "m.safetensors"
+    tensors = {type: (type, (8,), bytes(8)) for type in ("BOOL", "U8", "I8")}
+    path.write_bytes(safetensors({**tensors, "w": ("F32", (2,), bytes(8))}))
+    told = screen.read(tb.scan(path))
+    assert "1 BOOL tensor not read: whole numbers, no weights; " in told
+    assert told.endswith("1 U8, 1 I8 tensors not read: no reader for this type.")
+
+
 def test_nothing_is_said_of_what_was_not_read(tmp_path):
     path = write(tmp_path / "m.gguf", {"a.weight": (np.arange(64), None)})
     assert screen.calm(tb.scan(path)) == "nothing of it was read: nothing can be said of its weights"

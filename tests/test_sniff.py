@@ -29,7 +29,7 @@ def test_empty_file(refused):
         (b'{"err": {"a": 1}}', "JSON"),
         (b' [{"error": 1}]', "JSON"),
         (b"\x1f\x8b\x08\x00\x00", "gzip"),
-        (b"PK\x03\x04\x14\x00", "zip"),
+        (b"PK\x03\x04\x14\x00", "TorchScript"),
         (b"\x7fELF\x02\x01", "executable"),
         (b"MZqFpD='\n", "llamafile"),
         (b"tjgg\x03\0\0\0", "old GGML"),

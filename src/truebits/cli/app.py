@@ -53,6 +53,27 @@ class Verbs(click.Group):
         found: click.Command = getattr(import_module(f"truebits.cli.{HOMES[name]}"), FUNCTIONS.get(name, name))
         return found
 
+    def resolve_command(
+        self, context: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the verb; where there is none of the name, say which are near."""
+        if self.get_command(context, args[0]) is None:
+            from difflib import get_close_matches
+
+            near = ELSEWHERE.get(args[0]) or ", ".join(get_close_matches(args[0], self.list_commands(context)))
+            if near:
+                context.fail(f"No such command {args[0]!r}. Did you mean {near}?")
+        return super().resolve_command(context, args)
+
+
+ELSEWHERE = {
+    "fingerprint": "scan --fingerprint",
+    "info": "show",
+    "dump": "show",
+    "compare": "diff",
+    "quantize": "fakequant",
+}
+"""What others call it, or the library."""
 
 FUNCTIONS = {"eval": "evaluate"}
 """Verbs that Python has a function of that name of."""

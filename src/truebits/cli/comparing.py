@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from truebits.cli.options import HTML, JSON, PLOT, REMOTE, SELECTION, STYLE, THREADS, options
+from truebits.cli.options import A_MODEL, HTML, JSON, PLOT, REMOTE, SELECTION, STYLE, THREADS, options
 from truebits.cli.shared import (
     Different,
     NotVerified,
@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 
 @click.command()
 @options(
-    click.argument("a", type=click.Path(path_type=Path)),
-    click.argument("b", type=click.Path(path_type=Path)),
+    click.argument("a", type=A_MODEL),
+    click.argument("b", type=A_MODEL),
     SELECTION,
     click.option(
         "--fail-over",
@@ -106,7 +106,7 @@ def _print_diff(figures: ModuleType, found: Diff, failed: list[str], style: str,
 
 @click.command()
 @options(
-    click.argument("models", nargs=-1, type=click.Path(path_type=Path), metavar="GGUF SOURCE | A B [C]..."),
+    click.argument("models", nargs=-1, type=A_MODEL, metavar="GGUF SOURCE | A B [C]..."),
     SELECTION,
     click.option("--thorough", is_flag=True, help="Quantize all of a quantized tensor again, not only its start."),
     THREADS,
@@ -200,8 +200,8 @@ def _print_trace(found: Trace, style: str) -> None:
 
 @click.command()
 @options(
-    click.argument("source", type=click.Path(path_type=Path)),
-    click.argument("models", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="A [B]..."),
+    click.argument("source", type=A_MODEL),
+    click.argument("models", nargs=-1, required=True, type=A_MODEL, metavar="A [B]..."),
     SELECTION,
     THREADS,
     HTML,

@@ -7,14 +7,26 @@ from typing import Any
 
 import click
 
-from truebits.cli.options import DEQUANTIZE, EVALUATION, HTML, JSON, MODEL, PLOT, REPORT, SELECTION, THREADS, options
+from truebits.cli.options import (
+    A_MODEL,
+    DEQUANTIZE,
+    EVALUATION,
+    HTML,
+    JSON,
+    MODEL,
+    PLOT,
+    REPORT,
+    SELECTION,
+    THREADS,
+    options,
+)
 from truebits.cli.shared import open_model, write_asked
 
 
 @click.command("eval")
 @options(
-    click.argument("base", type=click.Path(path_type=Path)),
-    click.argument("candidate", type=click.Path(path_type=Path)),
+    click.argument("base", type=A_MODEL),
+    click.argument("candidate", type=A_MODEL),
     click.option(
         "--text", type=click.Path(path_type=Path), required=True, help="File that predictions are measured on."
     ),

@@ -38,6 +38,7 @@ def check(
     """
     from truebits.errors import ModelFileError, SelectionError, printable
     from truebits.files.collect import collect
+    from truebits.files.locate import shown
     from truebits.precision.gate import DEFAULT
     from truebits.precision.gate import check as check_model
     from truebits.report import gate, json
@@ -52,7 +53,7 @@ def check(
                     model, include, exclude, fail_on=kinds, require=require, threads=threads, progress=progress
                 )
         except OSError as error:
-            click.echo(f"truebits: {printable(str(model))}: {error.strerror or error}", err=True)
+            click.echo(f"truebits: {printable(str(shown(model)))}: {error.strerror or error}", err=True)
             worst = max(worst, 4)
             continue
         except (ModelFileError, SelectionError) as error:

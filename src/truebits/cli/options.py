@@ -22,8 +22,18 @@ def options(*decorators: Callable[..., Any]) -> Callable[..., Any]:
     return decorate
 
 
-MODELS = click.argument("models", metavar="MODEL...", nargs=-1, required=True, type=click.Path(path_type=Path))
-MODEL = click.argument("model", type=click.Path(path_type=Path))
+class ModelPath(click.Path):
+    """A name of a model; an empty one is not the folder where we are, but a variable that was not set."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if value == "":
+            self.fail("the name is empty: is a variable not set?", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+A_MODEL = ModelPath(path_type=Path)
+MODELS = click.argument("models", metavar="MODEL...", nargs=-1, required=True, type=A_MODEL)
+MODEL = click.argument("model", type=A_MODEL)
 SELECTION = options(
     click.option(
         "-l", "--include", multiple=True, metavar="REGEX", help="Only tensors whose name it is found in; repeatable."

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import click
 
-from truebits.cli.options import JSON, MODEL, REMOTE, SELECTION, STYLE, THREADS, options
+from truebits.cli.options import A_MODEL, JSON, MODEL, REMOTE, SELECTION, STYLE, THREADS, options
 from truebits.cli.shared import Different, NotVerified, closed_pipe_is_no_error, open_model
 
 
 @click.command()
 @options(
-    click.argument("model", type=click.Path(path_type=Path), required=False),
+    click.argument("model", type=A_MODEL, required=False),
     SELECTION,
     click.option("--by-tensor", is_flag=True, help="List the tensors, as a selection does."),
     REMOTE,

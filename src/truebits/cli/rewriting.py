@@ -237,7 +237,7 @@ def undo(model: Path, undo_file: Path, force: bool, allow: tuple[str, ...], as_j
     click.option("--precision", help="Format that every value is exact in; default: f32, like TinyLlama: bf16."),
     click.option("--type", "type_", type=STORAGE, default="F32", show_default=True, help="Storage type."),
     click.option("--size", default="64MiB", show_default=True, help="Of the tensors together, as 64MiB or 2GB."),
-    click.option("--tensors", type=int, help="How many; default: as few as hold the size."),
+    click.option("--tensors", type=click.IntRange(1), help="How many; default: as few as hold the size."),
     click.option("--seed", type=click.IntRange(0), default=0, show_default=True),
     click.option("--force", is_flag=True, help="Replace OUT if it exists."),
     JSON,

@@ -123,6 +123,7 @@ def _scan_many(models: Sequence[Path], chosen: dict[str, Any], as_json: bool) ->
     """Print a line, or a document, for each model; a broken one is a line, and the exit code the worst."""
     from truebits.cli.shared import Ended
     from truebits.errors import TruebitsError, printable
+    from truebits.files.locate import shown
     from truebits.report import json, screen
 
     worst = 0
@@ -131,9 +132,9 @@ def _scan_many(models: Sequence[Path], chosen: dict[str, Any], as_json: bool) ->
             report = _scanned(model, chosen)
         except (TruebitsError, OSError) as error:
             code = error.exit_code if isinstance(error, TruebitsError) else 4
-            told = str(error) if isinstance(error, TruebitsError) else f"{model}: {error.strerror or error}"
+            told = str(error) if isinstance(error, TruebitsError) else f"{shown(model)}: {error.strerror or error}"
             worst = max(worst, code)
-            failed = {"file": os.fspath(model), "error": printable(told), "exit_code": code}
+            failed = {"file": os.fspath(shown(model)), "error": printable(told), "exit_code": code}
             click.echo(json.document("scan", failed) if as_json else f"{printable(told)}")
             continue
         click.echo(json.result(report) if as_json else screen.line(report))

@@ -27,7 +27,7 @@ LOOKALIKES = (
     ),
     (rb"\s*[\[{]", "JSON text: the download saved an error answer"),
     (rb"\x1f\x8b", "a gzip archive: unpack it first"),
-    (rb"PK\x03\x04", "a zip archive (a llamafile?)"),
+    (rb"PK\x03\x04", "a zip archive (TorchScript, NumPy's npz, Keras, a llamafile?): save the weights as safetensors"),
     (rb"\x7fELF|MZ", "an executable (a llamafile?)"),
     (
         rb"lmgg|fmgg|tjgg|algg|ggml|ggmf|ggjt|ggla",

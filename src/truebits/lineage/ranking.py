@@ -141,7 +141,8 @@ class Ranking(Result):
         if others[0].error == first.error:
             return f"{start}, as {second} is"
         times = others[0].error / first.error if first.error else inf
-        by = f"{times:.3g} times as far" if times < inf else f"off by {100 * others[0].error:.3g} %"
+        digits = next((some for some in range(3, 16) if f"{times:.{some}g}" != "1"), 16)
+        by = f"{times:.{digits}g} times as far" if times < inf else f"off by {100 * others[0].error:.3g} %"
         return f"{start}; {second} is {by}"
 
     def content(self) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from truebits.errors import printable
 from truebits.files.tensor import Tensor
 from truebits.precision.counting import TensorPrecision
-from truebits.precision.coverage import NOT_SELECTED, SAMPLED, SCALES_READ, count, share
+from truebits.precision.coverage import NOT_SELECTED, SAMPLED, SCALES_READ, Coverage, NotRead, count, share
 from truebits.precision.findings import Finding
 from truebits.precision.report import UNTOLD, Report, by_format
 from truebits.report import grouping, listing
@@ -186,11 +186,20 @@ def read(report: Report) -> str:
                 if why == SAMPLED
                 else f"{what} {quantized}, the codes of {part}"
             )
+    for why, some in _by_reason(coverage).items():
+        reason = "not selected" if why == NOT_SELECTED else f"not read: {why}"
+        several = "s" if sum(one.tensors for one in some) > 1 else ""
+        told.append(f"{', '.join(f'{one.tensors:,} {one.type}' for one in some)} tensor{several} {reason}")
+    return f"Read: {'; '.join(told)}."
+
+
+def _by_reason(coverage: Coverage) -> dict[str, list[NotRead]]:
+    """Put together what was not looked at for the same reason."""
+    reasons: dict[str, list[NotRead]] = {}
     for one in coverage.not_read:
         if one.why not in (SAMPLED, SCALES_READ):
-            reason = "not selected" if one.why == NOT_SELECTED else f"not read: {one.why}"
-            told.append(f"{count(one.tensors, f'{one.type} tensor')} {reason}")
-    return f"Read: {'; '.join(told)}."
+            reasons.setdefault(one.why, []).append(one)
+    return reasons
 
 
 def line(report: Report) -> str:
