@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from quantized_files import folder, fp8, positive, stored, values_of
-from truebits.precision import meant
 from truebits.precision.meant import meant_profiles
+from truebits.quantizers.quantized import Quantized
 from truebits.quantizers.weights import meaning_of
 from words import profile_of
 
@@ -26,7 +26,8 @@ def meaning(tmp_path):
 @pytest.mark.parametrize("piece", [1, 1_000, 1 << 19])
 @pytest.mark.parametrize("threads", [1, 3])
 def test_counts_are_those_of_the_values(meaning, monkeypatch, piece, threads):
-    monkeypatch.setattr(meant, "PIECE_VALUES", piece)
+    spans = Quantized.spans
+    monkeypatch.setattr(Quantized, "spans", lambda one, size=piece: spans(one, size))
     steps = []
     quantized = [meaning.quantized[name] for name in ("b.weight", "a.weight")]
     got = meant_profiles(meaning.model, quantized, threads, lambda *step: steps.append(step))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -10,7 +10,7 @@ import truebits_native as native
 from truebits.files.model import Model
 from truebits.precision.batches import Batch, Progress, stepper
 from truebits.precision.counting import Counts, TensorPrecision, count_batch, joined
-from truebits.quantizers.quantized import PIECE_VALUES, Quantized
+from truebits.quantizers.quantized import Quantized
 from truebits_native.pool import in_order
 
 
@@ -38,14 +38,9 @@ def meant_profiles(
             return count_batch(Batch((plain,), words, *range_, files[plain.part], []))
 
         for one in tensors:
-            name, counts = one.tensor.name, Counts.merge(in_order(counted, _jobs(one), threads))
+            jobs = ((one, *span) for span in one.spans())
+            name, counts = one.tensor.name, Counts.merge(in_order(counted, jobs, threads))
             found[name] = joined(one.tensor, "F32", counts.pieces.get(name, ()))
             found[name].first = counts.first.get(name, {})
             step(one.tensor.nbytes)
     return found
-
-
-def _jobs(one: Quantized) -> Iterator[tuple[Quantized, int, int]]:
-    step = max(1, PIECE_VALUES // max(1, one.row)) * max(1, one.row)
-    for first in range(0, one.tensor.values, step):
-        yield one, first, min(step, one.tensor.values - first)

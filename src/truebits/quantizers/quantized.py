@@ -130,11 +130,16 @@ class Quantized:
         at = first - start * self.row
         return np.ascontiguousarray(values, np.float32).reshape(-1).view(np.uint32)[at : at + count]
 
+    def spans(self, size: int = PIECE_VALUES) -> Iterator[tuple[int, int]]:
+        """Yield the first value and the number of values of each piece: whole rows, about `size` values."""
+        step = max(1, size // max(1, self.row)) * max(1, self.row)
+        for first in range(0, self.tensor.values, step):
+            yield first, min(step, self.tensor.values - first)
+
     def pieces(self, files: Files, size: int = PIECE_VALUES) -> Iterator[tuple[int, np.ndarray]]:
-        """Yield the number of the first value and the F32 words of each piece: whole rows, about `size` values."""
-        step = max(1, size // max(1, self.row)) * self.row
-        for first in range(0, self.tensor.values, step or 1):
-            yield first, self.words(files, first, min(step, self.tensor.values - first))
+        """Yield the number of the first value and the F32 words of each piece of `spans`."""
+        for first, count in self.spans(size):
+            yield first, self.words(files, first, count)
             self.forget(files)
 
     def forget(self, files: Files) -> None:
