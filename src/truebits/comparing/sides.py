@@ -121,9 +121,12 @@ AnySide = Side | QuantizedSide
 def side_of(of: Meaning, tensor: Tensor) -> Iterator[AnySide]:
     """Map what is stored of a tensor that is meant, and give it as a side."""
     quantized = None if tensor.type in ITEM_BYTES else of.quantized.get(tensor.name)
-    sources = quantized.sources.values() if quantized else [tensor]
-    with of.model.map({source.part for source in sources}) as files:
-        yield QuantizedSide(quantized, files) if quantized else Side(tensor, files)
+    if quantized is None:
+        with of.model.parts[tensor.part].map() as file:
+            yield Side(tensor, {tensor.part: file})
+    else:
+        with of.model.map({source.part for source in quantized.sources.values()}) as files:
+            yield QuantizedSide(quantized, files)
 
 
 def _as_type(words: np.ndarray, own: str, type: str) -> np.ndarray:
