@@ -105,8 +105,12 @@ def test_places():
 @pytest.mark.parametrize(
     ("tensors", "expected"),
     [
-        ([tensor("a")], "The same: 1 tensors with 100 values, byte for byte, and all metadata."),
+        ([tensor("a")], "The same: 1 tensor with 100 values, byte for byte, and all metadata."),
         ([OTHER, tensor("a")], "Different: 1 of 2 tensors, 10 of 200 values."),
+        (
+            [OTHER, tensor("a", NOTHING, ("F32", "F64")), tensor("b")],
+            "Different: 1 of 3 tensors, 10 of 300 values. 1 more: the same values, stored otherwise.",
+        ),
         ([tensor("a", NOTHING, ("F32", "F64"))], "The same values, stored otherwise: 1 tensor F32 here, F64 there."),
         ([tensor("a", NOTHING)], "The same values, stored otherwise: 1 tensor F32 from other bytes."),
     ],

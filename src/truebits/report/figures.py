@@ -150,7 +150,7 @@ def verdict(found: Diff) -> str:
     """What the comparison comes to."""
     tensors, values = len(found.tensors), found.values
     if found.verdict == "same":
-        return f"The same: {tensors:,} tensors with {values:,} values, byte for byte, and all metadata."
+        return f"The same: {count(tensors, 'tensor')} with {count(values, 'value')}, byte for byte, and all metadata."
     if found.verdict == "same values":
         return (
             f"The same values, stored otherwise: {', '.join(_stored(found)) or 'only metadata tells of other types'}."
@@ -162,8 +162,10 @@ def verdict(found: Diff) -> str:
         return f"Nothing in common: {count(here, 'tensor')} here, {there:,} there, and no name is in both."
     if not found.changed:
         return f"Different: {', '.join(_apart(found))}."
-    differing = sum(not tensor.is_same for tensor in found.tensors)
-    return f"Different: {differing:,} of {tensors:,} tensors, {found.changed:,} of {values:,} values."
+    differing = sum(tensor.is_different for tensor in found.tensors)
+    told = f"Different: {differing:,} of {tensors:,} tensors, {found.changed:,} of {values:,} values."
+    alike = sum(not (one.is_same or one.is_different or one.is_unknown) for one in found.tensors)
+    return told + (f" {alike:,} more: the same values, stored otherwise." if alike else "")
 
 
 def _apart(found: Diff) -> Iterator[str]:
