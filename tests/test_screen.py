@@ -154,6 +154,12 @@ def test_what_was_read_by_sample_says_so(tmp_path):
     assert "1 Q4_0 tensor not read: quantized, read with --blocks" in none
 
 
+def test_where_nobody_looked_what_matrices_were_before_the_last_line_says_how(mixed, tmp_path):
+    norms = write(tmp_path / "norms.gguf", {"a.weight": (PLAIN[0], None)})
+    got = [scan(*arguments).stdout.splitlines()[-1] for arguments in ((mixed,), (mixed, "--blocks"), (norms,))]
+    assert ["More: --blocks" in line for line in got] == [True, False, False]
+
+
 @pytest.mark.parametrize(("environment", "coloured"), [({}, True), ({"NO_COLOR": "1"}, False)])
 def test_colour_is_for_terminals(mixed, environment, coloured):
     main, terminal = pty.openpty()

@@ -24,7 +24,7 @@ CALM = {
 }
 """What can be said where there is no such finding."""
 
-MORE = "--by-tensor, --rows, --wide, --explain, --html page.html, --json"
+MORE = "--by-tensor, --rows, --wide, --explain, --html FILE, --json"
 
 
 MOST_RUNS = 30
@@ -64,7 +64,8 @@ def lines(
         yield from (("error", line) for line in wrapped(f"Wrong: {'; '.join(wrong[:MOST_WRONG])}{others}", width))
     yield from (("", line) for line in wrapped(read(report), width))
     if more:
-        yield from (("", line) for line in wrapped(f"More: {MORE}", width))
+        untried = not report.made_from and any(len(one.tensor.shape) > 1 for one in report.values())
+        yield from (("", line) for line in wrapped(f"More: {'--blocks, ' * untried}{MORE}", width))
 
 
 def runs(report: Report, width: int | None = None) -> Iterator[tuple[str, str]]:
