@@ -79,6 +79,8 @@ def test_without_a_text_values_are_compared_and_the_rest_is_not_claimed():
     assert done.diff.changed == done.plan.changed == 361_850
     assert done.again == 0
     assert "was not measured: give a text" in " ".join(told(done).split())
+    unchanged = 100 * (1 - done.plan.changed / done.plan.values)
+    assert f"Range: 0 of 21 tensors do not change at all; of all values {unchanged:.3f} % do not." in told(done)
 
 
 def test_the_candidate_is_kept_only_where_asked(tmp_path):

@@ -200,8 +200,8 @@ def _proofs(of: Experiment) -> list[str | Table]:
         f"By hand, some values of `{printable(of.samples.name)}`, the low 16 bits apart:",
         text.bits_view(of.samples, 16),
         again,
-        f"Range: {exact:,} of {len(of.plan.tensors):,} tensors do not change at all "
-        f"({percent(of.plan.values - of.plan.changed, of.plan.values)} of the values).",
+        f"Range: {exact:,} of {len(of.plan.tensors):,} tensors do not change at all; "
+        f"of all values {percent(of.plan.values - of.plan.changed, of.plan.values)} do not.",
     ]
 
 
