@@ -18,6 +18,7 @@ from first_use import first_and_second, processor_seconds
 
 REPORTS_WAY = """
 import sys
+import numpy as np
 from gguf import GGUFReader, GGMLQuantizationType
 
 tensors = [t for t in GGUFReader(sys.argv[1]).tensors if t.tensor_type == GGMLQuantizationType.F32]

@@ -216,7 +216,7 @@ def test_rules_give_each_tensor_its_format_and_all_other_bytes_stay(path):
 @pytest.mark.parametrize("to", ["bf16", *SCALED])
 def test_only_selected_tensors_change(path, to):
     out, name = path.with_name("out.gguf"), "blk.0.ffn_up.weight"
-    got = tb.fakequant(path, out, to=to, select="ffn")
+    got = tb.fakequant(path, out, rules=[f"ffn={to}"], select="ffn")
     assert [change.name for change in got.tensors] == [name]
     expected = {**ARRAYS, name: ("F32", read(out, name))}
     assert_same_file(out.read_bytes(), file_bytes(expected))
@@ -317,15 +317,15 @@ def test_where_nothing_changes_nothing_is_written(exact, monkeypatch, no_writes,
 @pytest.mark.parametrize("to", ["bf16", "int8:row", "int8:tensor:affine", "mxfp4", "nvfp4", "q8_0", "q4_0"])
 def test_a_tensor_without_values(tmp_path, to):
     empty = ("F32", np.zeros(0, np.uint32))
-    path = write(tmp_path / "model.gguf", {"empty": empty, "t": ("F32", finite_words("F32", 32))})
-    got = tb.fakequant(path, tmp_path / "out.gguf", to=to)
-    assert [change.values for change in got.tensors] == [0, 32]
-    assert read(tmp_path / "out.gguf", "t").size == 32
+    path = write(tmp_path / "model.gguf", {"empty": empty, "t": ("F32", finite_words("F32", (2, 32)))})
+    got = tb.fakequant(path, tmp_path / "out.gguf", rules=[f".={to}"])
+    assert [change.values for change in got.tensors] == [0, 64]
+    assert read(tmp_path / "out.gguf", "t").size == 64
     (trial,) = tb.sweep(path, [to])
     assert trial.difference == got.difference
     assert trial.bits > 0
     alone = write(tmp_path / "alone.gguf", {"empty": empty})
-    got = tb.fakequant(alone, tmp_path / "new.gguf", to=to)
+    got = tb.fakequant(alone, tmp_path / "new.gguf", rules=[f".={to}"])
     assert (got.written, got.reason) == (False, "nothing changes: there are no values")
     model = open_model(alone)
     assert bits_per_weight(model, [(model.tensors[0], target(to))]) is None
@@ -335,7 +335,7 @@ def test_a_tensor_without_values(tmp_path, to):
 def test_dry_run_measures_and_writes_nothing(path, no_writes, to):
     before = path.read_bytes()
     for arguments in ({}, {"out": path.with_name("out.gguf")}, {"in_place": True}):
-        got = tb.fakequant(path, to=to, select="ffn", dry_run=True, **arguments)
+        got = tb.fakequant(path, rules=[f"ffn={to}"], select="ffn", dry_run=True, **arguments)
         assert (got.written, got.difference.values) == (False, 2_048)
         assert got.difference.changed == got.changed > 0
         assert got.difference.rms > 0
@@ -528,14 +528,17 @@ def test_shard_set_to_a_new_one_and_in_place(shards, tmp_path, small_blocks, to)
     """Each tensor becomes what it does in a file of its own."""
     folder, before = tmp_path / "new", [shard.read_bytes() for shard in shards]
     folder.mkdir()
-    got = tb.fakequant(shards[1], folder / "out-00001-of-00003.gguf", to=to)
+    got = tb.fakequant(shards[1], folder / "out-00001-of-00003.gguf", rules=[f"^[abc]$={to}"])
     assert [change.name for change in got.tensors] == ["a", "b", "c"]
     assert names(folder) == [f"out-0000{number}-of-00003.gguf" for number in (1, 2, 3)]
     assert [shard.read_bytes() for shard in shards] == before
     for part, arrays in zip(sorted(folder.iterdir()), SHARDS, strict=True):
         for name, (type, words) in arrays.items():
             alone = tb.fakequant(
-                write(tmp_path / "alone.gguf", {name: (type, words)}), tmp_path / "one.gguf", to=to, force=True
+                write(tmp_path / "alone.gguf", {name: (type, words)}),
+                tmp_path / "one.gguf",
+                rules=[f"^[abc]$={to}"],
+                force=True,
             )
             (change,) = alone.tensors
             together = next(one for one in got.tensors if one.name == name)
@@ -545,8 +548,8 @@ def test_shard_set_to_a_new_one_and_in_place(shards, tmp_path, small_blocks, to)
             found = np.frombuffer(part.read_bytes(), DTYPE[type], words.size, tensor.offset)
             assert_same_bits(found, read(tmp_path / "one.gguf", name))
     with pytest.raises(UsageError, match="NAME-00001-of-00003"):
-        tb.fakequant(shards[0], tmp_path / "one-file.gguf", to=to)
-    tb.fakequant(shards[0], to=to, in_place=True, undo_file=tmp_path / "undo")
+        tb.fakequant(shards[0], tmp_path / "one-file.gguf", rules=[f"^[abc]$={to}"])
+    tb.fakequant(shards[0], rules=[f"^[abc]$={to}"], in_place=True, undo_file=tmp_path / "undo")
     assert [shard.read_bytes() for shard in shards] == [part.read_bytes() for part in sorted(folder.iterdir())]
     tb.undo(shards[2], tmp_path / "undo")
     assert [shard.read_bytes() for shard in shards] == before
@@ -648,8 +651,8 @@ def refused_requests(path):
         ({"to": "int8", "select": "half"}, UsageError, rows),
         ({"to": "mxfp4", "select": "half"}, UsageError, f"{rows}, as mxfp4 needs; leave it alone with --rule"),
         ({"to": "nvfp4", "select": "half"}, UsageError, "not whole blocks of 16"),
-        ({"to": "q4_0", "select": "half"}, UsageError, "not whole blocks of 32"),
-        ({"to": "q4_k", "select": "half"}, UsageError, "not whole blocks of 256"),
+        ({"rules": ["half=q4_0"]}, UsageError, "not whole blocks of 32"),
+        ({"rules": ["half=q4_k"]}, UsageError, "not whole blocks of 256"),
         ({"to": "bf16", "rounding": "up"}, UsageError, "allowed are nearest, truncate, stochastic"),
         ({"to": "bf16", "rounding": Rounding(overflow="wrap")}, UsageError, "allowed are saturate, inf"),
         ({"to": "bf16", "rounding": Rounding("stochastic", -1)}, UsageError, "allowed are 0 to 2^64 - 1"),
@@ -658,13 +661,13 @@ def refused_requests(path):
         ({"to": "fp6_e3m2fn", "rounding": Rounding(overflow="inf")}, UsageError, "fp6_e3m2fn has no Inf or NaN"),
         ({"to": "int8:row", "rounding": Rounding(overflow="inf")}, UsageError, "int8:row has no Inf or NaN"),
         ({"to": "nvfp4", "rounding": Rounding(overflow="saturate")}, UsageError, "nvfp4 chooses its scales"),
-        ({"to": "q8_0", "rounding": Rounding(overflow="saturate")}, UsageError, "q8_0 chooses its scales"),
+        ({"rules": ["ffn=q8_0"], "rounding": Rounding(overflow="saturate")}, UsageError, "q8_0 chooses its scales"),
         ({"to": "int8", "rounding": Rounding(flush_subnormals=True)}, UsageError, "without scales, not for int8"),
         ({"to": "mxfp4", "rounding": Rounding(flush_subnormals=True)}, UsageError, "without scales, not for mxfp4"),
         ({"to": "bf16", "rules": ["ffn=q4_0"], "rounding": Rounding(flush_subnormals=True)}, UsageError, "for q4_0"),
-        ({"to": "q4_0", "rounding": "truncate"}, UsageError, "q4_0 is rounded by ggml's own rules"),
-        ({"to": "q8_0", "rounding": "stochastic"}, UsageError, "q8_0 is rounded by ggml's own rules"),
-        ({"to": "q4_k", "rounding": "truncate"}, UsageError, "q4_k is rounded by ggml's own rules"),
+        ({"rules": ["ffn=q4_0"], "rounding": "truncate"}, UsageError, "q4_0 is rounded by ggml's own rules"),
+        ({"rules": ["ffn=q8_0"], "rounding": "stochastic"}, UsageError, "q8_0 is rounded by ggml's own rules"),
+        ({"rules": ["ffn=q4_k"], "rounding": "truncate"}, UsageError, "q4_k is rounded by ggml's own rules"),
         ({"to": "bf16", "out": None}, UsageError, "--in-place"),
         ({"to": "bf16", "in_place": True}, UsageError, "either an output file or --in-place"),
         ({"to": "bf16", "undo_file": path.with_name("undo")}, UsageError, "--undo-file goes with --in-place"),
@@ -712,11 +715,11 @@ def test_values_that_can_have_no_scale(tmp_path, monkeypatch, words, to, said, a
     path = write(tmp_path / "model.gguf", {"first": ("F32", finite_words("F32", 320)), "t": ("F32", words)})
     before = path.read_bytes()
     with pytest.raises(Refused, match=said) as caught:
-        tb.fakequant(path, to=to, **arguments)
+        tb.fakequant(path, rules=[f".={to}"], **arguments)
     assert caught.value.exit_code == 5
     assert path.read_bytes() == before
     assert names(tmp_path) == ["model.gguf"]
-    assert tb.fakequant(path, tmp_path / "out.gguf", to=to, rules=["^t$=keep"]).written
+    assert tb.fakequant(path, tmp_path / "out.gguf", rules=["^t$=keep", f".={to}"]).written
 
 
 @pytest.mark.parametrize("rounding", ["nearest", "truncate"])
@@ -728,7 +731,7 @@ def test_nan_in_the_other_storage_types(tmp_path, to, rounding):
         path = write(tmp_path / f"{type}.gguf", {"t": (type, words)})
         options = {"rounding": rounding} if to != "q8_0" else {}
         with pytest.raises(Refused, match="t has NaN or Inf"):
-            tb.fakequant(path, tmp_path / "out.gguf", to=to, **options)
+            tb.fakequant(path, tmp_path / "out.gguf", rules=[f".={to}"], **options)
         assert not (tmp_path / "out.gguf").exists()
 
 
@@ -1047,7 +1050,7 @@ def command_refusals(folder):
         (["out.gguf", "--to", "bf16", "--rounding", "up"], 2, "--rounding"),
         (["out.gguf", "--to", "bf16", "--overflow", "wrap"], 2, "--overflow"),
         (["out.gguf", "--to", "fp4", "--overflow", "inf"], 2, "fp4_e2m1fn has no Inf or NaN"),
-        (["out.gguf", "--to", "q4_0", "--rounding", "truncate"], 2, "ggml's own rules"),
+        (["out.gguf", "--rule", "ffn=q4_0", "--rounding", "truncate"], 2, "ggml's own rules"),
         (["out.gguf", "--to", "int8:row"], 5, "has NaN or Inf"),
         (["out.gguf", "--to", "bf16", "-l", "token"], 2, "block-quantized"),
         (["there.gguf", "--to", "bf16"], 5, "--force"),

@@ -52,7 +52,7 @@ def fakequantized(folder, tensors, to, **arguments):
     source, out = folder / "model.gguf", folder / "out.gguf"
     out.unlink(missing_ok=True)
     write(source, tensors)
-    if not tb.fakequant(source, out, to=to, **arguments).written:
+    if not tb.fakequant(source, out, rules=[f".={to}"], **arguments).written:  # one dimension, too
         return {name: words for name, (_, words) in tensors.items()}
     return read(out, tensors)
 
@@ -754,7 +754,7 @@ def test_result_does_not_depend_on_where_tensors_lie(folder, monkeypatch, to):
         source, out = folder / "raw.gguf", folder / f"raw-{shift}.gguf"
         write_raw(source, {"n" * (1 + shift): ("F16", finite_words("F16", 256)), **tensors}, 1)
         offsets |= {tensor.offset % 4 for tensor in tb.open(source).tensors}
-        tb.fakequant(source, out, to=to, select="F")
+        tb.fakequant(source, out, rules=[f".={to}"], select="F")
         got = read_raw(out, tensors)
         for type in TYPES:
             assert_same_bits(got[type], expected[type])

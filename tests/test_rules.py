@@ -34,7 +34,19 @@ def model(tmp_path_factory):
 
 
 def assigned(model, to=None, rules=(), select=None, exclude=None):
-    return {tensor.name: format.name for tensor, format in assign(model, to, rules, select, exclude)}
+    return {tensor.name: format.name for tensor, format in assign(model, to, rules, select, exclude).pairs}
+
+
+def test_block_types_of_ggml_leave_norms_unless_a_rule_names_them(tmp_path):
+    """As llama.cpp does; formats with shared scales that are not ggml's have no such habit."""
+    matrix, norm = (("F32", np.ones(shape, np.float32)) for shape in ((4, 32), 32))
+    model = open_model(write(tmp_path / "model.gguf", {"a.norm": norm, "a.up": matrix, "b.norm": norm}))
+    assert assigned(model, "q8_0") == {"a.up": "q8_0"}
+    assert assigned(model, "q8_0", ["a.norm=q8_0"]) == dict.fromkeys(["a.norm", "a.up"], "q8_0")
+    assert list(assigned(model, "int8")) == ["a.norm", "a.up", "b.norm"]
+    assert [tensor.name for tensor in assign(model, "q8_0", (), None, None).left] == ["a.norm", "b.norm"]
+    with pytest.raises(SelectionError, match="and 1 other have one dimension, which q8_0 leaves"):
+        assigned(model, "q8_0", select="norm")
 
 
 # --- reading one
@@ -220,7 +232,7 @@ def test_tensors_that_are_not_of_floats_may_be_kept(model):
 
 
 def test_a_pair_has_the_tensor_and_the_format_itself(model):
-    (pair,) = assign(model, None, ["blk.1.ffn=int4:row"], None, None)
+    (pair,) = assign(model, None, ["blk.1.ffn=int4:row"], None, None).pairs
     assert pair == (next(tensor for tensor in model.tensors if tensor.name == UPS[1]), target("int4:row"))
 
 

@@ -145,6 +145,8 @@ def fakequant(
     shared scales   mxfp8 mxfp8_e5m2 mxfp6 mxfp6_e3m2 mxfp4 nvfp4
     ggml's types    q8_0 q4_0 q4_1 q5_0 q5_1 tq1_0 tq2_0 ggml_mxfp4, and with the extra
                     `eval` q2_k q3_k q4_k q5_k q6_k iq4_nl iq4_xs
+
+    ggml's types leave norms and biases, as llama.cpp does, unless a --rule names them.
     """  # noqa: D301
     from truebits.errors import UsageError
     from truebits.numbers.rounding import Rounding

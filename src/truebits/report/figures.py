@@ -82,11 +82,17 @@ def nearest(found: Sequence[Trial]) -> str:
 
 def touched(found: Sequence[Trial], model: Model) -> str:
     """Say how much of a model a sweep's formats round."""
-    of = next((one for one in found if one.difference is not None), None)
+    able = [one for one in found if one.difference is not None]
+    of = max(able, key=lambda one: one.tensors, default=None)
     if of is None or of.difference is None:
         return f"No format can take the tensors that are selected; bits are those of all {len(model.tensors):,}."
     tensors = f"{of.tensors:,} of {len(model.tensors):,} tensors are rounded"
-    return f"{tensors}, {percent(of.difference.values, model.values)} of the weights; bits are of the whole model."
+    told = f"{tensors}, {percent(of.difference.values, model.values)} of the weights; bits are of the whole model."
+    fewer = [one for one in able if one.tensors < of.tensors]
+    if fewer:
+        left = count(of.tensors - fewer[0].tensors, "tensor")
+        told += f"\nOf these {', '.join(one.to for one in fewer)} left {left} of one dimension, as llama.cpp does."
+    return told
 
 
 def trials(found: Sequence[Trial]) -> Table:

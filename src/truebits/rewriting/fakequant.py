@@ -7,7 +7,7 @@ not hold it, whatever the rounding. Where values share scales it has to be tried
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -19,17 +19,18 @@ import truebits_native as native
 from truebits.errors import UsageError, VerificationFailed
 from truebits.files.model import Model, Regexes, open_model
 from truebits.files.tensor import Tensor
-from truebits.numbers.formats import Format, Target
+from truebits.numbers.formats import Format
 from truebits.numbers.rounding import Quantizer, Rounding, check
 from truebits.numbers.words import to_singles
 from truebits.precision.batches import Progress, stepper
 from truebits.precision.counting import Counts, negative_zeros
+from truebits.precision.coverage import count
 from truebits.precision.scan import scan
 from truebits.quantizers.quantize import quantizer
 from truebits.rewriting.copy import Piece, read_pieces, single_values
 from truebits.rewriting.dequantize import as_values
 from truebits.rewriting.operation import Request, Rewrite, TensorChange, carry_out, open_to_rewrite
-from truebits.rewriting.rules import Rule, assign, bits_per_weight
+from truebits.rewriting.rules import Assignment, Rule, assign, bits_per_weight
 from truebits_native.reference import Difference, merged
 
 
@@ -95,17 +96,16 @@ def fakequant(
     original = open_model(source)
     with as_values(original, dequantize, out) as values:
         model = open_to_rewrite(values, bool(select))
-        pairs = assign(model, to, rules, select, exclude)
-        done = carry_out(FakeQuant(model, pairs, Rounding.of(rounding), dry_run, threads), request)
+        assigned = assign(model, to, rules, select, exclude)
+        done = carry_out(FakeQuant(model, assigned, Rounding.of(rounding), dry_run, threads), request)
     return replace(done, file=str(original.path))
 
 
 class FakeQuant:
     """Rounding tensors to formats, as an `Operation`."""
 
-    def __init__(
-        self, model: Model, pairs: list[tuple[Tensor, Target]], rounding: Rounding, measured: bool, threads: int | None
-    ):
+    def __init__(self, model: Model, assigned: Assignment, rounding: Rounding, measured: bool, threads: int | None):
+        pairs, self.left = assigned
         for format in dict.fromkeys(format for _, format in pairs):
             check(format, rounding)
         self.model = model
@@ -136,7 +136,7 @@ class FakeQuant:
             for name in (tensor.name,)
         )
         formats = [(tensor, self.formats[tensor.name]) for tensor in self.tensors]
-        return Rewrite(changes, _reason(changes), bits_per_weight=bits_per_weight(self.model, formats))
+        return Rewrite(changes, _reason(changes, self.left), bits_per_weight=bits_per_weight(self.model, formats))
 
     def _floats(self) -> list[Tensor]:
         """Return the tensors that go to floating-point formats: for them counts are enough."""
@@ -227,8 +227,13 @@ def _singles(model: Model, tensor: Tensor) -> Iterator[tuple[int, np.ndarray]]:
         yield piece.first, to_singles(words, tensor.type)
 
 
-def _reason(changes: tuple[TensorChange, ...]) -> str:
-    """Say in one sentence what changes, or why nothing does."""
+def _reason(changes: tuple[TensorChange, ...], left: Sequence[Tensor]) -> str:
+    """Say in one sentence what changes, or why nothing does, and what is left."""
+    stays = f"; left: {count(len(left), 'tensor')} of one dimension, which llama.cpp leaves, too" if left else ""
+    return _change(changes) + stays
+
+
+def _change(changes: tuple[TensorChange, ...]) -> str:
     values, changed = (sum(numbers) for numbers in zip(*(change[1:3] for change in changes), strict=True))
     names = list(dict.fromkeys(change.to for change in changes))
     format = names[0] if len(names) == 1 else "their formats"

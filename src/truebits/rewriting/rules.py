@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,8 +11,11 @@ from truebits.errors import SelectionError, UsageError, printable
 from truebits.files.model import Model, Regexes, pattern
 from truebits.files.tensor import Tensor
 from truebits.files.types import FLOAT_BYTES
-from truebits.numbers.formats import Target
+from truebits.numbers.formats import GgmlType, Target
 from truebits.numbers.spelling import target
+from truebits.precision.coverage import count
+from truebits.precision.symptoms import is_matrix
+from truebits.quantizers.blocks import has_values
 
 KEEP = "keep"
 """In place of a format: the tensor stays as it is."""
@@ -21,6 +24,21 @@ LARGEST_FILE = 1 << 20
 """Bytes of a rules file: more is not one."""
 
 Pairs = list[tuple[Tensor, Target]]
+
+
+class Assignment(NamedTuple):
+    """Which tensors are to be rounded, and which are left though nobody asked for that.
+
+    Attributes
+    ----------
+    pairs : list of (Tensor, Target)
+        Tensors of plain floating-point types, in file order.
+    left : tuple of Tensor
+        Norms and biases, which llama.cpp leaves when it quantizes to a block type.
+    """
+
+    pairs: Pairs
+    left: tuple[Tensor, ...] = ()
 
 
 class Rule(NamedTuple):
@@ -68,21 +86,21 @@ def read_rules(path: str | os.PathLike[str]) -> list[Rule]:
     return rules
 
 
-def assign(model: Model, to: str | None, rules: Iterable[Rule | str], select: Regexes, exclude: Regexes) -> Pairs:
+def assign(model: Model, to: str | None, rules: Iterable[Rule | str], select: Regexes, exclude: Regexes) -> Assignment:
     """Give each tensor that is to be rounded its format.
 
     Parameters
     ----------
     model : Model
     to : str, optional
-        For tensors that no rule matches; they are kept if it is not given.
+        For tensors that no rule matches; they are kept if it is not given. A block type of ggml leaves tensors of one
+        dimension: only a rule gives it to these.
     rules : iterable of Rule or str
     select, exclude : regex or regexes, optional
 
     Returns
     -------
-    list of (Tensor, Target)
-        Tensors of plain floating-point types, in file order.
+    Assignment
 
     Raises
     ------
@@ -95,7 +113,7 @@ def assign(model: Model, to: str | None, rules: Iterable[Rule | str], select: Re
     default = target(to) if to is not None else None
     chosen = model.select(select, exclude)
     regexes = [pattern(rule.regex) for rule in parsed]
-    used, pairs = set(), []
+    used, pairs, left = set(), [], []
     for tensor in chosen:
         number = next((i for i, regex in enumerate(regexes) if regex.search(tensor.name)), None)
         used.add(number)
@@ -103,15 +121,18 @@ def assign(model: Model, to: str | None, rules: Iterable[Rule | str], select: Re
         if format is None:
             continue
         if tensor.type in FLOAT_BYTES:
-            pairs.append((tensor, format))
+            if number is None and is_left(tensor, format):
+                left.append(tensor)
+            else:
+                pairs.append((tensor, format))
         elif number is not None or select:
             raise _refusal(tensor)
     for number, rule in enumerate(parsed):
         if number not in used:
             raise SelectionError(_unused(rule, chosen))
     if not pairs:
-        raise SelectionError(_nothing(chosen))
-    return pairs
+        raise SelectionError(only_left(chosen, default.name) if left and default else _nothing(chosen))
+    return Assignment(pairs, tuple(left))
 
 
 def _of(rule: Rule) -> Target | None:
@@ -132,6 +153,23 @@ def _unused(rule: Rule, chosen: tuple[Tensor, ...]) -> str:
         return f"{text} is never reached: rules before it take every tensor that it matches"
     names = ", ".join(tensor.label for tensor in chosen[:3])
     return f"{text} matches none of the {len(chosen)} tensors; their names look like: {names}"
+
+
+def is_left(tensor: Tensor, format: Target) -> bool:
+    """Tell whether a format leaves a tensor that no rule names: llama.cpp quantizes no norms and biases."""
+    return isinstance(format, GgmlType) and not is_matrix(tensor)
+
+
+def only_left(selected: Sequence[Tensor], format: str) -> str:
+    """Say why nothing is rounded where a format leaves all tensors that have values of their own."""
+    left = [tensor for tensor in selected if tensor.type in FLOAT_BYTES]
+    have = f" and {count(len(left) - 1, 'other')} have" if left[1:] else " has"
+    told = (
+        f"{left[0].label}{have} one dimension, which {format} leaves as llama.cpp does; --rule 'REGEX={format}' rounds "
+        "what it names all the same"
+    )
+    quantized = sum(has_values(tensor.type) for tensor in selected)
+    return told + (f", --dequantize makes values of {count(quantized, 'quantized tensor')} first" if quantized else "")
 
 
 def _nothing(chosen: tuple[Tensor, ...]) -> str:

@@ -23,7 +23,7 @@ from truebits.result import Result
 from truebits.rewriting.dequantize import as_values
 from truebits.rewriting.fakequant import measure
 from truebits.rewriting.operation import open_to_rewrite
-from truebits.rewriting.rules import bits_per_weight
+from truebits.rewriting.rules import bits_per_weight, is_left, only_left
 from truebits_native.reference import Difference, merged
 
 
@@ -146,10 +146,13 @@ def _tried(
     threads: int | None,
     progress: Progress | None,
 ) -> Trial:
+    taken = [tensor for tensor in tensors if not is_left(tensor, format)]
+    if not taken:
+        return Trial(format.name, None, None, only_left(tensors, format.name))
     try:
-        pairs = [(tensor, quantizer(format, tensor, model.row(tensor), rounding)) for tensor in tensors]
+        pairs = [(tensor, quantizer(format, tensor, model.row(tensor), rounding)) for tensor in taken]
         difference = merged(measure(model, pairs, threads, progress).values())
     except (UsageError, Refused) as error:
         return Trial(format.name, None, None, str(error))
-    bits = bits_per_weight(model, [(tensor, format) for tensor in tensors])
-    return Trial(format.name, bits, difference, tensors=len(tensors))
+    bits = bits_per_weight(model, [(tensor, format) for tensor in taken])
+    return Trial(format.name, bits, difference, tensors=len(taken))
