@@ -30,8 +30,8 @@ MORE = "--by-tensor, --rows, --wide, --explain, --html FILE, --json"
 MOST_RUNS = 30
 """Runs of rows that are listed."""
 
-MOST_WRONG, LONG_TABLE = 3, 15
-"""Errors that the last lines say again, after a table of so many rows."""
+MOST_WRONG = 3
+"""Errors that the last lines say again: a terminal shows the end."""
 
 
 def lines(
@@ -59,7 +59,7 @@ def lines(
     yield from (("", cut(line, width)) for line in table.render("text", width).splitlines())
     yield "", ""
     wrong = [finding.message for finding in report.findings if finding.level == "error"]
-    if wrong and len(table.rows) > LONG_TABLE:  # which has moved the first lines out of sight
+    if wrong:
         others = f"; {len(wrong) - MOST_WRONG} more above" if len(wrong) > MOST_WRONG else ""
         yield from (("error", line) for line in wrapped(f"Wrong: {'; '.join(wrong[:MOST_WRONG])}{others}", width))
     yield from (("", line) for line in wrapped(read(report), width))
