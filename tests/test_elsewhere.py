@@ -11,6 +11,7 @@ import sys
 import pytest
 
 import truebits as tb
+from truebits import data
 
 LACKS = {
     "macos": """
@@ -74,6 +75,22 @@ def test_reading_and_new_files(model, tmp_path, system):
     assert run(system, tmp_path, "verify", out, manifest).returncode == 1
     assert tb.scan(out).totals()["F32"].low_zero(16) == 1 << 16
     assert sorted(path.name for path in tmp_path.iterdir()) == ["manifest.json", "out.gguf"]
+
+
+@pytest.mark.parametrize("system", LACKS)
+def test_all_that_writes_a_new_file(tmp_path, system):
+    shipped, out = data.MODEL, tmp_path / "out.gguf"
+    for verb, *options in (
+        ("fakequant", "--to", "fp8_e4m3fn"),
+        ("fakequant", "--to", "q8_0", "--dequantize"),
+        ("dequantize", "--to", "bf16"),
+        ("shrink",),
+    ):
+        source = shipped.with_name("model-q8_0.gguf") if {"dequantize", "--dequantize"} & {verb, *options} else shipped
+        done = run(system, tmp_path, verb, source, out, *options, "--force")
+        assert (done.returncode, "Traceback" in done.stderr) == (0, False), (verb, options, done.stderr)
+    done = run(system, tmp_path, "experiment", shipped, "--bits", 16)
+    assert done.returncode == 0, done.stderr
 
 
 def test_in_place_is_refused_where_files_cannot_be_locked(model, tmp_path):

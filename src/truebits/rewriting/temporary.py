@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shutil
 import stat
@@ -11,6 +10,8 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from truebits.rewriting.durable import fcntl
 
 PREFIX = "truebits-scratch-"
 
@@ -33,6 +34,10 @@ def temporary_folder(parent: Path | None = None) -> Iterator[Path]:
         It cannot be made.
     """
     place = Path(tempfile.gettempdir()) if parent is None else parent
+    if fcntl is None:  # nobody can tell whose folder is in use, and so none is swept
+        with tempfile.TemporaryDirectory(prefix=PREFIX, dir=place) as name:
+            yield Path(name)
+        return
     _sweep(place)
     with tempfile.TemporaryDirectory(prefix=PREFIX, dir=place) as name:
         descriptor = os.open(name, os.O_RDONLY | os.O_DIRECTORY)
