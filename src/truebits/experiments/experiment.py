@@ -20,6 +20,7 @@ from truebits.evaluation.evaluate import Evaluation, evaluate, evaluate_many
 from truebits.evaluation.llama import require_llama
 from truebits.files.model import Model, Regexes, open_gguf
 from truebits.numbers.figures import error_figures
+from truebits.numbers.rounding import Rounding
 from truebits.numbers.spelling import target
 from truebits.precision.batches import Progress
 from truebits.precision.counting import count_words
@@ -226,7 +227,7 @@ def experiment(
     rules = tuple(rules)
     chosen: dict[str, Any] = {"select": select, "exclude": exclude, "threads": threads}
     with as_values(original, dequantize) as model:
-        asked = operation_of(model, bits=bits, to=to, rules=rules, **chosen)
+        asked = operation_of(model, select, exclude, bits, to, rules, Rounding(), threads)
         counts = count_words(model, asked.tensors, threads, progress)
         planned, names = asked.plan(progress, counts), {tensor.name for tensor in asked.tensors}
         report = scan(replace(model, tensors=tuple(asked.tensors)), threads=threads, counts=counts)

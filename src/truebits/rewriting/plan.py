@@ -51,20 +51,19 @@ def plan(
     UsageError
         Neither or both are asked for, or as they do.
     """
-    asked = operation_of(source, select, exclude, bits=bits, to=to, rules=rules, rounding=rounding, threads=threads)
+    asked = operation_of(source, select, exclude, bits, to, rules, Rounding.of(rounding), threads)
     return asked.plan(progress)
 
 
 def operation_of(
     source: Model | str | os.PathLike[str],
-    select: Regexes = None,
-    exclude: Regexes = None,
-    *,
-    bits: int | None = None,
-    to: str | None = None,
-    rules: Iterable[Rule | str] = (),
-    rounding: Rounding | str = "nearest",
-    threads: int | None = None,
+    select: Regexes,
+    exclude: Regexes,
+    bits: int | None,
+    to: str | None,
+    rules: Iterable[Rule | str],
+    rounding: Rounding,
+    threads: int | None,
 ) -> Cut | FakeQuant:
     """Return what is asked for as an `Operation`, which knows its tensors; takes and raises what `plan` does."""
     rules = tuple(rules)
@@ -73,4 +72,4 @@ def operation_of(
     if bits is not None:
         return Cut(source, bits, select, exclude, threads)
     model = open_to_rewrite(source, bool(select))
-    return FakeQuant(model, assign(model, to, rules, select, exclude), Rounding.of(rounding), False, threads)
+    return FakeQuant(model, assign(model, to, rules, select, exclude), rounding, False, threads)
