@@ -1,5 +1,7 @@
 """Who else is in a file."""
 
+import errno
+import fcntl
 import subprocess
 import sys
 
@@ -53,3 +55,21 @@ def test_a_second_writer_is_refused(path):
     part = open_model(path).parts[0]
     with locked(part, set()), pytest.raises(Refused, match="locked by another process"):
         lock(path)
+
+
+@pytest.mark.parametrize("times", [2, 99])
+def test_a_killed_process_whose_files_are_not_closed_yet_is_waited_for(path, monkeypatch, times):
+    """The kernel says that somebody has the file, and nobody is found: for a moment, or for good."""
+    ask, refusals = fcntl.fcntl, iter(range(times))
+
+    def fcntl_of(descriptor, what, *argument):
+        if (what, *argument) == (fcntl.F_SETLEASE, fcntl.F_WRLCK) and next(refusals, None) is not None:
+            raise BlockingIOError(errno.EAGAIN, "somebody has it")
+        return ask(descriptor, what, *argument)
+
+    monkeypatch.setattr(fcntl, "fcntl", fcntl_of)
+    if times == 2:
+        assert lock(path) > 2
+    else:
+        with pytest.raises(Refused, match="open in another process; close it"):
+            lock(path)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import struct
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +14,12 @@ from truebits.errors import Refused
 from truebits.files.mapping import FileChanged, Identity
 from truebits.files.part import Part
 from truebits.rewriting.durable import fcntl as fcntl
+
+UNKNOWN = "another process"
+"""Whoever has a file open and is not found."""
+
+TRIES, PAUSE = 5, 0.05
+"""How often somebody unknown is looked for, and the seconds in between."""
 
 
 @contextmanager
@@ -53,12 +60,19 @@ def _holder(descriptor: int) -> str | None:
     """
     if not hasattr(fcntl, "F_SETLEASE"):
         return None
-    try:
-        fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_WRLCK)
-    except OSError as error:
-        return _found_in_proc(descriptor) if error.errno == errno.EAGAIN else None
-    fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_UNLCK)
-    return None
+    who = None
+    for _ in range(TRIES):
+        try:
+            fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+        except OSError as error:
+            who = _found_in_proc(descriptor) if error.errno == errno.EAGAIN else None
+            if who != UNKNOWN:
+                return who
+            time.sleep(PAUSE)  # a process that was killed has ended before the kernel has closed its files
+        else:
+            fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+            return None
+    return who
 
 
 def _found_in_proc(descriptor: int) -> str | None:
@@ -71,7 +85,7 @@ def _found_in_proc(descriptor: int) -> str | None:
                     return f"another process ({entry.name})"
             except OSError:  # it has ended, or is another user's
                 continue
-    return None if _has(Path("/proc/self"), file, besides=descriptor) else "another process"
+    return None if _has(Path("/proc/self"), file, besides=descriptor) else UNKNOWN
 
 
 def _has(process: Path, file: os.stat_result, besides: int | None = None) -> bool:
